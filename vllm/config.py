@@ -1,0 +1,171 @@
+"""The frozen tree that everything is built from.
+
+Each field carries its default and its help text, once: the command line, the keyword arguments of `LLM` and the
+reference in `docs/` are made from them (`vllm.engine.arg_utils`). A field whose metadata lacks help is derived, not set
+by users. `platform.resolve` returns a changed copy; nothing here is mutated.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+
+def option(default: Any, help: str, **cli: Any) -> Any:
+    """A user-settable field. `cli` may hold argparse extras: choices, nargs, aliases, type ("json", "human_int")."""
+    metadata = {"help": help, **cli}
+    if isinstance(default, (list, dict)):
+        return field(default_factory=lambda: type(default)(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    model: str = option("Qwen/Qwen3-0.6B", "Checkpoint: a directory, a GGUF file, or a Hugging Face hub id.")
+    served_model_name: list[str] | None = option(
+        None, "Names the API answers to; the first is reported in responses and metrics.", nargs="+"
+    )
+    tokenizer: str | None = option(None, "Tokenizer directory, file or hub id. Default: the model's own.")
+    tokenizer_mode: str = option("auto", "How the tokenizer is loaded.", choices=["auto", "hf"])
+    skip_tokenizer_init: bool = option(False, "Do without a tokenizer: prompts and outputs are token ids only.")
+    trust_remote_code: bool = option(False, "Refused: code that comes with a checkpoint is never run.")
+    dtype: str = option(
+        "auto",
+        "Arithmetic and storage type of unquantised weights. auto: bfloat16, or the checkpoint's quantised form.",
+        choices=["auto", "half", "float16", "bfloat16", "float", "float32"],
+    )
+    max_model_len: int | None = option(
+        None, "Longest sequence, prompt and output together. Default: the model's own. Accepts 1k, 2K.", type="human_int"
+    )
+    seed: int = option(0, "Seed of requests that bring none.")
+    revision: str | None = option(None, "Branch, tag or commit of a hub checkpoint.")
+    tokenizer_revision: str | None = option(None, "Branch, tag or commit of a hub tokenizer.")
+    load_format: str = option("auto", "Form of the weights.", choices=["auto", "safetensors", "gguf", "dummy"])
+    download_dir: str | None = option(None, "Where hub checkpoints are kept. Default: the hub client's cache.")
+    hf_token: str | None = option(None, "Access token of the hub.")
+    hf_overrides: dict[str, Any] = option({}, "Entries that replace those of the checkpoint's config.json.", type="json")
+    quantization: str | None = option(
+        None, "Weight quantisation; on Neuron use override_neuron_config's `quantized` keys.", aliases=["-q"]
+    )
+    enforce_eager: bool = option(False, "Accepted for compatibility: programs are always compiled, eager has no meaning.")
+    max_logprobs: int = option(20, "Most log-probabilities a request may ask for.")
+    logprobs_mode: str = option("raw_logprobs", "What logprobs report.", choices=["raw_logprobs"])
+    generation_config: str = option(
+        "auto", "Where default sampling parameters come from: auto (the checkpoint), vllm (none), or a directory."
+    )
+    override_generation_config: dict[str, Any] = option({}, "Entries that replace those defaults.", type="json")
+    chat_template: str | None = option(None, "Chat template: a file or the template itself. Default: the tokenizer's.")
+
+    # Derived by the engine from the checkpoint.
+    hf_config: dict[str, Any] = field(default_factory=dict)
+    model_path: str = ""
+
+    @property
+    def architecture(self) -> str:
+        return str((self.hf_config.get("architectures") or ["unknown"])[0])
+
+    @property
+    def vocab_size(self) -> int:
+        return int(self.hf_config["vocab_size"])
+
+    @property
+    def max_len(self) -> int:
+        """`max_model_len` after it was resolved."""
+        if self.max_model_len is None:
+            raise ValueError("max_model_len is not resolved yet")
+        return self.max_model_len
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheConfig:
+    block_size: int | None = option(None, "Tokens in a KV block. Default: max_model_len (contiguous KV), 32 with block KV.")
+    num_gpu_blocks_override: int | None = option(None, "Number of KV blocks. Default: enough for max_num_seqs sequences.")
+    enable_prefix_caching: bool | None = option(None, "Reuse the KV of equal prompt prefixes. Default: the target's own.")
+    prefix_caching_hash_algo: str = option("sha256", "Hash of the prefix chain.", choices=["sha256"])
+    kv_cache_dtype: str = option("auto", "Storage type of the KV cache.", choices=["auto", "bfloat16", "float32", "fp8", "int8"])
+    gpu_memory_utilization: float = option(0.92, "Share of the device's memory that may be used.")
+    kv_cache_memory_bytes: int | None = option(None, "Most bytes the KV cache may take.", type="human_int")
+
+    # Derived by platform.resolve.
+    num_blocks: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SchedulerConfig:
+    max_num_seqs: int | None = option(None, "Sequences that run at once: rows of the compiled decode program. Default: 32.")
+    max_num_batched_tokens: int | None = option(
+        None, "Most tokens in one step. Default: what max_num_seqs and max_model_len need.", type="human_int"
+    )
+    enable_chunked_prefill: bool | None = option(None, "Compute prompts in pieces beside running decodes.")
+    scheduling_policy: str = option("fcfs", "Order of waiting requests.", choices=["fcfs", "priority"])
+    max_consecutive_prefills: int = option(
+        4, "While sequences are running, at most this many prefill steps pass between two decode steps."
+    )
+    max_num_queued_reqs: int | None = option(None, "Waiting requests beyond which new ones are refused (429).")
+    max_num_queued_tokens: int | None = option(None, "Waiting prompt tokens beyond which new requests are refused.", type="human_int")
+    async_scheduling: bool | None = option(None, "Overlap host work with the device's. Default: the target's own.")
+    stream_interval: int = option(1, "Tokens between two streamed pieces.")
+
+    # Derived by platform.resolve: what the hardware limits, as plain numbers.
+    prefill_batch_size: int = 1
+    max_prefill_tokens: int = 0
+    mixed_steps: bool = False
+    num_lookahead_tokens: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParallelConfig:
+    tensor_parallel_size: int = option(1, "NeuronCores the model is split over. The cpu target runs any degree unsplit.", aliases=["-tp"])
+    pipeline_parallel_size: int = option(1, "Only 1 is supported.", aliases=["-pp"])
+    data_parallel_size: int = option(1, "Only 1 is supported: run one server a replica behind a load balancer.", aliases=["-dp"])
+    distributed_executor_backend: str | None = option(None, "How ranks are reached. One process drives all cores.", choices=["uni", "mp"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoRAConfig:
+    enable_lora: bool = option(False, "Serve LoRA adapters.")
+    max_loras: int = option(1, "Adapters resident on the device at once.")
+    max_lora_rank: int = option(16, "Largest adapter rank.")
+    max_cpu_loras: int | None = option(None, "Adapters kept in host memory.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NeuronOptions:
+    """What users say about the Neuron backend; `neuron.neuron_config.NeuronConfig` is what becomes of it."""
+
+    device: str | None = option(
+        None, "Device target: auto, neuronx, cpu, null. Default: VLLM_NEURON_TARGET, else neuronx where a device is, else cpu."
+    )
+    additional_config: dict[str, Any] = option(
+        {}, 'Backend options, e.g. {"override_neuron_config": {"enable_bucketing": false}}.', type="json"
+    )
+    override_neuron_config: dict[str, Any] = option({}, "Entries that replace those of the Neuron config.", type="json")
+    compile: bool = option(True, "Compile when no artifact matches. --no-compile: refuse to start instead.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObservabilityConfig:
+    disable_log_stats: bool = option(False, "Do not log statistics, and keep no per-request metrics.")
+    otlp_traces_endpoint: str | None = option(None, "OpenTelemetry collector for traces.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class VllmConfig:
+    model_config: ModelConfig
+    cache_config: CacheConfig = field(default_factory=CacheConfig)
+    scheduler_config: SchedulerConfig = field(default_factory=SchedulerConfig)
+    parallel_config: ParallelConfig = field(default_factory=ParallelConfig)
+    lora_config: LoRAConfig = field(default_factory=LoRAConfig)
+    neuron_options: NeuronOptions = field(default_factory=NeuronOptions)
+    observability_config: ObservabilityConfig = field(default_factory=ObservabilityConfig)
+    speculative_config: dict[str, Any] | None = option(None, "Speculative decoding, as in vLLM.", type="json")
+    structured_outputs_config: dict[str, Any] | None = option(None, "Structured outputs, as in vLLM.", type="json")
+    kv_transfer_config: dict[str, Any] | None = option(None, "Disaggregated prefill and decode.", type="json")
+
+    # Derived by platform.resolve: a neuron.neuron_config.NeuronConfig, and the name of the chosen target.
+    neuron_config: Any = None
+    target: str = ""
+
+    def replace(self, **changes: Any) -> VllmConfig:
+        return dataclasses.replace(self, **changes)

@@ -1,0 +1,156 @@
+"""All that crosses between the side that decides (`core`, `engine`) and the side that runs (`neuron`).
+
+Plain data and one protocol; no torch, no numpy, no I/O. A step is one round trip:
+
+    SchedulerOutput  --executor.execute-->  ModelRunnerOutput
+
+New requests cross whole, once. After that the device side keeps their tokens itself (it appends what it
+sampled), so a known request crosses as a diff: the blocks it gained and how far it was computed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from vllm.sampling_params import SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a loaded model on a device can do. Data, so that generic code never asks which device it is.
+
+    sampling: names of `SamplingParams` fields honoured beyond temperature, top_k, top_p and the stop rules.
+    max_top_k: the largest explicit `top_k` the device honours.
+    default_top_k: how many most likely tokens are sampled from when `top_k` is disabled (0: all of them).
+    """
+
+    target: str
+    sampling: frozenset[str]
+    max_top_k: int
+    default_top_k: int = 0
+    max_logprobs: int = 20
+    mixed_steps: bool = False
+    structured_outputs: bool = False
+    lora: bool = False
+    deterministic: bool = False
+
+
+@dataclass(slots=True)
+class NewRequest:
+    """A request on its first scheduled step.
+
+    block_ids: KV blocks, in position order; with contiguous KV exactly one, which is the KV line.
+    num_computed_tokens: tokens whose KV is already in those blocks (a prefix hit), < len(prompt_token_ids).
+    """
+
+    req_id: str
+    prompt_token_ids: list[int]
+    sampling_params: SamplingParams
+    block_ids: list[int]
+    num_computed_tokens: int = 0
+    lora_id: int = 0
+
+
+@dataclass(slots=True)
+class CachedRequest:
+    """What changed for a request that the device side already holds."""
+
+    req_id: str
+    num_computed_tokens: int
+    new_block_ids: list[int] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class SchedulerOutput:
+    """One step of work.
+
+    num_scheduled_tokens: req_id -> tokens to compute this step, starting at num_computed_tokens; the
+        request order of this dict is the order of rows. A request samples a token in this step exactly
+        when its computed tokens reach all its known tokens.
+    draft_token_ids: req_id -> drafts to verify, counted in num_scheduled_tokens.
+    grammar_masks: req_id -> little-endian bitmask over the vocabulary (bit set: token allowed).
+    finished_req_ids: requests whose rows the device side must free before anything else in this step.
+    """
+
+    num_scheduled_tokens: dict[str, int] = field(default_factory=dict)
+    new_requests: list[NewRequest] = field(default_factory=list)
+    cached_requests: list[CachedRequest] = field(default_factory=list)
+    finished_req_ids: list[str] = field(default_factory=list)
+    draft_token_ids: dict[str, list[int]] = field(default_factory=dict)
+    grammar_masks: dict[str, bytes] = field(default_factory=dict)
+
+    @property
+    def total_num_scheduled_tokens(self) -> int:
+        return sum(self.num_scheduled_tokens.values())
+
+
+@dataclass(slots=True)
+class TokenLogprobs:
+    """Log-probabilities (natural log, of the raw logits) at one position.
+
+    token_id, logprob, rank: the sampled (or the given prompt) token; rank 1 is the most likely.
+    top: (token_id, logprob) of the most likely tokens, best first.
+    """
+
+    token_id: int
+    logprob: float
+    rank: int
+    top: list[tuple[int, float]] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class BucketUse:
+    """How one forward used its compiled shape; the difference is what the accelerator pays for padding.
+
+    kind: "prefill", "chunk", "decode" or "verify".
+    tokens, rows: real work. bucket_tokens, bucket_rows: the compiled shape.
+    """
+
+    kind: str
+    bucket: int
+    rows: int
+    tokens: int
+    bucket_rows: int
+    bucket_tokens: int
+
+
+@dataclass(slots=True)
+class ModelRunnerOutput:
+    """What one step produced.
+
+    sampled_token_ids: req_id -> new tokens, only for requests that sampled (several when drafts were accepted).
+    logprobs: req_id -> one entry a sampled token, for requests that asked.
+    prompt_logprobs: req_id -> entries for the prompt positions computed in this step (the first position of
+        a prompt has none and is skipped).
+    draft_token_ids: req_id -> drafts proposed for the next step.
+    errors: req_id -> message; these requests failed alone and are to be ended with reason "error".
+    """
+
+    sampled_token_ids: dict[str, list[int]] = field(default_factory=dict)
+    logprobs: dict[str, list[TokenLogprobs]] = field(default_factory=dict)
+    prompt_logprobs: dict[str, list[TokenLogprobs]] = field(default_factory=dict)
+    draft_token_ids: dict[str, list[int]] = field(default_factory=dict)
+    errors: dict[str, str] = field(default_factory=dict)
+    bucket_uses: list[BucketUse] = field(default_factory=list)
+
+
+class Executor(Protocol):
+    """Reaches the device. The engine holds exactly one."""
+
+    @property
+    def capabilities(self) -> Capabilities: ...
+
+    def execute(self, scheduler_output: SchedulerOutput) -> ModelRunnerOutput:
+        """Run one step. Raises only when the device itself is unusable; a request's own fault is in `errors`."""
+        ...
+
+    def stats(self) -> dict[str, Any]:
+        """Plain numbers about start-up and memory: seconds by phase, bytes by kind, artifact hit."""
+        ...
+
+    def reset_prefix_cache(self) -> None: ...
+
+    def check_health(self) -> None: ...
+
+    def shutdown(self) -> None: ...

@@ -1,0 +1,66 @@
+"""What a device target is: one interface, one registry.
+
+A target turns a checkpoint into an artifact directory (`compile`), opens one (`load`) and runs forwards. It knows nothing
+of requests. Targets are imported by name, lazily, and only from here.
+"""
+
+from __future__ import annotations
+
+import importlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from vllm.config import VllmConfig
+from vllm.core.contract import Capabilities
+from vllm.neuron.model_input import ModelInput, ModelOutput
+
+Progress = Callable[[str, float], None]
+"""Called with what is being done and the share of the whole that is finished, 0 to 1."""
+
+TARGETS = {
+    "cpu": "vllm.neuron.cpu.model:CpuDeviceModel",
+    "null": "vllm.neuron.null:NullDeviceModel",
+    "neuronx": "vllm.neuron.neuronx.model:NeuronxDeviceModel",
+}
+
+
+class DeviceModel(ABC):
+    """A model on a device: weights, programs for every bucket, and the KV cache."""
+
+    capabilities: Capabilities
+
+    @classmethod
+    @abstractmethod
+    def artifact_key(cls, config: VllmConfig) -> dict[str, Any]:
+        """What of this target shapes an artifact beyond checkpoint and resolved config: compiler and layout versions."""
+
+    @classmethod
+    @abstractmethod
+    def compile(cls, config: VllmConfig, directory: Path, progress: Progress) -> None:
+        """Write a complete artifact into `directory` (empty, private to this call). Leaves publishing to the caller."""
+
+    @classmethod
+    @abstractmethod
+    def load(cls, config: VllmConfig, directory: Path) -> DeviceModel:
+        """Open an artifact written by `compile` for an equal config. Never writes to or deletes from it."""
+
+    @abstractmethod
+    def forward(self, model_input: ModelInput) -> ModelOutput:
+        """Run one program. Reads and writes the KV cache at the rows, blocks and slots given."""
+
+    def memory(self) -> dict[str, int]:
+        """Bytes by kind: weights, kv_cache, arena."""
+        return {}
+
+    def shutdown(self) -> None:
+        """Release the device."""
+
+
+def resolve_target(name: str) -> type[DeviceModel]:
+    """The class of a target. Raises ValueError for an unknown name, listing the known ones."""
+    if name not in TARGETS:
+        raise ValueError(f"unknown device target {name!r}; known targets: {', '.join(sorted(TARGETS))}")
+    module, _, attribute = TARGETS[name].partition(":")
+    return getattr(importlib.import_module(module), attribute)  # type: ignore[no-any-return]

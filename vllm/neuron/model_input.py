@@ -1,0 +1,136 @@
+"""The tensors of one forward. Field names are NxD Inference's; arrays are numpy, so that no target has to import torch.
+
+B rows, S columns of the chosen kind. Shapes are those of the work, not yet of the bucket: padding to the compiled shape
+is the target's business (`neuronx`: the library does it; `cpu`: kernels skip it), `bucket` only names the program.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+import numpy as np
+from numpy.typing import NDArray
+
+IntArray = NDArray[np.int32]
+FloatArray = NDArray[np.float32]
+
+
+class Kind(str, Enum):
+    """Which compiled program a forward runs."""
+
+    PREFILL = "prefill"
+    CHUNK = "chunk"
+    DECODE = "decode"
+    VERIFY = "verify"
+
+
+@dataclass(slots=True)
+class SamplingInput:
+    """What sampling needs beyond NxDI's (top_k, top_p, temperature), one entry a row of ModelInput.
+
+    seed: uint64; the draw for the token at `position` depends on (seed, position) only.
+    position: index of the token being sampled, i.e. the number of tokens the row already has.
+    history: int32 [num_lines, max_model_len], the known tokens of every line; row i's are
+        history[history_line[i], :position[i]], the first num_prompt_tokens[i] of them its prompt.
+    bias_*: compressed rows: row i adds bias_values[j] to logits[bias_ids[j]] for bias_offsets[i] <= j <
+        bias_offsets[i+1]; -inf forbids. Holds logit_bias, bad words and what min_tokens suppresses.
+    masks: uint32 [num_masks, ceil(vocab/32)], bit set: allowed; mask_index[i] is row i's mask or -1.
+    num_logprobs: how many most likely tokens to report; 0: the sampled one only; -1: none at all.
+    logprob_ids: compressed rows as bias_ids: further tokens whose log-probability is reported.
+    """
+
+    temperature: FloatArray
+    top_k: IntArray
+    top_p: FloatArray
+    min_p: FloatArray
+    repetition_penalty: FloatArray
+    presence_penalty: FloatArray
+    frequency_penalty: FloatArray
+    seed: NDArray[np.uint64]
+    position: IntArray
+    history: IntArray
+    history_line: IntArray
+    num_prompt_tokens: IntArray
+    bias_offsets: IntArray
+    bias_ids: IntArray
+    bias_values: FloatArray
+    mask_index: IntArray
+    masks: NDArray[np.uint32]
+    num_logprobs: IntArray
+    logprob_ids_offsets: IntArray
+    logprob_ids: IntArray
+
+
+@dataclass(slots=True)
+class ModelInput:
+    """One forward.
+
+    input_ids, position_ids: int32 [B, S]; row i's real tokens are the first num_tokens[i], at consecutive positions
+        from computed_context_lens[i]; the rest is 0.
+    seq_ids: int32 [B], ascending with contiguous KV: the KV lines.
+    sampling_params: float32 [B, 3]: top_k, top_p, temperature as NxDI wants them (greedy: 1, 1, 1).
+    full_context_lens, computed_context_lens: int32 [B]: tokens of the row after and before this forward.
+    block_table: int32 [B, max_blocks_per_seq]: KV blocks in position order, padded 0. Contiguous: [[line]].
+    slot_mapping: int32 [B, S]: block_id * block_size + offset for each token, -1 for padding.
+    adapter_ids: int32 [B], 0 without adapter.
+    samples: bool [B]: rows that sample a token (their known tokens are all computed after this forward).
+    num_prompt_logprobs: int32 [B]: as SamplingInput.num_logprobs, for every input position but a sampling row's last:
+        the log-probabilities of the token that follows it.
+    next_token_ids: int32 [B, S]: the token that follows each input token in the prompt (for prompt logprobs), else 0.
+    """
+
+    kind: Kind
+    bucket: int
+    input_ids: IntArray
+    position_ids: IntArray
+    seq_ids: IntArray
+    num_tokens: IntArray
+    full_context_lens: IntArray
+    computed_context_lens: IntArray
+    block_table: IntArray
+    slot_mapping: IntArray
+    adapter_ids: IntArray
+    samples: NDArray[np.bool_]
+    sampling_params: FloatArray
+    sampling: SamplingInput
+    num_prompt_logprobs: IntArray
+    next_token_ids: IntArray
+
+    @property
+    def num_rows(self) -> int:
+        return int(self.input_ids.shape[0])
+
+
+@dataclass(slots=True)
+class LogprobRows:
+    """Log-probabilities of N positions, padded to the widest: count[i] entries are valid in row i.
+
+    token_id, logprob, rank: [N], the sampled or given token. top_ids int32, top_logprobs float32: [N, K], best first.
+    """
+
+    token_id: IntArray
+    logprob: FloatArray
+    rank: IntArray
+    count: IntArray
+    top_ids: IntArray
+    top_logprobs: FloatArray
+
+
+@dataclass(slots=True)
+class ModelOutput:
+    """What a forward returns.
+
+    tokens: int32 [B, T]; row i's new tokens are the first num_new[i] (0 where the row does not sample).
+    logits: float32 [B, vocab] instead of tokens when the target does not sample (row i meaningless if it does not sample).
+    logprobs: one entry a row (meaningless where the row does not sample), if any row asked.
+    prompt_logprobs: entries for row 0's positions, then row 1's, ...: num_tokens[i] - samples[i] for each row that asked.
+    """
+
+    tokens: IntArray | None = None
+    num_new: IntArray | None = None
+    logits: FloatArray | None = None
+    logprobs: LogprobRows | None = None
+    prompt_logprobs: LogprobRows | None = None
+    drafts: IntArray | None = None
+    extra: dict[str, object] = field(default_factory=dict)
