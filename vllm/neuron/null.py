@@ -1,0 +1,139 @@
+"""Target `null`: no arithmetic, but faithful to the KV contract.
+
+Its KV cache holds token ids. A forward writes each input token through the slot it is told, then reads the row's whole
+context back through the block table and hashes it; the hash decides the logits. So the text is a function of the tokens
+alone, and any mistake in slots, order, chunks, block tables or reuse changes it.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vllm import envs
+from vllm.config import VllmConfig
+from vllm.core.contract import Capabilities
+from vllm.neuron.device import DeviceModel, Progress
+from vllm.neuron.model_input import LogprobRows, ModelInput, ModelOutput
+from vllm.sample import host
+
+_MULTIPLIER = 0x9E3779B97F4A7C15
+_FAVOURITE = 9.0
+_NOISE = 8.0
+SAMPLING = frozenset(
+    "min_p presence_penalty frequency_penalty repetition_penalty seed logit_bias allowed_token_ids bad_words "
+    "min_tokens logprobs prompt_logprobs logprob_token_ids structured_outputs".split()
+)
+
+
+class NullDeviceModel(DeviceModel):
+    """kv: int64 [num_blocks * block_size], the token id in each slot, -1 where nothing was written."""
+
+    def __init__(self, config: VllmConfig) -> None:
+        cache, scheduler = config.cache_config, config.scheduler_config
+        self.block_size = cache.block_size or config.model_config.max_len
+        self.vocab_size = config.model_config.vocab_size
+        self.kv = np.full(cache.num_blocks * self.block_size, -1, np.int64)
+        self.step_seconds = envs.VLLM_NULL_STEP_MS / 1000
+        self.capabilities = Capabilities(
+            target="null",
+            sampling=SAMPLING,
+            max_top_k=self.vocab_size,
+            default_top_k=min(config.neuron_config.global_topk, self.vocab_size),
+            max_logprobs=self.vocab_size,
+            mixed_steps=scheduler.mixed_steps,
+            structured_outputs=True,
+            deterministic=True,
+        )
+
+    @classmethod
+    def artifact_key(cls, config: VllmConfig) -> dict[str, Any]:
+        return {"compiler": "null-1"}
+
+    @classmethod
+    def compile(cls, config: VllmConfig, directory: Path, progress: Progress) -> None:
+        progress("nothing to compile", 1.0)
+        (directory / "null.json").write_text(json.dumps({"vocab_size": config.model_config.vocab_size}))
+
+    @classmethod
+    def load(cls, config: VllmConfig, directory: Path) -> NullDeviceModel:
+        return cls(config)
+
+    def forward(self, model_input: ModelInput) -> ModelOutput:
+        if self.step_seconds:
+            time.sleep(self.step_seconds)
+        self._write_kv(model_input)
+        hashes = np.fromiter(
+            (self._hash(model_input, i, int(model_input.full_context_lens[i])) for i in range(model_input.num_rows)),
+            np.uint64,
+            model_input.num_rows,
+        )
+        tokens, logprobs = self._sample(model_input, hashes)
+        return ModelOutput(
+            tokens=tokens[:, None],
+            num_new=model_input.samples.astype(np.int32),
+            logprobs=logprobs,
+            prompt_logprobs=self._prompt_logprobs(model_input),
+        )
+
+    def memory(self) -> dict[str, int]:
+        return {"weights": 0, "kv_cache": self.kv.nbytes, "arena": 0}
+
+    def _write_kv(self, model_input: ModelInput) -> None:
+        real = model_input.slot_mapping >= 0
+        slots = model_input.slot_mapping[real]
+        if slots.size and int(slots.max()) >= self.kv.size:
+            raise ValueError(f"slot {int(slots.max())} lies outside the KV cache of {self.kv.size} slots")
+        self.kv[slots] = model_input.input_ids[real]
+
+    def _hash(self, model_input: ModelInput, row: int, length: int) -> int:
+        """Hash of the first `length` tokens of a row, as the KV cache has them."""
+        num_blocks = -(-length // self.block_size)
+        blocks = model_input.block_table[row, :num_blocks].astype(np.int64)
+        slots = (blocks[:, None] * self.block_size + np.arange(self.block_size)).ravel()[:length]
+        with np.errstate(over="ignore"):
+            values = (self.kv[slots] + 2).astype(np.uint64)
+            return int(host.splitmix64(np.sum(values * _powers(length), dtype=np.uint64)))
+
+    def _logits(self, hashes: np.ndarray) -> np.ndarray:
+        """float32 [N, vocab]: noise in [0, 8), and 9 for the token that the hash favours."""
+        with np.errstate(over="ignore"):
+            draws = host.splitmix64(hashes[:, None] + np.arange(self.vocab_size, dtype=np.uint64))
+        logits = (draws >> np.uint64(40)).astype(np.float32) * np.float32(_NOISE * 2.0**-24)
+        logits[np.arange(len(hashes)), self._favourites(hashes)] = _FAVOURITE
+        return logits
+
+    def _favourites(self, hashes: np.ndarray) -> np.ndarray:
+        return (hashes % np.uint64(self.vocab_size)).astype(np.int64)
+
+    def _sample(self, model_input: ModelInput, hashes: np.ndarray) -> tuple[np.ndarray, LogprobRows | None]:
+        if host.is_plain_greedy(model_input.sampling):
+            return self._favourites(hashes).astype(np.int32), None
+        logits = self._logits(hashes)
+        tokens = host.sample(logits, model_input.sampling, self.capabilities.default_top_k)
+        return tokens, host.logprob_rows(logits, tokens, model_input.sampling)
+
+    def _prompt_logprobs(self, model_input: ModelInput) -> LogprobRows | None:
+        wanted = np.flatnonzero(model_input.num_prompt_logprobs >= 0)
+        if not wanted.size:
+            return None
+        hashes, following, counts = [], [], []
+        for row in wanted:
+            computed = int(model_input.computed_context_lens[row])
+            for column in range(int(model_input.num_tokens[row]) - int(model_input.samples[row])):
+                hashes.append(self._hash(model_input, int(row), computed + column + 1))
+                following.append(int(model_input.next_token_ids[row, column]))
+                counts.append(int(model_input.num_prompt_logprobs[row]))
+        logits = self._logits(np.asarray(hashes, np.uint64))
+        return host.token_logprobs(logits, np.asarray(following, np.int32), np.asarray(counts, np.int32))
+
+
+@lru_cache(maxsize=4096)
+def _powers(length: int) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        return np.cumprod(np.full(length, _MULTIPLIER, np.uint64), dtype=np.uint64)
