@@ -1,0 +1,34 @@
+"""Errors that users meet by name.
+
+A client's mistake is a `VLLMClientError`: front ends answer it with a 4xx status. Anything else that ends a request
+is the server's fault.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class VLLMError(Exception):
+    """Root of the package's own errors."""
+
+
+class VLLMClientError(VLLMError):
+    """What the caller asked for cannot be done as asked."""
+
+
+class VLLMValidationError(VLLMClientError):
+    """A parameter is wrong. `parameter` names it, `value` is what was given."""
+
+    def __init__(self, message: str, *, parameter: str | None = None, value: Any = None) -> None:
+        super().__init__(message)
+        self.parameter = parameter
+        self.value = value
+
+
+class VLLMNotFoundError(VLLMClientError):
+    """A model, adapter or stored response of that name does not exist."""
+
+
+class QueueFullError(VLLMError):
+    """The waiting queue is at its bound: the request was not taken, and may be tried again later."""
