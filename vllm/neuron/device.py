@@ -26,6 +26,10 @@ TARGETS = {
 }
 
 
+class DeviceLost(Exception):
+    """The device can run nothing any more. Any other exception of a forward is held to be its input's fault."""
+
+
 class DeviceModel(ABC):
     """A model on a device: weights, programs for every bucket, and the KV cache."""
 

@@ -64,13 +64,15 @@ class InputBatch:
         self.device_sampling_params = np.ones((num_lines, 3), np.float32)
 
     def add(self, request: NewRequest) -> Row:
-        """Take in a request. Raises ValueError for a request that is already here or a line that is taken."""
+        """Take in a request. Raises ValueError for a request that is already here or a line that is taken.
+
+        After any other failure the request is here, half-filled, and is to be removed.
+        """
         if request.req_id in self.rows:
             raise ValueError(f"request {request.req_id!r} is already on the device")
         params, prompt = request.sampling_params, request.prompt_token_ids
         if len(prompt) > self.tokens.shape[1]:
             raise ValueError(f"prompt of {len(prompt)} tokens exceeds the {self.tokens.shape[1]} a row can hold")
-        mask = tensors.allowed_mask(params, self.vocab_size)
         row = Row(
             req_id=request.req_id,
             line=self._lease(request.block_ids),
@@ -80,11 +82,11 @@ class InputBatch:
             num_tokens=len(prompt),
             lora_id=request.lora_id,
             has_bias=tensors.has_bias(params),
-            mask=mask,
         )
+        self.rows[request.req_id] = row
+        row.mask = tensors.allowed_mask(params, self.vocab_size)
         self.tokens[row.line, : len(prompt)] = prompt
         self._write_line(row)
-        self.rows[request.req_id] = row
         return row
 
     def update(self, request: CachedRequest) -> Row:

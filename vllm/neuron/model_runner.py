@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from vllm.config import VllmConfig
-from vllm.core.contract import BucketUse, ModelRunnerOutput, SchedulerOutput, TokenLogprobs
+from vllm.core.contract import BucketUse, ModelRunnerOutput, NewRequest, SchedulerOutput, TokenLogprobs
 from vllm.logger import init_logger
 from vllm.neuron.buckets import first_fit
-from vllm.neuron.device import DeviceModel
+from vllm.neuron.device import DeviceLost, DeviceModel
 from vllm.neuron.input_batch import InputBatch, Row
 from vllm.neuron.model_input import Kind, LogprobRows, ModelInput, ModelOutput
 
@@ -78,18 +78,20 @@ class NeuronModelRunner:
     def _update_rows(self, step: SchedulerOutput, result: ModelRunnerOutput) -> list[Work]:
         for req_id in step.finished_req_ids:
             self.batch.remove(req_id)
-        works: dict[str, Work] = {}
+        works: list[Work] = []
         for request in (*step.new_requests, *step.cached_requests):
             req_id = request.req_id
-            drafts = step.draft_token_ids.get(req_id, [])
             try:
-                row = self.batch.update(request) if req_id in self.batch.rows else self.batch.add(request)  # type: ignore[arg-type]
-                num_new = step.num_scheduled_tokens.get(req_id, 0)
-                if num_new:
-                    works[req_id] = Work(row, request.num_computed_tokens, num_new, drafts)
-            except (ValueError, KeyError, AttributeError) as error:
+                row = self.batch.add(request) if isinstance(request, NewRequest) else self.batch.update(request)
+            except Exception as error:
+                logger.exception("request %s cannot be placed on the device", req_id)
+                self.batch.remove(req_id)
                 result.errors[req_id] = f"cannot place the request on the device: {error}"
-        return list(works.values())
+                continue
+            num_new = step.num_scheduled_tokens.get(req_id, 0)
+            if num_new:
+                works.append(Work(row, request.num_computed_tokens, num_new, step.draft_token_ids.get(req_id, [])))
+        return works
 
     def _forwards(self, works: list[Work]) -> Iterable[list[Work]]:
         """Rows that run together: all of them where the target mixes, else by kind; by line within."""
@@ -106,7 +108,9 @@ class NeuronModelRunner:
         model_input = self._build_input(works, step)
         try:
             output = self.device.forward(model_input)
-        except ValueError as error:
+        except DeviceLost:
+            raise
+        except Exception as error:
             if len(works) == 1:
                 logger.exception("request %s failed on the device", works[0].row.req_id)
                 result.errors[works[0].row.req_id] = str(error)
