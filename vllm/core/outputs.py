@@ -1,0 +1,63 @@
+"""What the core tells the front: progress of single requests, and the state of the queue and the KV cache.
+
+These cross a process boundary as msgpack (msgspec); `TokenLogprobs` is a dataclass, which msgspec encodes as well.
+All times are seconds of the monotonic clock, which the processes of one machine share; 0.0 means "not yet".
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from vllm.core.contract import TokenLogprobs
+
+
+class RequestTimes(msgspec.Struct, array_like=True, gc=False):
+    """When a request arrived at the front, entered the queue, first ran, and produced its first and latest token."""
+
+    arrival: float = 0.0
+    queued: float = 0.0
+    scheduled: float = 0.0
+    first_token: float = 0.0
+    last_token: float = 0.0
+
+
+class EngineCoreOutput(msgspec.Struct, array_like=True, gc=False):
+    """What one step, or its end, brought one request.
+
+    new_token_ids: already cut after the token that stopped the request; the stopping token itself is included.
+    logprobs: one entry a new token, for requests that asked.
+    prompt_logprobs: entries of the prompt positions computed in this step; may come without new tokens.
+    finish_reason: "stop", "length", "abort", "error", or None while the request runs.
+    stop_reason: the id of the `stop_token_ids` that ended it; None for EOS and every other reason.
+    num_cached_tokens: prompt tokens whose KV was found in the prefix cache.
+    error: what went wrong, with finish_reason "error".
+    times: with the first token and with the end.
+    """
+
+    req_id: str
+    new_token_ids: list[int]
+    logprobs: list[TokenLogprobs] | None = None
+    prompt_logprobs: list[TokenLogprobs] | None = None
+    finish_reason: str | None = None
+    stop_reason: int | None = None
+    num_cached_tokens: int = 0
+    error: str | None = None
+    times: RequestTimes | None = None
+
+    @property
+    def finished(self) -> bool:
+        return self.finish_reason is not None
+
+
+class SchedulerStats(msgspec.Struct, array_like=True, gc=False):
+    """A snapshot. The prefix cache's figures are tokens, counted since the start.
+
+    kv_cache_usage: share of the KV blocks held by running requests, 0 to 1.
+    """
+
+    num_running: int = 0
+    num_waiting: int = 0
+    num_waiting_tokens: int = 0
+    kv_cache_usage: float = 0.0
+    prefix_cache_queries: int = 0
+    prefix_cache_hits: int = 0

@@ -1,0 +1,292 @@
+"""One generation, and the queue of those that wait.
+
+A request knows its tokens and how far their KV is computed; everything the scheduler does follows from the difference.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator
+from enum import IntEnum
+
+from vllm.core.block_pool import hash_block, root_hash
+from vllm.core.contract import TokenLogprobs
+from vllm.core.outputs import EngineCoreOutput, RequestTimes
+from vllm.sampling_params import SamplingParams
+
+
+class RequestStatus(IntEnum):
+    WAITING = 0
+    RUNNING = 1
+    FINISHED_STOPPED = 2
+    FINISHED_LENGTH = 3
+    FINISHED_ABORTED = 4
+    FINISHED_ERROR = 5
+
+    @property
+    def is_finished(self) -> bool:
+        return self > RequestStatus.RUNNING
+
+    @property
+    def finish_reason(self) -> str | None:
+        """As users see it: "stop", "length", "abort", "error"; None for a request that is not finished."""
+        return _FINISH_REASONS.get(self)
+
+    @classmethod
+    def from_finish_reason(cls, reason: str) -> RequestStatus:
+        """Raises ValueError for an unknown reason."""
+        for status, name in _FINISH_REASONS.items():
+            if name == reason:
+                return status
+        raise ValueError(f"unknown finish reason {reason!r}; known: {', '.join(_FINISH_REASONS.values())}")
+
+
+_FINISH_REASONS = {
+    RequestStatus.FINISHED_STOPPED: "stop",
+    RequestStatus.FINISHED_LENGTH: "length",
+    RequestStatus.FINISHED_ABORTED: "abort",
+    RequestStatus.FINISHED_ERROR: "error",
+}
+
+
+class Request:
+    """One generation.
+
+    prompt_token_ids: owned by the caller; neither it nor this class changes the list afterwards.
+    eos_token_ids: what ends the sequence, unless the parameters say ignore_eos.
+    arrival_time: monotonic seconds.
+    priority: lower goes first, under the priority policy.
+    lora_id, cache_salt: part of the identity of the request's KV: prefixes are shared only between equals.
+
+    num_tokens: prompt and output so far. num_computed_tokens: how many of them (and of the drafts of a step under way)
+        have their KV in block_ids or are being computed by the step under way.
+    max_total_tokens, max_num_blocks: set by the scheduler at arrival: the length and the KV blocks it cannot exceed.
+    num_hashed_blocks: leading blocks that the prefix cache knows.
+    draft_token_ids: to be verified in the next step.
+    """
+
+    __slots__ = (
+        "_block_hashes",
+        "block_ids",
+        "cache_salt",
+        "draft_token_ids",
+        "eos_token_ids",
+        "lora_id",
+        "max_num_blocks",
+        "max_total_tokens",
+        "num_cached_tokens",
+        "num_computed_tokens",
+        "num_hashed_blocks",
+        "num_prompt_tokens",
+        "num_tokens",
+        "output_token_ids",
+        "priority",
+        "prompt_token_ids",
+        "req_id",
+        "sampling_params",
+        "status",
+        "stop_reason",
+        "stop_token_ids",
+        "times",
+    )
+
+    def __init__(
+        self,
+        req_id: str,
+        prompt_token_ids: list[int],
+        sampling_params: SamplingParams,
+        eos_token_ids: list[int] | tuple[int, ...] = (),
+        arrival_time: float = 0.0,
+        priority: int = 0,
+        lora_id: int = 0,
+        cache_salt: str | None = None,
+    ) -> None:
+        self.req_id = req_id
+        self.prompt_token_ids = prompt_token_ids
+        self.sampling_params = sampling_params
+        self.eos_token_ids = frozenset(() if sampling_params.ignore_eos else eos_token_ids)
+        self.stop_token_ids = frozenset(sampling_params.stop_token_ids or ())
+        self.priority = priority
+        self.lora_id = lora_id
+        self.cache_salt = cache_salt
+        self.times = RequestTimes(arrival=arrival_time)
+
+        self.status = RequestStatus.WAITING
+        self.stop_reason: int | None = None
+        self.output_token_ids: list[int] = []
+        self.draft_token_ids: list[int] = []
+        self.num_prompt_tokens = len(prompt_token_ids)
+        self.num_tokens = self.num_prompt_tokens
+        self.num_computed_tokens = 0
+        self.num_cached_tokens = 0
+        self.max_total_tokens = 0
+
+        self.block_ids: list[int] = []
+        self.max_num_blocks = 0
+        self.num_hashed_blocks = 0
+        self._block_hashes: list[bytes] = []
+
+    def __repr__(self) -> str:
+        return (
+            f"Request({self.req_id!r}, {self.status.name}, prompt={self.num_prompt_tokens}, tokens={self.num_tokens}, "
+            f"computed={self.num_computed_tokens}, blocks={self.block_ids})"
+        )
+
+    @property
+    def num_output_tokens(self) -> int:
+        return self.num_tokens - self.num_prompt_tokens
+
+    @property
+    def is_prefilling(self) -> bool:
+        """Whether some of the prompt is still to be scheduled."""
+        return self.num_computed_tokens < self.num_prompt_tokens
+
+    def append(self, token_ids: list[int]) -> int:
+        """Take in sampled tokens, up to and including the first that ends the request; returns how many were taken.
+
+        A stop token before min_tokens other output tokens is an ordinary token. Sets status and stop_reason.
+        """
+        params = self.sampling_params
+        min_tokens = params.min_tokens
+        for taken, token_id in enumerate(token_ids, 1):
+            may_stop = self.num_tokens - self.num_prompt_tokens >= min_tokens
+            self.output_token_ids.append(token_id)
+            self.num_tokens += 1
+            if may_stop and token_id in self.eos_token_ids:
+                self.status = RequestStatus.FINISHED_STOPPED
+                return taken
+            if may_stop and token_id in self.stop_token_ids:
+                self.status = RequestStatus.FINISHED_STOPPED
+                self.stop_reason = token_id
+                return taken
+            if self.num_tokens >= self.max_total_tokens:
+                self.status = RequestStatus.FINISHED_LENGTH
+                return taken
+        return len(token_ids)
+
+    def tokens_between(self, start: int, stop: int) -> list[int]:
+        """Known tokens at positions start to stop - 1."""
+        prompt_len = self.num_prompt_tokens
+        if stop <= prompt_len:
+            return self.prompt_token_ids[start:stop]
+        output = self.output_token_ids[max(start - prompt_len, 0) : stop - prompt_len]
+        return self.prompt_token_ids[start:] + output if start < prompt_len else output
+
+    def block_hashes(self, num_blocks: int, block_size: int) -> list[bytes]:
+        """Hashes of the first num_blocks full blocks of known tokens; computed once each."""
+        hashes = self._block_hashes
+        while len(hashes) < num_blocks:
+            start = len(hashes) * block_size
+            parent = hashes[-1] if hashes else root_hash(self.lora_id, self.cache_salt)
+            hashes.append(hash_block(parent, self.tokens_between(start, start + block_size)))
+        return hashes[:num_blocks]
+
+    def output(
+        self,
+        new_token_ids: list[int],
+        logprobs: list[TokenLogprobs] | None = None,
+        prompt_logprobs: list[TokenLogprobs] | None = None,
+        error: str | None = None,
+        *,
+        with_times: bool = True,
+    ) -> EngineCoreOutput:
+        """What the front is told of this request now."""
+        return EngineCoreOutput(
+            self.req_id,
+            new_token_ids,
+            logprobs,
+            prompt_logprobs,
+            self.status.finish_reason,
+            self.stop_reason,
+            self.num_cached_tokens,
+            error,
+            self.times if with_times else None,
+        )
+
+
+class RequestQueue:
+    """Waiting requests in order of (priority, arrival, insertion), or of insertion alone.
+
+    push and pop are O(log n). remove is O(1): the entry stays in the heap, empty, until it comes up or until empty
+    entries outnumber the others, when the heap is rebuilt.
+
+    num_tokens: prompt tokens of all requests in the queue.
+    """
+
+    __slots__ = ("_by_priority", "_count", "_entries", "_heap", "num_tokens")
+
+    def __init__(self, *, by_priority: bool) -> None:
+        self._by_priority = by_priority
+        self._heap: list[_Entry] = []
+        self._entries: dict[str, _Entry] = {}
+        self._count = 0
+        self.num_tokens = 0
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __contains__(self, req_id: str) -> bool:
+        return req_id in self._entries
+
+    def get(self, req_id: str) -> Request | None:
+        entry = self._entries.get(req_id)
+        return None if entry is None else entry.request
+
+    def __iter__(self) -> Iterator[Request]:
+        """The requests in the queue, in no particular order."""
+        return (entry.request for entry in self._entries.values() if entry.request is not None)
+
+    def push(self, request: Request) -> None:
+        entry = _Entry(self._key(request), request)
+        self._entries[request.req_id] = entry
+        self.num_tokens += request.num_prompt_tokens
+        heapq.heappush(self._heap, entry)
+
+    def peek(self) -> Request | None:
+        """The request to run next, left in the queue; None if there is none."""
+        while self._heap:
+            request = self._heap[0].request
+            if request is not None:
+                return request
+            heapq.heappop(self._heap)
+        return None
+
+    def pop(self) -> Request:
+        """Take the request to run next. Raises IndexError if there is none."""
+        request = self.peek()
+        if request is None:
+            raise IndexError("pop from an empty queue")
+        heapq.heappop(self._heap)
+        self._forget(request)
+        return request
+
+    def remove(self, request: Request) -> None:
+        """Take a request out, wherever it stands. Raises KeyError if it is not here."""
+        self._entries[request.req_id].request = None
+        self._forget(request)
+        if len(self._heap) > 2 * len(self._entries) + 16:
+            self._heap = [entry for entry in self._heap if entry.request is not None]
+            heapq.heapify(self._heap)
+
+    def _forget(self, request: Request) -> None:
+        del self._entries[request.req_id]
+        self.num_tokens -= request.num_prompt_tokens
+
+    def _key(self, request: Request) -> tuple[int, float, int]:
+        self._count += 1
+        if self._by_priority:
+            return (request.priority, request.times.arrival, self._count)
+        return (0, 0.0, self._count)
+
+
+class _Entry:
+    """A place in the heap; request is None once it was removed."""
+
+    __slots__ = ("key", "request")
+
+    def __init__(self, key: tuple[int, float, int], request: Request) -> None:
+        self.key = key
+        self.request: Request | None = request
+
+    def __lt__(self, other: _Entry) -> bool:
+        return self.key < other.key

@@ -1,0 +1,437 @@
+"""Decides what runs: which requests are admitted, how many tokens of each the next step computes, and when one ends.
+
+There are no phases. A request catches up `num_computed_tokens` with its known tokens and drafts; whole prompts, pieces
+of prompts, prefix hits, decodes and verification all follow from that rule.
+
+Admission is by promise: a request starts only when a row is free and the KV blocks of its whole future (prompt,
+max_tokens and lookahead, within max_model_len) can be promised to it. So a running request always has what it needs,
+and nothing here takes anything away from one.
+
+Order is first come, first served, or by priority (lower first, then arrival). The head of the queue is never
+overtaken: if it does not fit yet, nothing behind it starts.
+
+Steps, by what the target can run (`SchedulerConfig`):
+- Without mixed steps a step is either prompts or decodes, prompts first, at most `prefill_batch_size` of them. While
+  sequences are able to decode, at most `max_consecutive_prefills` prompt steps pass between two decode steps.
+- With mixed steps all decodes come first, then prompts in pieces, into what is left of the token budget.
+- `max_prefill_tokens` bounds the prompt tokens of a step and lets prompts be computed in pieces. 0: no bound of its
+  own, and prompts are whole unless steps are mixed.
+- Every sequence able to decode is in every step that decodes: with contiguous KV a missing row would be overwritten.
+
+Steps are updated in the order in which they were scheduled. A request may end at any time, also between its step's
+schedule and update; what that step computes for it is then dropped.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+
+from vllm.config import VllmConfig
+from vllm.core.block_pool import BlockPool, IntegrityError
+from vllm.core.contract import CachedRequest, ModelRunnerOutput, NewRequest, SchedulerOutput
+from vllm.core.outputs import EngineCoreOutput, SchedulerStats
+from vllm.core.request import Request, RequestQueue, RequestStatus
+
+
+class Scheduler:
+    """Requests -> `SchedulerOutput`; `ModelRunnerOutput` -> progress.
+
+    Owned by one thread. `clock` gives monotonic seconds.
+    """
+
+    def __init__(self, config: VllmConfig, clock: Callable[[], float] = time.monotonic) -> None:
+        """Raises ValueError if the config is not resolved or its limits exclude one another."""
+        limits, cache = config.scheduler_config, config.cache_config
+        if limits.max_num_seqs is None or cache.block_size is None:
+            raise ValueError("the config is not resolved: max_num_seqs or block_size is unknown")
+        self.max_model_len = config.model_config.max_len
+        self.max_num_seqs = limits.max_num_seqs
+        self.prefill_batch_size = limits.prefill_batch_size
+        self.max_prefill_tokens = limits.max_prefill_tokens
+        self.max_consecutive_prefills = limits.max_consecutive_prefills
+        self.mixed_steps = limits.mixed_steps
+        self.num_lookahead_tokens = limits.num_lookahead_tokens
+        self.block_size = cache.block_size
+        self.enable_prefix_caching = bool(cache.enable_prefix_caching)
+        most_decode_tokens = self.max_num_seqs * (1 + self.num_lookahead_tokens)
+        self.max_num_batched_tokens = limits.max_num_batched_tokens or max(
+            most_decode_tokens, self.prefill_batch_size * self.max_model_len
+        )
+        self._check_limits(most_decode_tokens)
+
+        self.pool = BlockPool(cache.num_blocks, self.block_size)
+        self._clock = clock
+        self._waiting = RequestQueue(by_priority=limits.scheduling_policy == "priority")
+        self._running: dict[str, Request] = {}
+        self._finished_req_ids: list[str] = []
+        self._steps: deque[_Step] = deque()
+        self._num_consecutive_prefills = 0
+        self._prefix_cache_queries = 0
+        self._prefix_cache_hits = 0
+
+    @property
+    def num_running(self) -> int:
+        return len(self._running)
+
+    @property
+    def num_waiting(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def num_waiting_tokens(self) -> int:
+        """Prompt tokens of the waiting requests."""
+        return self._waiting.num_tokens
+
+    def has_unfinished_requests(self) -> bool:
+        return bool(self._running) or len(self._waiting) > 0
+
+    def has_finished_requests(self) -> bool:
+        """Whether the device side is still to be told of finished requests; the next `schedule` does."""
+        return bool(self._finished_req_ids)
+
+    def add_request(self, request: Request) -> None:
+        """Queue a request. Raises ValueError for one that can never run, saying why."""
+        self._check_request(request)
+        request.times.queued = self._clock()
+        self._waiting.push(request)
+
+    def finish_request(self, req_id: str, reason: str = "abort", error: str | None = None) -> EngineCoreOutput | None:
+        """End a request now, wherever it is; its row and blocks are free at once.
+
+        reason: "abort", "stop", "length" or "error". Returns its last output, None if there is no such request.
+        """
+        status = RequestStatus.from_finish_reason(reason)
+        if (request := self._waiting.get(req_id)) is not None:
+            self._waiting.remove(request)
+            request.status = status
+        elif (request := self._running.get(req_id)) is not None:
+            request.status = status
+            self._release(request)
+        else:
+            return None
+        return request.output([], error=error)
+
+    def schedule(self) -> SchedulerOutput:
+        """The next step. Without work it holds at most the ids of finished requests."""
+        output = SchedulerOutput(finished_req_ids=self._finished_req_ids)
+        self._finished_req_ids = []
+        step = _Step(output)
+        prefilling = [request for request in self._running.values() if request.is_prefilling]
+        decoding = [request for request in self._running.values() if not request.is_prefilling]
+        if self.mixed_steps:
+            self._schedule_decodes(step, decoding)
+            self._schedule_prompts(step, prefilling)
+        else:
+            self._schedule_one_kind(step, prefilling, decoding)
+        if step.progress:
+            self._steps.append(step)
+        return output
+
+    def update_from_output(
+        self, scheduler_output: SchedulerOutput, model_output: ModelRunnerOutput
+    ) -> list[EngineCoreOutput]:
+        """Take in what a step produced; one output for each request that has something to tell.
+
+        Raises ValueError if `scheduler_output` is not the oldest step that is still to be updated.
+        """
+        if not scheduler_output.num_scheduled_tokens:
+            return []
+        if not self._steps or self._steps[0].output is not scheduler_output:
+            raise ValueError("a step was updated twice, or before an older one")
+        step = self._steps.popleft()
+        now = self._clock()
+        outputs = []
+        for request, num_computed in step.progress:
+            if request.status is RequestStatus.RUNNING:
+                output = self._update_request(request, num_computed, model_output, now)
+                if output is not None:
+                    outputs.append(output)
+        return outputs
+
+    def stats(self) -> SchedulerStats:
+        return SchedulerStats(
+            num_running=self.num_running,
+            num_waiting=self.num_waiting,
+            num_waiting_tokens=self.num_waiting_tokens,
+            kv_cache_usage=self.pool.usage,
+            prefix_cache_queries=self._prefix_cache_queries,
+            prefix_cache_hits=self._prefix_cache_hits,
+        )
+
+    def reset_prefix_cache(self) -> None:
+        """Forget all prefixes. What is running stays as it is and adds nothing to the cache any more."""
+        self.pool.reset_prefix_cache()
+        for request in self._running.values():
+            request.num_hashed_blocks = request.max_num_blocks
+
+    def check_integrity(self) -> None:
+        """Raises IntegrityError for a leaked row, block, promise or queue entry. For tests and debugging."""
+        if faults := self._find_faults():
+            raise IntegrityError("; ".join(faults))
+
+    def _schedule_one_kind(self, step: _Step, prefilling: list[Request], decoding: list[Request]) -> None:
+        if not decoding or self._num_consecutive_prefills < self.max_consecutive_prefills:
+            self._schedule_prompts(step, prefilling)
+        if step.progress and decoding:
+            self._num_consecutive_prefills += 1
+            return
+        self._num_consecutive_prefills = 0
+        if not step.progress:
+            self._schedule_decodes(step, decoding)
+
+    def _schedule_decodes(self, step: _Step, requests: list[Request]) -> None:
+        for request in requests:
+            num_tokens = request.num_tokens + len(request.draft_token_ids) - request.num_computed_tokens
+            if num_tokens:
+                self._schedule_known(step, request, num_tokens)
+
+    def _schedule_prompts(self, step: _Step, prefilling: list[Request]) -> None:
+        """Go on with prompts under way, then admit."""
+        budget = self.max_num_batched_tokens - step.num_tokens
+        if self.max_prefill_tokens:
+            budget = min(budget, self.max_prefill_tokens)
+        num_prompts = self.prefill_batch_size
+        for request in prefilling[:num_prompts]:
+            num_tokens = min(request.num_tokens - request.num_computed_tokens, budget)
+            if not num_tokens:
+                return
+            self._schedule_known(step, request, num_tokens)
+            budget -= num_tokens
+        for _ in range(num_prompts - len(prefilling)):
+            num_tokens = self._admit_next(step, budget)
+            if not num_tokens:
+                return
+            budget -= num_tokens
+
+    def _schedule_known(self, step: _Step, request: Request, num_tokens: int) -> None:
+        """Schedule tokens of a request that the device side already holds."""
+        req_id, start = request.req_id, request.num_computed_tokens
+        new_block_ids = self._allocate(request, start + num_tokens)
+        step.output.cached_requests.append(CachedRequest(req_id, start, new_block_ids))
+        if request.draft_token_ids:
+            step.output.draft_token_ids[req_id] = request.draft_token_ids
+            request.draft_token_ids = []
+        step.add(request, num_tokens)
+
+    def _admit_next(self, step: _Step, budget: int) -> int:
+        """Start the head of the queue if all it needs is there; returns how many of its tokens are scheduled."""
+        request = self._waiting.peek()
+        if request is None or not budget or len(self._running) >= self.max_num_seqs:
+            return 0
+        cached_block_ids = self._match_prefix(request)
+        num_cached_tokens = len(cached_block_ids) * self.block_size
+        num_tokens = request.num_tokens - num_cached_tokens
+        if num_tokens > budget:
+            if not self._prompts_in_pieces:
+                return 0
+            num_tokens = budget
+        num_promised = request.max_num_blocks - len(cached_block_ids)
+        if num_promised + self.pool.count_free(cached_block_ids) > self.pool.num_available:
+            return 0
+        self.pool.hold(cached_block_ids)
+        self.pool.promise(num_promised)
+        self._start(self._waiting.pop(), cached_block_ids)
+        self._allocate(request, num_cached_tokens + num_tokens)
+        step.output.new_requests.append(
+            NewRequest(
+                request.req_id,
+                request.prompt_token_ids,
+                request.sampling_params,
+                request.block_ids.copy(),
+                num_cached_tokens,
+                request.lora_id,
+            )
+        )
+        step.add(request, num_tokens)
+        return num_tokens
+
+    def _start(self, request: Request, cached_block_ids: list[int]) -> None:
+        request.status = RequestStatus.RUNNING
+        request.times.scheduled = self._clock()
+        request.block_ids = cached_block_ids
+        request.num_hashed_blocks = len(cached_block_ids)
+        request.num_cached_tokens = request.num_computed_tokens = len(cached_block_ids) * self.block_size
+        self._running[request.req_id] = request
+        if self._reads_prefix_cache(request):
+            self._prefix_cache_queries += request.num_prompt_tokens
+            self._prefix_cache_hits += request.num_cached_tokens
+
+    def _allocate(self, request: Request, num_tokens: int) -> list[int]:
+        """Take promised blocks until they hold num_tokens and the lookahead; returns the new ones."""
+        num_blocks = -(-(num_tokens + self.num_lookahead_tokens) // self.block_size)
+        num_new = min(num_blocks, request.max_num_blocks) - len(request.block_ids)
+        if num_new <= 0:
+            return []
+        block_ids = self.pool.allocate(num_new)
+        request.block_ids.extend(block_ids)
+        return block_ids
+
+    def _release(self, request: Request) -> None:
+        """Give back all that a running request holds; its status says why."""
+        del self._running[request.req_id]
+        self._finished_req_ids.append(request.req_id)
+        self.pool.withdraw(request.max_num_blocks - len(request.block_ids))
+        self.pool.free(request.block_ids)
+        request.block_ids = []
+
+    def _update_request(
+        self, request: Request, num_computed: int, result: ModelRunnerOutput, now: float
+    ) -> EngineCoreOutput | None:
+        req_id = request.req_id
+        if req_id in result.errors:
+            return self.finish_request(req_id, "error", result.errors[req_id])
+        prompt_logprobs = result.prompt_logprobs.get(req_id)
+        if num_computed < request.num_tokens:
+            self._cache_blocks(request, num_computed)
+            return request.output([], None, prompt_logprobs, with_times=False) if prompt_logprobs else None
+        token_ids = result.sampled_token_ids.get(req_id)
+        if not token_ids:
+            return self.finish_request(req_id, "error", "the device returned no token for this request")
+        return self._take_tokens(request, token_ids, result, now)
+
+    def _take_tokens(
+        self, request: Request, token_ids: list[int], result: ModelRunnerOutput, now: float
+    ) -> EngineCoreOutput:
+        """Append sampled tokens. The KV of all but the last is computed, whether drafted here or on the device."""
+        req_id, times = request.req_id, request.times
+        num_taken = request.append(token_ids)
+        request.num_computed_tokens = request.num_tokens - 1
+        self._cache_blocks(request, request.num_computed_tokens)
+        is_first = not times.first_token
+        if is_first:
+            times.first_token = now
+        times.last_token = now
+        logprobs = result.logprobs.get(req_id)
+        if num_taken < len(token_ids):
+            token_ids = token_ids[:num_taken]
+            logprobs = logprobs and logprobs[:num_taken]
+        finished = request.status is not RequestStatus.RUNNING
+        if finished:
+            self._release(request)
+        elif result.draft_token_ids:
+            self._take_drafts(request, result.draft_token_ids.get(req_id, []))
+        return request.output(token_ids, logprobs, result.prompt_logprobs.get(req_id), with_times=is_first or finished)
+
+    def _take_drafts(self, request: Request, token_ids: list[int]) -> None:
+        """Keep drafts that can still become output: one sampled token follows the last of them."""
+        room = request.max_total_tokens - request.num_tokens - 1
+        request.draft_token_ids = token_ids[: min(room, self.num_lookahead_tokens)]
+
+    def _reads_prefix_cache(self, request: Request) -> bool:
+        """Log-probabilities of the prompt need its logits, so its prompt is computed."""
+        return self.enable_prefix_caching and request.sampling_params.prompt_logprobs is None
+
+    def _match_prefix(self, request: Request) -> list[int]:
+        """Blocks that carry the beginning of the prompt, short of its last token, which is computed to sample from."""
+        if not self._reads_prefix_cache(request):
+            return []
+        num_blocks = (request.num_prompt_tokens - 1) // self.block_size
+        return self.pool.match_prefix(request.block_hashes(num_blocks, self.block_size))
+
+    def _cache_blocks(self, request: Request, num_computed: int) -> None:
+        if not self.enable_prefix_caching:
+            return
+        start, stop = request.num_hashed_blocks, num_computed // self.block_size
+        if start < stop:
+            hashes = request.block_hashes(stop, self.block_size)
+            self.pool.cache_full_blocks(request.block_ids[start:stop], hashes[start:])
+            request.num_hashed_blocks = stop
+
+    @property
+    def _prompts_in_pieces(self) -> bool:
+        return self.mixed_steps or self.max_prefill_tokens > 0
+
+    def _check_limits(self, most_decode_tokens: int) -> None:
+        counts = {
+            "max_num_seqs": self.max_num_seqs,
+            "prefill_batch_size": self.prefill_batch_size,
+            "max_consecutive_prefills": self.max_consecutive_prefills,
+        }
+        for name, value in counts.items():
+            if value < 1:
+                raise ValueError(f"{name}={value} leaves nothing to run; it must be at least 1")
+        if self.max_num_batched_tokens < most_decode_tokens:
+            raise ValueError(
+                f"max_num_batched_tokens={self.max_num_batched_tokens} is less than one decode step of all "
+                f"max_num_seqs={self.max_num_seqs} sequences takes; it must be at least {most_decode_tokens}"
+            )
+        if self.enable_prefix_caching and self.block_size >= self.max_model_len:
+            raise ValueError(
+                f"prefix caching needs KV blocks shorter than max_model_len={self.max_model_len}; "
+                f"block_size={self.block_size} holds a whole sequence (try block_size=32)"
+            )
+
+    def _check_request(self, request: Request) -> None:
+        """Raises ValueError for a request that no state of the queue and the pool would let run."""
+        req_id, prompt_len = request.req_id, request.num_prompt_tokens
+        if req_id in self._running or req_id in self._waiting:
+            raise ValueError(f"request id {req_id!r} is in use; ids must be unique among unfinished requests")
+        if not prompt_len:
+            raise ValueError("the prompt is empty; at least one token is needed")
+        if prompt_len >= self.max_model_len:
+            raise ValueError(
+                f"the prompt has {prompt_len} tokens, but max_model_len={self.max_model_len} leaves room for "
+                f"{self.max_model_len - 1} and one of output; shorten the prompt or raise max_model_len"
+            )
+        if prompt_len > self.max_num_batched_tokens and not self._prompts_in_pieces:
+            raise ValueError(
+                f"the prompt has {prompt_len} tokens, but a step computes whole prompts of at most "
+                f"max_num_batched_tokens={self.max_num_batched_tokens}; shorten the prompt, raise the limit or "
+                "enable chunked prefill"
+            )
+        max_tokens = request.sampling_params.max_tokens
+        wanted = self.max_model_len if max_tokens is None else prompt_len + max_tokens
+        request.max_total_tokens = min(wanted, self.max_model_len)
+        last_slot = min(request.max_total_tokens + self.num_lookahead_tokens, self.max_model_len)
+        request.max_num_blocks = -(-last_slot // self.block_size)
+        if request.max_num_blocks > self.pool.num_blocks:
+            num_output = request.max_total_tokens - prompt_len
+            raise ValueError(
+                f"{prompt_len} tokens of prompt and up to {num_output} of output need {request.max_num_blocks} KV "
+                f"blocks of {self.block_size} tokens, but there are {self.pool.num_blocks}; lower max_tokens, shorten "
+                "the prompt or raise num_gpu_blocks_override"
+            )
+
+    def _find_faults(self) -> list[str]:
+        faults = self.pool.find_faults()
+        if len(self._running) > self.max_num_seqs:
+            faults.append(f"{len(self._running)} requests run in {self.max_num_seqs} rows")
+        faults += [f"{request} is in the queue" for request in self._waiting if request.status != RequestStatus.WAITING]
+        waiting_tokens = sum(request.num_prompt_tokens for request in self._waiting)
+        if waiting_tokens != self._waiting.num_tokens:
+            faults.append(f"the queue counts {self._waiting.num_tokens} tokens but holds {waiting_tokens}")
+        refs = [0] * self.pool.num_blocks
+        num_promised = 0
+        for request in self._running.values():
+            if request.status is not RequestStatus.RUNNING or request.req_id in self._waiting:
+                faults.append(f"{request} is among the running requests")
+            num_promised += request.max_num_blocks - len(request.block_ids)
+            for block_id in request.block_ids:
+                refs[block_id] += 1
+        faults += [
+            f"block {block_id} is held {held} times by the pool's books, {refs[block_id]} times by running requests"
+            for block_id, held in enumerate(self.pool.refs)
+            if held != refs[block_id]
+        ]
+        if num_promised != self.pool.num_promised:
+            faults.append(f"{self.pool.num_promised} blocks are promised, {num_promised} to running requests")
+        return faults
+
+
+class _Step:
+    """A step under way. progress: its requests, each with how many of its tokens it will have computed."""
+
+    __slots__ = ("num_tokens", "output", "progress")
+
+    def __init__(self, output: SchedulerOutput) -> None:
+        self.output = output
+        self.progress: list[tuple[Request, int]] = []
+        self.num_tokens = 0
+
+    def add(self, request: Request, num_tokens: int) -> None:
+        self.output.num_scheduled_tokens[request.req_id] = num_tokens
+        self.num_tokens += num_tokens
+        request.num_computed_tokens += num_tokens
+        self.progress.append((request, request.num_computed_tokens))
