@@ -39,6 +39,16 @@ _VARIABLES = [
     EnvVar("VLLM_LOGGING_CONFIG_PATH", str, "", "A JSON file for logging.config.dictConfig, instead of the default."),
     EnvVar("VLLM_LOGGING_PREFIX", str, "", "Text put before each log line."),
     EnvVar("VLLM_NEURON_TARGET", str, "auto", "Device target: auto, neuronx, cpu or null."),
+    EnvVar("VLLM_API_KEY", str, "", "Key that requests must bring, if --api-key gives none."),
+    EnvVar("VLLM_HTTP_TIMEOUT_KEEP_ALIVE", int, 5, "Seconds after which an idle connection is closed."),
+    EnvVar(
+        "VLLM_KEEP_ALIVE_ON_ENGINE_DEATH",
+        _boolean,
+        False,
+        "Keep answering (with 503) when the engine died, instead of exiting.",
+    ),
+    EnvVar("VLLM_CHAT_TEMPLATE_RENDER_TIMEOUT", int, 30, "Seconds a chat template may run for one request."),
+    EnvVar("VLLM_MAX_COMPLETION_PROMPTS", int, 1024, "Most prompts in one /v1/completions request."),
 ]
 
 VARIABLES: dict[str, EnvVar] = {variable.name: variable for variable in _VARIABLES}
