@@ -45,7 +45,7 @@ _VARIABLES = [
         "VLLM_KEEP_ALIVE_ON_ENGINE_DEATH",
         _boolean,
         False,
-        "Keep answering (with 503) when the engine died, instead of exiting.",
+        "Answer 503 when the engine died, instead of exiting.",
     ),
     EnvVar("VLLM_CHAT_TEMPLATE_RENDER_TIMEOUT", int, 30, "Seconds a chat template may run for one request."),
     EnvVar("VLLM_MAX_COMPLETION_PROMPTS", int, 1024, "Most prompts in one /v1/completions request."),
