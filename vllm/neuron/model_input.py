@@ -12,6 +12,8 @@ from enum import Enum
 import numpy as np
 from numpy.typing import NDArray
 
+from vllm.sample.arrays import LogprobRows as LogprobRows
+
 IntArray = NDArray[np.int32]
 FloatArray = NDArray[np.float32]
 
@@ -100,21 +102,6 @@ class ModelInput:
     @property
     def num_rows(self) -> int:
         return int(self.input_ids.shape[0])
-
-
-@dataclass(slots=True)
-class LogprobRows:
-    """Log-probabilities of N positions, padded to the widest: count[i] entries are valid in row i.
-
-    token_id, logprob, rank: [N], the sampled or given token. top_ids int32, top_logprobs float32: [N, K], best first.
-    """
-
-    token_id: IntArray
-    logprob: FloatArray
-    rank: IntArray
-    count: IntArray
-    top_ids: IntArray
-    top_logprobs: FloatArray
 
 
 @dataclass(slots=True)

@@ -1,0 +1,168 @@
+"""Sampling on the host, for targets that return logits. Also the definition that samplers on a device are held to.
+
+A row's token is a function of its logits, its parameters, its own tokens and its seed alone. In order, in float32:
+
+1. mask: tokens that are not allowed get -inf.
+2. bias: added. -inf forbids. Ids beyond the vocabulary have no effect.
+3. penalties: repetition over prompt and output (a positive logit is divided by it, any other multiplied); then
+   frequency * count, then presence, over the output only.
+4. temperature 0: the greatest logit, the lowest id among equals. The same if no logit, or an infinite one, is left.
+5. otherwise logits / temperature, candidates in order of (logit descending, id ascending), and of these
+   - the first top_k (0: the default);
+   - with weights exp(logit - greatest logit), those of at least min_p;
+   - the smallest beginning whose sum is at least top_p times the sum of all that are left.
+6. the draw: the first candidate at which the sum of weights exceeds u times the whole, u = uniform(seed, position).
+
+Sums run in candidate order. The first weight is 1, so a weight below 2^-25 changes no sum and is never drawn:
+candidates further than `NEGLIGIBLE` below the best are left out without any effect, and no vocabulary is sorted whole.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vllm.sample.arrays import FloatArray, IntArray, LogprobRows, SamplingArrays
+from vllm.sample.logprobs import logprob_rows, token_logprobs
+
+__all__ = [
+    "NEGLIGIBLE",
+    "LogprobRows",
+    "is_plain_greedy",
+    "logprob_rows",
+    "process_logits",
+    "sample",
+    "splitmix64",
+    "token_logprobs",
+    "uniform",
+]
+
+NEGLIGIBLE = np.float32(18.0)
+"""exp(-18) < 2^-25."""
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+def splitmix64(state: Any) -> NDArray[np.uint64]:
+    """The output of the splitmix64 generator for these states; any shape."""
+    with np.errstate(over="ignore"):
+        z = np.asarray(state, np.uint64) + _GOLDEN
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return np.asarray(z ^ (z >> np.uint64(31)), np.uint64)
+
+
+def uniform(seed: Any, position: Any) -> FloatArray:
+    """float32 in [0, 1), a function of (seed, position) alone; any shape."""
+    with np.errstate(over="ignore"):
+        counter = splitmix64(seed) + np.asarray(position, np.uint64) * _GOLDEN
+    bits = splitmix64(counter) >> np.uint64(40)
+    return np.asarray(bits, np.float32) * np.float32(2.0**-24)
+
+
+def is_plain_greedy(sampling: SamplingArrays) -> bool:
+    """Whether every row only wants the greatest logit: nothing changes logits, nothing reports them."""
+    return not (sampling.temperature.any() or (sampling.num_logprobs >= 0).any() or _changes_logits(sampling).any())
+
+
+def sample(
+    logits: FloatArray, sampling: SamplingArrays, default_top_k: int, rows: NDArray[np.bool_] | None = None
+) -> IntArray:
+    """The next token of each row: int32 [B] from float32 [B, vocab]; 0 for rows that `rows` (bool [B]) leaves out.
+
+    default_top_k: what a disabled top_k means; 0: the whole vocabulary. The logits are not changed.
+    """
+    tokens = np.zeros(len(logits), np.int32)
+    wanted = np.ones(len(logits), np.bool_) if rows is None else rows
+    changes = _changes_logits(sampling)
+    plain = wanted & (sampling.temperature == 0) & ~changes
+    if plain.any():
+        tokens[plain] = (logits if plain.all() else logits[plain]).argmax(axis=1)
+    draws = uniform(sampling.seed, sampling.position)
+    for row in np.flatnonzero(wanted & ~plain):
+        processed = process_logits(logits[row], sampling, row) if changes[row] else logits[row]
+        temperature = sampling.temperature[row]
+        if temperature == 0:
+            tokens[row] = processed.argmax()
+        else:
+            top_k = int(sampling.top_k[row]) or default_top_k or processed.size
+            tokens[row] = _draw(processed / temperature, top_k, sampling.top_p[row], sampling.min_p[row], draws[row])
+    return tokens
+
+
+def process_logits(logits: FloatArray, sampling: SamplingArrays, row: int) -> FloatArray:
+    """Steps 1 to 3 for one row: float32 [vocab] -> a changed copy."""
+    logits = logits.copy()
+    _apply_mask(logits, sampling, row)
+    _apply_bias(logits, sampling, row)
+    _apply_penalties(logits, sampling, row)
+    return logits
+
+
+def _changes_logits(sampling: SamplingArrays) -> NDArray[np.bool_]:
+    """bool [B]: rows to which steps 1 to 3 apply."""
+    return np.asarray(
+        (sampling.mask_index >= 0)
+        | (np.diff(sampling.bias_offsets) > 0)
+        | (sampling.repetition_penalty != 1)
+        | (sampling.frequency_penalty != 0)
+        | (sampling.presence_penalty != 0),
+        np.bool_,
+    )
+
+
+def _apply_mask(logits: FloatArray, sampling: SamplingArrays, row: int) -> None:
+    index = sampling.mask_index[row]
+    if index >= 0:
+        octets = sampling.masks[index].astype("<u4").view(np.uint8)
+        allowed = np.unpackbits(octets, count=logits.size, bitorder="little")
+        logits[allowed == 0] = -np.inf
+
+
+def _apply_bias(logits: FloatArray, sampling: SamplingArrays, row: int) -> None:
+    entries = slice(sampling.bias_offsets[row], sampling.bias_offsets[row + 1])
+    ids, values = sampling.bias_ids[entries], sampling.bias_values[entries]
+    known = ids < logits.size
+    np.add.at(logits, ids[known], values[known])
+
+
+def _apply_penalties(logits: FloatArray, sampling: SamplingArrays, row: int) -> None:
+    known = sampling.history[sampling.history_line[row], : sampling.position[row]]
+    repetition = sampling.repetition_penalty[row]
+    if repetition != 1:
+        ids = np.unique(known)
+        values = logits[ids]
+        logits[ids] = np.where(values > 0, values / repetition, values * repetition)
+    frequency, presence = sampling.frequency_penalty[row], sampling.presence_penalty[row]
+    if frequency == 0 and presence == 0:
+        return
+    ids, counts = np.unique(known[sampling.num_prompt_tokens[row] :], return_counts=True)
+    logits[ids] -= frequency * counts.astype(np.float32)
+    logits[ids] -= presence
+
+
+def _draw(scaled: FloatArray, top_k: int, top_p: np.float32, min_p: np.float32, u: np.float32) -> int:
+    """Steps 5 and 6 on float32 [vocab], already divided by the temperature."""
+    best = scaled.max()
+    if not np.isfinite(best):
+        return int(scaled.argmax())
+    ids = _candidates(scaled, best, top_k)
+    weights = np.exp(scaled[ids] - best)
+    if min_p > 0:
+        weights = weights[: max(np.count_nonzero(weights >= min_p), 1)]
+    sums = np.cumsum(weights, dtype=np.float32)
+    if top_p < 1:
+        sums = sums[: np.searchsorted(sums, top_p * sums[-1], side="left") + 1]
+    chosen = np.searchsorted(sums, u * sums[-1], side="right")
+    return int(ids[min(chosen, len(sums) - 1)])
+
+
+def _candidates(scaled: FloatArray, best: np.float32, top_k: int) -> NDArray[np.intp]:
+    """Ids of the top_k greatest logits that can matter, in order of (logit descending, id ascending)."""
+    ids = np.flatnonzero(scaled >= best - NEGLIGIBLE)
+    if top_k < ids.size:
+        least = np.partition(scaled[ids], ids.size - top_k)[ids.size - top_k]
+        ids = ids[scaled[ids] >= least]
+    return ids[np.argsort(-scaled[ids], kind="stable")][:top_k]
