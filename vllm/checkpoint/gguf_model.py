@@ -1,0 +1,190 @@
+"""A GGUF file as a Hugging Face checkpoint: tensor names, row order and config, in the spelling the models read.
+
+Names and metadata keys are those of llama.cpp's converter. It stores the rows of q and k of the `llama` architecture in
+another order, for a rotation of neighbouring pairs: within a head of d rows, stored row 2j + i is row i * d/2 + j. Rows
+are put back when a tensor is read, quantised ones too, since quantisation blocks lie within a row.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from vllm.checkpoint.config import Config, normalise_config
+from vllm.checkpoint.errors import CheckpointError
+from vllm.checkpoint.gguf_file import GgufFile
+from vllm.checkpoint.tensor import Tensor
+
+ARCHITECTURES = {"llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
+"""general.architecture -> model_type."""
+
+_TOP_NAMES = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
+_LAYER_NAMES = {
+    "attn_norm": "input_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "attn_q_norm": "self_attn.q_norm",
+    "attn_k_norm": "self_attn.k_norm",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+_LAYER_TENSOR = re.compile(r"blk\.(\d+)\.(\w+)\.(weight|bias)")
+_ROPE_FACTORS = "rope_freqs.weight"
+_DTYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
+_SAMPLING = {
+    "temp": "temperature",
+    "top_k": "top_k",
+    "top_p": "top_p",
+    "min_p": "min_p",
+    "penalty_repeat": "repetition_penalty",
+}
+
+
+def gguf_config(file: GgufFile) -> Config:
+    """The config in normal form."""
+    architecture = str(_need(file, "general.architecture"))
+    keys = _ArchitectureKeys(file, architecture)
+    if architecture not in ARCHITECTURES or keys.get("expert_count"):
+        # The target's registry refuses it by this name, and lists what it supports.
+        name = f"{architecture} with experts" if architecture in ARCHITECTURES else architecture
+        return normalise_config({"architectures": [f"{name} (GGUF)"], "model_type": architecture})
+    config: Config = {
+        "model_type": ARCHITECTURES[architecture],
+        "hidden_size": keys.need("embedding_length"),
+        "intermediate_size": keys.need("feed_forward_length"),
+        "num_hidden_layers": keys.need("block_count"),
+        "num_attention_heads": keys.need("attention.head_count"),
+        "num_key_value_heads": keys.get("attention.head_count_kv"),
+        "head_dim": keys.get("attention.key_length"),
+        "vocab_size": _embedding(file).shape[0],
+        "max_position_embeddings": keys.need("context_length"),
+        "rms_norm_eps": keys.need("attention.layer_norm_rms_epsilon"),
+        "rope_theta": keys.get("rope.freq_base"),
+        "rope_scaling": _rope_scaling(file, keys),
+        "tie_word_embeddings": "output.weight" not in file.tensors,
+        "attention_bias": "blk.0.attn_q.bias" in file.tensors,
+        "attention_output_bias": "blk.0.attn_output.bias" in file.tensors,
+        "mlp_bias": "blk.0.ffn_down.bias" in file.tensors,
+        "torch_dtype": _DTYPES.get(_embedding(file).format),
+        **{f"{name}_token_id": file.metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos")},
+        "pad_token_id": file.metadata.get("tokenizer.ggml.padding_token_id"),
+    }
+    if window := keys.get("attention.sliding_window"):
+        config |= {"model_type": "mistral", "sliding_window": window} if architecture == "llama" else {}
+    _set_partial_rotation(config, keys)
+    return normalise_config(config)
+
+
+def gguf_generation_config(file: GgufFile) -> Config:
+    """Default sampling parameters and the ids that end a turn."""
+    metadata = file.metadata
+    ends = [metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "eom")]
+    sampling = {ours: metadata.get(f"general.sampling.{theirs}") for theirs, ours in _SAMPLING.items()}
+    config = {
+        "bos_token_id": metadata.get("tokenizer.ggml.bos_token_id"),
+        "eos_token_id": list(dict.fromkeys(end for end in ends if end is not None)),
+        **sampling,
+    }
+    return {key: value for key, value in config.items() if value is not None}
+
+
+def gguf_tensors(file: GgufFile, config: Config) -> dict[str, Tensor]:
+    """The tensors under their Hugging Face names, q and k with their rows in order. Unknown names stay as they are."""
+    is_permuted = file.metadata.get("general.architecture") == "llama" and "num_attention_heads" in config
+    tensors = {}
+    for stored_name, tensor in file.tensors.items():
+        if stored_name == _ROPE_FACTORS:
+            continue
+        name = hf_name(stored_name)
+        if is_permuted and ".attn_q." in stored_name:
+            tensor = _unpermuted(tensor, config["num_attention_heads"])
+        elif is_permuted and ".attn_k." in stored_name:
+            tensor = _unpermuted(tensor, config["num_key_value_heads"])
+        tensors[name] = replace(tensor, name=name)
+    return tensors
+
+
+def hf_name(stored_name: str) -> str:
+    """'blk.0.attn_q.weight' -> 'model.layers.0.self_attn.q_proj.weight'."""
+    if match := _LAYER_TENSOR.fullmatch(stored_name):
+        layer, module, kind = match.groups()
+        return f"model.layers.{layer}.{_LAYER_NAMES[module]}.{kind}" if module in _LAYER_NAMES else stored_name
+    module, _, kind = stored_name.rpartition(".")
+    return f"{_TOP_NAMES[module]}.{kind}" if module in _TOP_NAMES else stored_name
+
+
+def _unpermuted(tensor: Tensor, num_heads: int) -> Tensor:
+    rows = tensor.shape[0]
+    if rows % (2 * num_heads):
+        raise CheckpointError(f"tensor {tensor.name!r} has {rows} rows, which {num_heads} heads cannot share")
+    order = np.arange(rows).reshape(num_heads, -1, 2).swapaxes(1, 2).reshape(-1)
+    if len(tensor.shape) == 1:
+        return replace(tensor, data=tensor.data.reshape(rows, -1)[order].reshape(-1))
+    return replace(tensor, row_order=order)
+
+
+class _ArchitectureKeys:
+    """Metadata under the architecture's own prefix."""
+
+    def __init__(self, file: GgufFile, architecture: str) -> None:
+        self.file = file
+        self.architecture = architecture
+
+    def get(self, key: str) -> Any:
+        """The value, or None. A list of one value a layer counts as that value if all layers agree."""
+        value = self.file.metadata.get(f"{self.architecture}.{key}")
+        if isinstance(value, list):
+            if len(set(value)) != 1:
+                raise CheckpointError(f"{self.file.path}: {key} differs between layers, which is not supported")
+            return value[0]
+        return value
+
+    def need(self, key: str) -> Any:
+        value = self.get(key)
+        if value is None:
+            raise CheckpointError(f"{self.file.path}: metadata {self.architecture}.{key} is missing")
+        return value
+
+
+def _need(file: GgufFile, key: str) -> Any:
+    if key not in file.metadata:
+        raise CheckpointError(f"{file.path}: metadata {key} is missing")
+    return file.metadata[key]
+
+
+def _embedding(file: GgufFile) -> Tensor:
+    if "token_embd.weight" not in file.tensors:
+        raise CheckpointError(f"{file.path}: tensor token_embd.weight is missing; is this a model of another kind?")
+    return file.tensors["token_embd.weight"]
+
+
+def _rope_scaling(file: GgufFile, keys: _ArchitectureKeys) -> Config | None:
+    if _ROPE_FACTORS in file.tensors:
+        return {"rope_type": "factors", "factors": file.tensors[_ROPE_FACTORS].float32().tolist()}
+    kind = keys.get("rope.scaling.type")
+    factor = keys.get("rope.scaling.factor") or keys.get("rope.scale_linear")
+    if kind in (None, "none") and factor in (None, 1.0):
+        return None
+    scaling = {
+        "rope_type": kind or "linear",
+        "factor": factor,
+        "original_max_position_embeddings": keys.get("rope.scaling.original_context_length"),
+        "attention_factor": keys.get("rope.scaling.attn_factor"),
+        "beta_fast": keys.get("rope.scaling.yarn_beta_fast"),
+        "beta_slow": keys.get("rope.scaling.yarn_beta_slow"),
+    }
+    return None if kind == "none" else {key: value for key, value in scaling.items() if value is not None}
+
+
+def _set_partial_rotation(config: Config, keys: _ArchitectureKeys) -> None:
+    rotated = keys.get("rope.dimension_count")
+    head_dim = config["head_dim"] or config["hidden_size"] // config["num_attention_heads"]
+    if rotated and rotated < head_dim:
+        config["partial_rotary_factor"] = rotated / head_dim
