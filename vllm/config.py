@@ -110,6 +110,7 @@ class SchedulerConfig:
     # Derived by platform.resolve: what the hardware limits, as plain numbers.
     prefill_batch_size: int = 1
     max_prefill_tokens: int = 0
+    max_prompt_len: int = 0
     mixed_steps: bool = False
     num_lookahead_tokens: int = 0
 

@@ -30,7 +30,19 @@ def _boolean(text: str) -> bool:
 
 
 def _integers(text: str) -> list[int]:
-    return [int(part) for part in text.split(",") if part.strip()]
+    try:
+        return [int(part) for part in text.strip(" []").split(",") if part.strip()]
+    except ValueError:
+        raise ValueError("expected integers with commas between them, such as 128,512,2048") from None
+
+
+def _one_of(*values: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in values:
+            raise ValueError(f"expected one of {', '.join(values)}")
+        return text
+
+    return parse
 
 
 _VARIABLES = [
@@ -39,6 +51,51 @@ _VARIABLES = [
     EnvVar("VLLM_LOGGING_CONFIG_PATH", str, "", "A JSON file for logging.config.dictConfig, instead of the default."),
     EnvVar("VLLM_LOGGING_PREFIX", str, "", "Text put before each log line."),
     EnvVar("VLLM_NEURON_TARGET", str, "auto", "Device target: auto, neuronx, cpu or null."),
+    EnvVar(
+        "VLLM_NEURON_FRAMEWORK",
+        str,
+        "neuronx-distributed-inference",
+        "Library behind the neuronx target; this is the only one supported.",
+    ),
+    EnvVar(
+        "NEURON_COMPILED_ARTIFACTS",
+        str,
+        "",
+        "An artifact to load, or the directory that artifacts are kept in. Default: beside the checkpoint.",
+    ),
+    EnvVar(
+        "NEURON_ON_DEVICE_SAMPLING_DISABLED",
+        _boolean,
+        False,
+        "Compile without on-device sampling: logits come back and the host samples.",
+    ),
+    EnvVar(
+        "DISABLE_NEURON_CUSTOM_SCHEDULER",
+        _boolean,
+        False,
+        "Ask for chunked prefill, as enable_chunked_prefill does.",
+    ),
+    EnvVar(
+        "NEURON_CONTEXT_LENGTH_BUCKETS",
+        _integers,
+        [],
+        "Buckets of context encoding, with commas between them, unless context_encoding_buckets is given.",
+    ),
+    EnvVar(
+        "NEURON_TOKEN_GEN_BUCKETS",
+        _integers,
+        [],
+        "Buckets of token generation, with commas between them, unless token_generation_buckets is given.",
+    ),
+    EnvVar("NEURON_LOGICAL_NC_CONFIG", int, 0, "Physical cores in a logical NeuronCore. Default: the platform's."),
+    EnvVar(
+        "NEURON_PLATFORM_TARGET_OVERRIDE",
+        _one_of("", "inf2", "trn1", "trn2", "trn3"),
+        "",
+        "Platform to check and compile for. Default: any.",
+    ),
+    EnvVar("VLLM_CACHE_ROOT", str, "~/.cache/vllm", "Where artifacts and hashes go that have no better place."),
+    EnvVar("VLLM_NULL_STEP_MS", float, 0.0, "Milliseconds that a step of the null target takes."),
     EnvVar("VLLM_API_KEY", str, "", "Key that requests must bring, if --api-key gives none."),
     EnvVar("VLLM_HTTP_TIMEOUT_KEEP_ALIVE", int, 5, "Seconds after which an idle connection is closed."),
     EnvVar(
@@ -49,6 +106,18 @@ _VARIABLES = [
     ),
     EnvVar("VLLM_CHAT_TEMPLATE_RENDER_TIMEOUT", int, 30, "Seconds a chat template may run for one request."),
     EnvVar("VLLM_MAX_COMPLETION_PROMPTS", int, 1024, "Most prompts in one /v1/completions request."),
+    EnvVar("VLLM_MAX_N_SEQUENCES", int, 16384, "Most outputs a request may ask for (n)."),
+    EnvVar("VLLM_MAX_NUM_BAD_WORDS", int, 128, "Most bad words in one request, after tokenisation."),
+    EnvVar("VLLM_ALLOW_LONG_MAX_MODEL_LEN", _boolean, False, "Allow max_model_len beyond what the model was made for."),
+    EnvVar("VLLM_ENABLE_V1_MULTIPROCESSING", _boolean, True, "Run the server's engine in a child process."),
+    EnvVar(
+        "VLLM_RPC_BASE_PATH", str, "", "Directory under which sockets get a private one. Default: the temporary one."
+    ),
+    EnvVar("VLLM_ENGINE_READY_TIMEOUT_S", int, 0, "Seconds an engine process may take to start. 0: no limit."),
+    EnvVar(
+        "VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS", float, 300.0, "Seconds one step may take before the engine is held stuck."
+    ),
+    EnvVar("VLLM_LOG_STATS_INTERVAL", float, 10.0, "Seconds between two lines of statistics in the log."),
 ]
 
 VARIABLES: dict[str, EnvVar] = {variable.name: variable for variable in _VARIABLES}

@@ -1,0 +1,303 @@
+"""`resolve`: from what a user asked to what will run.
+
+A pure function of the config, the environment variables in `envs` and the presence of a device: nothing is written,
+nothing given is mutated, and resolving twice is resolving once. All faults are reported in one `NeuronConfigError`.
+
+What it decides: the target; the KV layout (contiguous: one block a sequence, `block_size = max_model_len`); the rows,
+prompts and tokens of a step as plain numbers for the scheduler; and the `NeuronConfig`. vLLM's settings and the Neuron
+config's keys that mean the same must agree; where only one of the two is given, the other follows.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from vllm import envs
+from vllm.config import VllmConfig
+from vllm.logger import init_logger
+from vllm.neuron.device import TARGETS
+from vllm.neuron.faults import Faults, NeuronConfigError, nearest
+from vllm.neuron.neuron_config import NeuronConfig, default_neuron_config, torch_dtype
+from vllm.neuron.neuron_config_sections import MAX_GLOBAL_TOPK, TORCH_DTYPES, dtype_name
+from vllm.neuron.options import merged_override
+from vllm.neuron.parallel import HeadSharding, degree_fault, kv_bytes_per_token
+from vllm.neuron.refusals import refuse_keys, refuse_options
+from vllm.neuron.section import keys
+
+logger = init_logger(__name__)
+
+DEFAULT_MAX_NUM_SEQS = 32
+DEFAULT_BLOCK_SIZE = 32
+BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+
+
+def resolve(config: VllmConfig) -> VllmConfig:
+    """The config as it will run, with `target`, `neuron_config` and all derived fields set.
+
+    Raises `NeuronConfigError` (a ValueError) that lists everything that cannot be, with what would work.
+    """
+    resolved, notices = resolve_quietly(config)
+    for notice in notices:
+        logger.info(notice)
+    return resolved
+
+
+def resolve_quietly(config: VllmConfig) -> tuple[VllmConfig, list[str]]:
+    """`resolve` without logging: the resolved config, and sentences about it that a user should read."""
+    faults = Faults()
+    target = choose_target(config.neuron_options.device, faults)
+    _check_environment(config, faults)
+    refuse_options(config, target, faults)
+    override = merged_override(config.neuron_options, faults)
+    settled = _settle(config, override, faults)
+    neuron_config = _build_neuron_config(settled, override, faults)
+    _check_step_tokens(settled, override, faults)
+    _check_model(settled, neuron_config, faults)
+    if neuron_config is not None:
+        refuse_keys(neuron_config, target, faults)
+    faults.raise_if_any("the configuration")
+    if neuron_config is None:
+        raise AssertionError("a Neuron config that could not be built left no fault")
+    resolved = _with_step_limits(settled, neuron_config).replace(target=target, neuron_config=neuron_config)
+    return resolved, list(_notices(resolved, neuron_config))
+
+
+def choose_target(device: str | None, faults: Faults) -> str:
+    """The option, else VLLM_NEURON_TARGET, else neuronx where a device and the library are, else cpu."""
+    name, asked = ("device", device) if device else ("VLLM_NEURON_TARGET", envs.VLLM_NEURON_TARGET)
+    if asked in ("auto", "neuron"):
+        return "cpu" if _why_no_accelerator() else "neuronx"
+    if asked not in TARGETS:
+        faults.unreadable(name, asked, "unknown target", nearest(asked, [*TARGETS, "auto"]))
+    elif asked == "neuronx" and (reason := _why_no_accelerator()):
+        faults.add(name, asked, reason, 'Use "auto" or "cpu"')
+    return asked
+
+
+def _why_no_accelerator() -> str:
+    """Why the neuronx target cannot run here; "" if it can."""
+    if not any(Path("/dev").glob("neuron[0-9]*")):
+        return "there is no Neuron device on this machine (/dev/neuron*)"
+    if importlib.util.find_spec("neuronx_distributed_inference") is None:
+        return "the package neuronx-distributed-inference is not installed (see requirements-neuron.txt)"
+    return ""
+
+
+def _check_environment(config: VllmConfig, faults: Faults) -> None:
+    if envs.VLLM_NEURON_FRAMEWORK != "neuronx-distributed-inference":
+        why = "only neuronx-distributed-inference is supported"
+        faults.add("VLLM_NEURON_FRAMEWORK", envs.VLLM_NEURON_FRAMEWORK, why, "Unset it")
+    if envs.DISABLE_NEURON_CUSTOM_SCHEDULER and config.scheduler_config.enable_chunked_prefill is None:
+        why = "it asks for chunked prefill, which is not served yet"
+        faults.add("DISABLE_NEURON_CUSTOM_SCHEDULER", True, why, "Unset it, or use --no-enable-chunked-prefill")
+
+
+# Settings that a vLLM option and a Neuron key both name.
+
+
+def _settle(config: VllmConfig, override: Mapping[str, Any], faults: Faults) -> VllmConfig:
+    """The config with one value for each such setting, and the KV layout that follows."""
+    model, scheduler, parallel, cache = (
+        config.model_config,
+        config.scheduler_config,
+        config.parallel_config,
+        config.cache_config,
+    )
+    # A degree of 1 is what nobody asked for: the Neuron key alone may set it.
+    degree = _agreed("tp_degree", override, "tensor_parallel_size", _unless_one(parallel.tensor_parallel_size), faults)
+    max_num_seqs = _agreed("batch_size", override, "max_num_seqs", scheduler.max_num_seqs, faults)
+    max_model_len = _agreed("seq_len", override, "max_model_len", model.max_model_len, faults)
+    if max_model_len is None:
+        faults.unreadable("max_model_len", None, "must be known by now", "For example 2048")
+        max_model_len = 1
+    settled = config.replace(
+        model_config=replace(model, max_model_len=max_model_len, dtype=_agreed_dtype(model.dtype, override, faults)),
+        scheduler_config=replace(scheduler, max_num_seqs=max_num_seqs or DEFAULT_MAX_NUM_SEQS),
+        parallel_config=replace(parallel, tensor_parallel_size=degree or 1),
+    )
+    layout = kv_layout(
+        max_model_len,
+        max_num_seqs or DEFAULT_MAX_NUM_SEQS,
+        _agreed("pa_block_size", override, "block_size", cache.block_size, faults),
+        _agreed("pa_num_blocks", override, "num_gpu_blocks_override", cache.num_gpu_blocks_override, faults),
+        uses_block_kv(config),
+        faults,
+    )
+    return settled.replace(cache_config=replace(cache, block_size=layout.block_size, num_blocks=layout.num_blocks))
+
+
+_AGREED_KEYS = frozenset({"tp_degree", "batch_size", "seq_len", "pa_block_size", "pa_num_blocks"})
+
+
+def _agreed(key: str, override: Mapping[str, Any], option: str, value: int | None, faults: Faults) -> int | None:
+    """The count that `option` and the Neuron `key` say. One may be absent; two that differ are a fault."""
+    if value is not None and (not isinstance(value, int) or value < 1):
+        faults.unreadable(option, value, "must be a positive integer")
+        value = None
+    given = override.get(key)
+    if given is None:
+        return value
+    if not isinstance(given, int) or isinstance(given, bool) or given < 1:
+        faults.unreadable(key, given, "must be a positive integer")
+    elif value is not None and given != value:
+        faults.unreadable(key, given, f"{option} is {value}", f"Leave {key} out, or give {option}={given}")
+    elif value is None:
+        return given
+    return value
+
+
+def _unless_one(degree: int) -> int | None:
+    return None if degree == 1 else degree
+
+
+def _agreed_dtype(dtype: str, override: Mapping[str, Any], faults: Faults) -> str:
+    """`dtype` under its plain name; "auto" stays, unless the Neuron key torch_dtype says something else."""
+    dtype = dtype if dtype == "auto" else torch_dtype(dtype)
+    given = dtype_name(override.get("torch_dtype"))
+    if given is None or given == dtype or given not in TORCH_DTYPES:
+        return dtype
+    if dtype != "auto":
+        faults.unreadable("torch_dtype", given, f"dtype is {dtype}", f"Leave it out, or give dtype={given}")
+        return dtype
+    return str(given)
+
+
+# The KV layout.
+
+
+@dataclass(frozen=True, slots=True)
+class KVLayout:
+    """Blocks of the KV cache. Contiguous: one block holds one sequence, and its id is the row."""
+
+    block_size: int
+    num_blocks: int
+
+
+def uses_block_kv(config: VllmConfig) -> bool:
+    """Whether KV blocks are smaller than a sequence: prefix caching or chunked prefill was asked for."""
+    return bool(config.cache_config.enable_prefix_caching or config.scheduler_config.enable_chunked_prefill)
+
+
+def kv_layout(
+    max_model_len: int,
+    max_num_seqs: int,
+    block_size: int | None,
+    num_blocks: int | None,
+    block_kv: bool,
+    faults: Faults,
+) -> KVLayout:
+    """Block size and count for `max_num_seqs` whole sequences; given numbers must suffice for them."""
+    size = block_size or (min(DEFAULT_BLOCK_SIZE, max_model_len) if block_kv else max_model_len)
+    if not block_kv and size != max_model_len:
+        why = f"contiguous KV keeps a sequence in one block of max_model_len={max_model_len} tokens"
+        faults.add("block_size", size, why, "Leave it out", involves=["max_model_len"])
+        size = max_model_len
+    needed = -(-max_model_len // size) * max_num_seqs
+    count = num_blocks or needed
+    if count < needed or (count > needed and not block_kv):
+        why = f"{max_num_seqs} sequences of {max_model_len} tokens take {needed} blocks of {size}"
+        fix = f"Use {needed}{' or more' if block_kv else ''}, or leave it out"
+        faults.add("num_gpu_blocks_override", count, why, fix, involves=["max_model_len", "max_num_seqs"])
+        count = needed
+    return KVLayout(size, count)
+
+
+# The Neuron config and what the scheduler needs of it.
+
+
+def _build_neuron_config(config: VllmConfig, override: Mapping[str, Any], faults: Faults) -> NeuronConfig | None:
+    entries = {name: value for name, value in override.items() if name not in _AGREED_KEYS}
+    if override.get("torch_dtype") is not None and config.model_config.dtype in BYTES:
+        del entries["torch_dtype"]
+    if isinstance(sampling := entries.get("on_device_sampling_config"), Mapping):
+        entries["on_device_sampling_config"] = {**_global_topk(config), **sampling}
+    try:
+        return default_neuron_config(config, entries)
+    except NeuronConfigError as error:
+        faults.extend(error.faults)
+        return None
+
+
+def _global_topk(config: VllmConfig) -> dict[str, int]:
+    """The library's default, or the whole vocabulary where that is smaller."""
+    return {
+        "global_topk": min(MAX_GLOBAL_TOPK, int(config.model_config.hf_config.get("vocab_size") or MAX_GLOBAL_TOPK))
+    }
+
+
+def _with_step_limits(config: VllmConfig, neuron_config: NeuronConfig) -> VllmConfig:
+    """The config with what the compiled programs limit, as plain numbers for the scheduler."""
+    scheduler, cache = config.scheduler_config, config.cache_config
+    longest, rows, prompts = neuron_config.max_context_length, neuron_config.batch_size, neuron_config.ctx_batch_size
+    return config.replace(
+        scheduler_config=replace(
+            scheduler,
+            max_num_batched_tokens=scheduler.max_num_batched_tokens or max(longest * prompts, rows),
+            prefill_batch_size=prompts,
+            max_prefill_tokens=0,
+            max_prompt_len=longest,
+            mixed_steps=False,
+            num_lookahead_tokens=neuron_config.speculation_length,
+            enable_chunked_prefill=bool(scheduler.enable_chunked_prefill),
+        ),
+        cache_config=replace(cache, enable_prefix_caching=bool(cache.enable_prefix_caching)),
+    )
+
+
+def _check_step_tokens(config: VllmConfig, override: Mapping[str, Any], faults: Faults) -> None:
+    tokens = config.scheduler_config.max_num_batched_tokens
+    longest, rows = override.get("max_context_length"), config.scheduler_config.max_num_seqs or DEFAULT_MAX_NUM_SEQS
+    longest = longest if isinstance(longest, int) else config.model_config.max_len
+    needed = max(longest, rows)
+    if tokens is not None and tokens < needed:
+        why = f"a step must hold the longest prompt ({longest} tokens) or one token for each of {rows} sequences"
+        fix = f"Use {needed} or more, or leave it out"
+        faults.add("max_num_batched_tokens", tokens, why, fix, involves=["max_model_len", "max_context_length"])
+
+
+def _check_model(config: VllmConfig, neuron_config: NeuronConfig | None, faults: Faults) -> None:
+    """Checks that need the checkpoint's config.json, or the platform."""
+    degree, hf_config = config.parallel_config.tensor_parallel_size, config.model_config.hf_config
+    if reason := degree_fault(degree, envs.NEURON_PLATFORM_TARGET_OVERRIDE):
+        faults.add("tensor_parallel_size", degree, reason, involves=["tp_degree"])
+    _check_kv_memory(config, faults)
+    if neuron_config is None:
+        return
+    vocab_size = hf_config.get("vocab_size")
+    if vocab_size and neuron_config.global_topk > vocab_size:
+        why = f"larger than the vocabulary of {vocab_size} tokens"
+        fix = f"Use at most {vocab_size}, or leave it out"
+        faults.add("on_device_sampling_config.global_topk", neuron_config.global_topk, why, fix)
+    window, encoding_window = hf_config.get("sliding_window"), neuron_config.windowed_context_encoding_size
+    if encoding_window and window and encoding_window != window:
+        why = f"differs from the model's sliding_window={window}"
+        faults.add("windowed_context_encoding_size", encoding_window, why, f"Use {window}")
+
+
+def _check_kv_memory(config: VllmConfig, faults: Faults) -> None:
+    cache, limit = config.cache_config, config.cache_config.kv_cache_memory_bytes
+    dtype = torch_dtype(config.model_config.dtype if cache.kv_cache_dtype == "auto" else cache.kv_cache_dtype)
+    if limit is None or not cache.block_size or dtype not in BYTES:
+        return
+    tokens = cache.block_size * cache.num_blocks
+    needed = kv_bytes_per_token(config.model_config.hf_config, BYTES[dtype]) * tokens
+    if needed > limit:
+        why = f"the KV cache takes {needed} bytes: {cache.num_blocks} blocks of {cache.block_size} tokens"
+        faults.add("kv_cache_memory_bytes", limit, why, "Lower max_num_seqs or max_model_len, or raise it")
+
+
+def _notices(config: VllmConfig, neuron_config: NeuronConfig) -> Iterator[str]:
+    yield from neuron_config.notices
+    heads = HeadSharding.from_hf_config(neuron_config.tp_degree, config.model_config.hf_config)
+    if heads and heads.degree > 1:
+        split = "" if config.target == "neuronx" else f"; the {config.target} target splits nothing"
+        yield heads.describe() + split
+    if config.target != "neuronx":
+        accelerator_only = {item.name for item in keys(NeuronConfig) if item.metadata["accelerator_only"]}
+        idle = sorted(accelerator_only & neuron_config.changed().keys())
+        if idle:
+            yield f"only accelerator programs depend on {', '.join(idle)}: no effect on the {config.target} target"

@@ -1,0 +1,114 @@
+"""What no target can do yet, or one cannot: refused with a reason instead of being ignored.
+
+`refuse_options` looks at vLLM's settings, `refuse_keys` at the Neuron config.
+"""
+
+from __future__ import annotations
+
+from vllm.config import ModelConfig, VllmConfig
+from vllm.neuron.faults import Faults
+from vllm.neuron.neuron_config import NeuronConfig
+
+BLOCK_KV_TARGETS: frozenset[str] = frozenset()
+"""Targets on which the engine serves block KV: prefix caching and chunked prefill."""
+
+DTYPES = {
+    "cpu": ("bfloat16", "float32"),
+    "null": ("bfloat16", "float16", "float32"),
+    "neuronx": ("bfloat16", "float16", "float32", "float8_e4m3fn", "float8_e5m2"),
+}
+"""Arithmetic types by target."""
+
+_UNSERVED = {
+    "speculative decoding is not served yet": (
+        "speculation_length",
+        "enable_fused_speculation",
+        "enable_eagle_speculation",
+        "is_eagle_draft",
+        "token_tree_config",
+        "is_medusa",
+    ),
+    "LoRA adapters are not served yet": ("lora_config",),
+    "a quantised KV cache is not served yet": ("kv_cache_quant", "kv_quant_config"),
+    "tensors cannot be captured or replaced while serving": ("tensor_capture_config", "tensor_replacement_config"),
+}
+
+
+def refuse_options(config: VllmConfig, target: str, faults: Faults) -> None:
+    """Settings of vLLM that mean something here but cannot be had."""
+    _refuse_parallelism(config, faults)
+    _refuse_model_options(config.model_config, faults)
+    if config.cache_config.kv_cache_dtype not in ("auto", "bfloat16", "float32"):
+        given = config.cache_config.kv_cache_dtype
+        faults.add("kv_cache_dtype", given, "a quantised KV cache is not served yet", "Leave it out")
+    if config.scheduler_config.async_scheduling:
+        faults.add("async_scheduling", True, "steps are not overlapped yet", "Leave it out")
+    if config.lora_config.enable_lora:
+        faults.add("enable_lora", True, "LoRA adapters are not served yet", "Leave it out")
+    for name, subject in (("speculative_config", "speculative decoding"), ("kv_transfer_config", "KV transfer")):
+        if getattr(config, name):
+            faults.add(name, getattr(config, name), f"{subject} is not served yet", "Leave it out")
+    if target not in BLOCK_KV_TARGETS:
+        _refuse_block_kv(config, faults)
+
+
+def _refuse_parallelism(config: VllmConfig, faults: Faults) -> None:
+    parallel = config.parallel_config
+    if parallel.pipeline_parallel_size != 1:
+        why = "layers are not spread over stages"
+        faults.add("pipeline_parallel_size", parallel.pipeline_parallel_size, why, "Use tensor_parallel_size")
+    if parallel.data_parallel_size != 1:
+        why = "one engine is one replica"
+        fix = "Run one server a replica behind a load balancer"
+        faults.add("data_parallel_size", parallel.data_parallel_size, why, fix)
+    if parallel.distributed_executor_backend not in (None, "uni"):
+        why = "one process drives all cores of a host"
+        faults.add(
+            "distributed_executor_backend", parallel.distributed_executor_backend, why, 'Use "uni", or leave it out'
+        )
+
+
+def _refuse_model_options(model: ModelConfig, faults: Faults) -> None:
+    if model.trust_remote_code:
+        faults.add("trust_remote_code", True, "code that comes with a checkpoint is never run", "Leave it out")
+    is_gguf = (model.model_path or model.model).endswith(".gguf")
+    if model.quantization is not None and not (model.quantization == "gguf" and is_gguf):
+        faults.add(
+            "quantization",
+            model.quantization,
+            "quantisation is a matter of the Neuron config, and of the checkpoint where that is quantised already",
+            'Use override_neuron_config={"quantized": true, "quantization_dtype": "int8"}, or leave it out',
+        )
+
+
+def _refuse_block_kv(config: VllmConfig, faults: Faults) -> None:
+    why = "the KV cache is contiguous on this target: block KV is not served yet"
+    if config.cache_config.enable_prefix_caching:
+        faults.add("enable_prefix_caching", True, why, "Use --no-enable-prefix-caching, or leave it out")
+    if config.scheduler_config.enable_chunked_prefill:
+        faults.add("enable_chunked_prefill", True, why, "Use --no-enable-chunked-prefill, or leave it out")
+
+
+def refuse_keys(config: NeuronConfig, target: str, faults: Faults) -> None:
+    """Keys of the Neuron config that this target, or every target, cannot serve."""
+    for reason, names in _UNSERVED.items():
+        for name in names:
+            if value := getattr(config, name):
+                faults.add(name, value, reason, "Leave it out")
+    if config.is_block_kv_layout and target not in BLOCK_KV_TARGETS:
+        name = "is_prefix_caching" if config.is_prefix_caching else "chunked_prefill_config"
+        faults.add(name, getattr(config, name), "block KV is not served yet", "Leave it and is_block_kv_layout out")
+    dtypes = DTYPES.get(target, ())
+    if dtypes and config.torch_dtype not in dtypes:
+        why = f"the {target} target does not compute in it"
+        faults.add("dtype", config.torch_dtype, why, f"Use {' or '.join(dtypes)}")
+    if target == "neuronx":
+        _refuse_on_accelerator(config, faults)
+
+
+def _refuse_on_accelerator(config: NeuronConfig, faults: Faults) -> None:
+    if config.quantized and config.quantization_dtype == "int4":
+        faults.add("quantization_dtype", "int4", "only the cpu target has it", 'Use "int8" or "f8e4m3"')
+    if config.quantized and not config.quantized_checkpoints_path:
+        why = "the library reads quantised weights from quantized_checkpoints_path"
+        faults.add("quantized", True, why, "Set quantized_checkpoints_path")
