@@ -118,7 +118,7 @@ def _no_weights(path: Path, load_format: str) -> str:
 def _safetensors_files(path: Path) -> tuple[dict[str, Tensor], list[Path]]:
     """The tensors of the files that the index names, or of all *.safetensors files if there is no index."""
     if (path / _INDEX).is_file():
-        weight_map = _read_json(path / _INDEX).get("weight_map")
+        weight_map = read_json(path / _INDEX).get("weight_map")
         if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
             raise CheckpointError(f"{path / _INDEX} has no weight_map of tensor names to file names")
         files = [_shard(path, name) for name in sorted(set(weight_map.values()))]
@@ -150,12 +150,12 @@ def _shard(path: Path, name: str) -> Path:
 def _open_hf(path: Path, tensors: dict[str, Tensor], files: list[Path]) -> Checkpoint:
     if not (path / "config.json").is_file():
         raise CheckpointError(f"{path} has no config.json, which says what its weights mean")
-    config = normalise_config(_read_json(path / "config.json"))
-    tokenizer_config = _read_json(path / "tokenizer_config.json")
+    config = normalise_config(read_json(path / "config.json"))
+    tokenizer_config = read_json(path / "tokenizer_config.json")
     checkpoint = Checkpoint(
         path,
         config,
-        generation_config=_read_json(path / "generation_config.json"),
+        generation_config=read_json(path / "generation_config.json"),
         tokenizer_config=tokenizer_config,
         chat_template=read_chat_template(path, tokenizer_config),
         files=files,
@@ -190,14 +190,14 @@ def read_chat_template(path: Path, tokenizer_config: Config) -> str | None:
     """The default chat template of a directory: chat_template.jinja, or what tokenizer_config.json holds."""
     if (path / "chat_template.jinja").is_file():
         return (path / "chat_template.jinja").read_text()
-    template = tokenizer_config.get("chat_template") or _read_json(path / "chat_template.json").get("chat_template")
+    template = tokenizer_config.get("chat_template") or read_json(path / "chat_template.json").get("chat_template")
     if isinstance(template, list):
         named = {entry.get("name"): entry.get("template") for entry in template}
         template = named.get("default")
     return template
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
     """A JSON object; empty if there is no such file."""
     if not path.is_file():
         return {}

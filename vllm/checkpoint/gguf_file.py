@@ -105,7 +105,7 @@ class _Cursor:
         """As `count` calls of `string`, without their cost: vocabularies have hundreds of thousands."""
         if 8 * count > self.data.size - self.position:
             raise CheckpointError(f"at byte {self.position} it announces {count} strings; is it complete?")
-        view, position, strings = memoryview(self.data), self.position, []
+        view, position, strings = self.data.data, self.position, []
         for _ in range(count):
             start = position + 8
             position = start + int.from_bytes(view[position:start], "little")

@@ -1,0 +1,217 @@
+"""`load_tokenizer`: text to ids and back, from tokenizer.json or out of a GGUF file, without transformers.
+
+`encode(text, add_special_tokens=True)` of the backend puts bos and eos where the model wants them, as the checkpoint's
+add_bos_token and add_eos_token say; the backend neither truncates nor pads.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+from tokenizers import AddedToken, processors
+
+from vllm.checkpoint import hub
+from vllm.checkpoint.checkpoint import Checkpoint, read_chat_template, read_json
+from vllm.checkpoint.errors import CheckpointError
+from vllm.checkpoint.gguf_file import read_gguf
+from vllm.checkpoint.gguf_tokenizer import adds_bos, build_gguf_tokenizer
+
+_NAMED_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
+_SLOW_FILES = ("tokenizer.model", "vocab.json", "spiece.model")
+_UNLIMITED = 10**18
+
+
+@dataclass(slots=True)
+class TokenizerData:
+    """A tokenizer and what goes with it.
+
+    special_tokens: the text of "bos_token", "eos_token", "pad_token", "unk_token", those that exist; for templates.
+    special_ids: every id that skip_special_tokens leaves out.
+    model_max_length: tokens, None if the checkpoint sets no limit.
+    """
+
+    backend: tokenizers.Tokenizer
+    special_tokens: dict[str, str] = field(default_factory=dict)
+    chat_template: str | None = None
+    add_bos_token: bool = False
+    add_eos_token: bool = False
+    model_max_length: int | None = None
+
+    @property
+    def bos_token_id(self) -> int | None:
+        return self._named_id("bos_token")
+
+    @property
+    def eos_token_id(self) -> int | None:
+        return self._named_id("eos_token")
+
+    @property
+    def pad_token_id(self) -> int | None:
+        return self._named_id("pad_token")
+
+    @property
+    def unk_token_id(self) -> int | None:
+        return self._named_id("unk_token")
+
+    @property
+    def special_ids(self) -> frozenset[int]:
+        return frozenset(i for i, token in self.backend.get_added_tokens_decoder().items() if token.special)
+
+    def _named_id(self, name: str) -> int | None:
+        token = self.special_tokens.get(name)
+        return None if token is None else self.backend.token_to_id(token)
+
+    def save(self, directory: Path) -> None:
+        """Write tokenizer.json and tokenizer_config.json, from which `load_tokenizer` gives an equal tokenizer."""
+        config: dict[str, Any] = {**self.special_tokens}
+        if self.chat_template is not None:
+            config["chat_template"] = self.chat_template
+        if self.model_max_length is not None:
+            config["model_max_length"] = self.model_max_length
+        self.backend.save(str(directory / "tokenizer.json"))
+        (directory / "tokenizer_config.json").write_text(json.dumps(config, ensure_ascii=False, indent=1))
+
+
+def load_tokenizer(
+    source: Checkpoint | str | Path,
+    *,
+    revision: str | None = None,
+    download_dir: str | None = None,
+    token: str | None = None,
+) -> TokenizerData:
+    """The tokenizer of a checkpoint, or of a directory, a tokenizer.json, a GGUF file, or a hub id.
+
+    Raises CheckpointError if there is none, with what would work.
+    """
+    if isinstance(source, Checkpoint):
+        return _from_checkpoint(source)
+    path = hub.local_path(
+        str(source), patterns=hub.METADATA + hub.TOKENIZER, revision=revision, download_dir=download_dir, token=token
+    )
+    if path.suffix == ".gguf":
+        return _from_gguf(read_gguf(path).metadata)
+    if path.is_file():
+        path = path.parent
+    gguf_files = sorted(path.glob("*.gguf"))
+    if not (path / "tokenizer.json").is_file() and len(gguf_files) == 1:
+        return _from_gguf(read_gguf(gguf_files[0]).metadata)
+    return _from_directory(path, read_json(path / "config.json"))
+
+
+def _from_checkpoint(checkpoint: Checkpoint) -> TokenizerData:
+    if checkpoint.gguf is not None:
+        return _from_gguf(checkpoint.gguf.metadata)
+    return _from_directory(checkpoint.path, checkpoint.config)
+
+
+def _from_directory(path: Path, model_config: dict[str, Any]) -> TokenizerData:
+    backend = _read_backend(path)
+    backend.no_truncation()
+    backend.no_padding()
+    config = read_json(path / "special_tokens_map.json") | read_json(path / "tokenizer_config.json")
+    special_tokens = {name: text for name in _NAMED_TOKENS if (text := _token_text(config.get(name)))}
+    for name in ("bos_token", "eos_token"):
+        if not (path / "tokenizer_config.json").is_file() and (text := _token_of_id(backend, model_config, name)):
+            special_tokens.setdefault(name, text)
+    _add_missing_tokens(backend, special_tokens, config.get("added_tokens_decoder") or {})
+    data = TokenizerData(
+        backend,
+        special_tokens,
+        chat_template=read_chat_template(path, config),
+        model_max_length=_limit(config.get("model_max_length")),
+    )
+    if "add_bos_token" in config or "add_eos_token" in config:
+        _set_post_processor(data, bool(config.get("add_bos_token")), bool(config.get("add_eos_token")))
+    _read_post_processor(data)
+    return data
+
+
+def _from_gguf(metadata: dict[str, Any]) -> TokenizerData:
+    backend = build_gguf_tokenizer(metadata)
+    keys = {"bos_token": "bos", "eos_token": "eos", "pad_token": "padding", "unk_token": "unknown"}
+    ids = {name: metadata.get(f"tokenizer.ggml.{key}_token_id") for name, key in keys.items()}
+    special_tokens = {name: text for name, i in ids.items() if i is not None and (text := backend.id_to_token(i))}
+    backend.add_special_tokens([AddedToken(text, normalized=False, special=True) for text in special_tokens.values()])
+    data = TokenizerData(backend, special_tokens, chat_template=metadata.get("tokenizer.chat_template"))
+    _set_post_processor(data, adds_bos(metadata), bool(metadata.get("tokenizer.ggml.add_eos_token", False)))
+    _read_post_processor(data)
+    return data
+
+
+def _read_backend(path: Path) -> tokenizers.Tokenizer:
+    file = path / "tokenizer.json"
+    if file.is_file():
+        try:
+            return tokenizers.Tokenizer.from_file(str(file))
+        except Exception as error:  # the library raises plain Exception
+            raise CheckpointError(f"{file} is not a usable tokenizer: {error}") from None
+    found = [name for name in _SLOW_FILES if (path / name).is_file()]
+    if not found:
+        raise CheckpointError(
+            f"{path} holds no tokenizer.json; pass a tokenizer (--tokenizer DIR) or --skip-tokenizer-init"
+        )
+    return _converted(path, found[0])
+
+
+def _converted(path: Path, file_name: str) -> tokenizers.Tokenizer:
+    """Older forms are converted by transformers, which reads them all."""
+    try:
+        import transformers
+    except ImportError:
+        raise CheckpointError(
+            f"{path / file_name} must be converted to a tokenizer.json first, which takes transformers (not "
+            "installed): `AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)`"
+        ) from None
+    try:
+        backend: tokenizers.Tokenizer = transformers.AutoTokenizer.from_pretrained(path).backend_tokenizer
+    except Exception as error:
+        raise CheckpointError(f"transformers cannot convert {path / file_name}: {error}") from error
+    return backend
+
+
+def _token_text(entry: Any) -> str | None:
+    """A token of tokenizer_config.json: its text, or an object that holds it."""
+    return entry.get("content") if isinstance(entry, dict) else entry
+
+
+def _token_of_id(backend: tokenizers.Tokenizer, model_config: dict[str, Any], name: str) -> str | None:
+    ids = model_config.get(f"{name}_id")
+    first = ids[0] if isinstance(ids, list) and ids else ids
+    return backend.id_to_token(first) if isinstance(first, int) else None
+
+
+def _add_missing_tokens(backend: tokenizers.Tokenizer, named: dict[str, str], decoder: dict[str, Any]) -> None:
+    """Tokens that the configuration knows and tokenizer.json does not mark."""
+    known = {token.content for token in backend.get_added_tokens_decoder().values()}
+    for _, entry in sorted(decoder.items(), key=lambda item: int(item[0])):
+        if entry["content"] not in known:
+            flags = {key: bool(entry.get(key)) for key in ("lstrip", "rstrip", "single_word", "normalized", "special")}
+            backend.add_tokens([AddedToken(entry["content"], **flags)])
+            known.add(entry["content"])
+    backend.add_special_tokens([AddedToken(text, special=True) for text in named.values() if text not in known])
+
+
+def _limit(length: Any) -> int | None:
+    """transformers writes a huge number for "no limit"."""
+    return int(length) if length is not None and length < _UNLIMITED else None
+
+
+def _set_post_processor(data: TokenizerData, add_bos: bool, add_eos: bool) -> None:
+    bos = data.special_tokens.get("bos_token") if add_bos else None
+    eos = data.special_tokens.get("eos_token") if add_eos else None
+    template = [*([bos] if bos else []), "$A", *([eos] if eos else [])]
+    data.backend.post_processor = processors.TemplateProcessing(
+        single=template,
+        special_tokens=[(text, data.backend.token_to_id(text)) for text in (bos, eos) if text],
+    )
+
+
+def _read_post_processor(data: TokenizerData) -> None:
+    """Whether bos and eos are added, as the backend itself does it."""
+    ids = data.backend.encode("").ids
+    data.add_bos_token = bool(ids) and ids[0] == data.bos_token_id
+    data.add_eos_token = bool(ids) and ids[-1] == data.eos_token_id and (len(ids) > 1 or not data.add_bos_token)
