@@ -17,8 +17,11 @@ class VLLMClientError(VLLMError):
     """What the caller asked for cannot be done as asked."""
 
 
-class VLLMValidationError(VLLMClientError):
-    """A parameter is wrong. `parameter` names it, `value` is what was given."""
+class VLLMValidationError(VLLMClientError, ValueError):
+    """A parameter is wrong. `parameter` names it, `value` is what was given.
+
+    Also a ValueError, which is what users of earlier releases catch.
+    """
 
     def __init__(self, message: str, *, parameter: str | None = None, value: Any = None) -> None:
         super().__init__(message)
@@ -32,3 +35,11 @@ class VLLMNotFoundError(VLLMClientError):
 
 class QueueFullError(VLLMError):
     """The waiting queue is at its bound: the request was not taken, and may be tried again later."""
+
+
+class EngineGenerateError(VLLMError):
+    """One request ended with an error of the engine's own. The engine goes on."""
+
+
+class EngineDeadError(VLLMError):
+    """The engine died or is stuck; nothing more can be asked of it. The message says what was its first fault."""
