@@ -20,7 +20,7 @@ from vllm.config import VllmConfig
 from vllm.core.contract import Capabilities
 from vllm.neuron.device import DeviceModel, Progress
 from vllm.neuron.model_input import LogprobRows, ModelInput, ModelOutput
-from vllm.sample import host
+from vllm.sample import host, logprobs
 
 _MULTIPLIER = 0x9E3779B97F4A7C15
 _FAVOURITE = 9.0
@@ -116,7 +116,7 @@ class NullDeviceModel(DeviceModel):
             return self._favourites(hashes).astype(np.int32), None
         logits = self._logits(hashes)
         tokens = host.sample(logits, model_input.sampling, self.capabilities.default_top_k)
-        return tokens, host.logprob_rows(logits, tokens, model_input.sampling)
+        return tokens, logprobs.logprob_rows(logits, tokens, model_input.sampling)
 
     def _prompt_logprobs(self, model_input: ModelInput) -> LogprobRows | None:
         wanted = np.flatnonzero(model_input.num_prompt_logprobs >= 0)
@@ -130,7 +130,7 @@ class NullDeviceModel(DeviceModel):
                 following.append(int(model_input.next_token_ids[row, column]))
                 counts.append(int(model_input.num_prompt_logprobs[row]))
         logits = self._logits(np.asarray(hashes, np.uint64))
-        return host.token_logprobs(logits, np.asarray(following, np.int32), np.asarray(counts, np.int32))
+        return logprobs.token_logprobs(logits, np.asarray(following, np.int32), np.asarray(counts, np.int32))
 
 
 @lru_cache(maxsize=4096)
