@@ -1,0 +1,110 @@
+"""From exceptions to OpenAI-shaped error bodies: one table for every route, for plain answers and for streams.
+
+A client's mistake carries its own message. Everything else answers with a fixed text: messages of unexpected exceptions can hold
+paths, addresses or other requests' data, so they go to the log only.
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Any
+
+import jinja2
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from vllm.entrypoints.openai.in_flight import ServerShutdown
+from vllm.entrypoints.openai.protocol import ErrorInfo, ErrorResponse
+from vllm.entrypoints.utils import DeadlineExceeded
+from vllm.exceptions import (
+    EngineDeadError,
+    EngineGenerateError,
+    QueueFullError,
+    VLLMClientError,
+    VLLMNotFoundError,
+    VLLMValidationError,
+)
+from vllm.logger import init_logger
+
+logger = init_logger(__name__)
+
+RETRY_AFTER_SECONDS = 1
+_MAX_FAULTS = 5
+_MAX_MESSAGE = 2000
+_MAX_PLACE = 64
+
+
+def error(status: HTTPStatus, type: str, message: str, param: str | None = None) -> ErrorResponse:
+    return ErrorResponse(error=ErrorInfo(message=message[:_MAX_MESSAGE], type=type, param=param, code=int(status)))
+
+
+def error_from(exception: BaseException) -> ErrorResponse:
+    """What the client is told of `exception`. Unexpected ones are logged here, whole."""
+    if isinstance(exception, VLLMNotFoundError):
+        return error(HTTPStatus.NOT_FOUND, "NotFoundError", str(exception), "model")
+    if isinstance(exception, VLLMValidationError):
+        return error(HTTPStatus.BAD_REQUEST, "BadRequestError", str(exception), exception.parameter)
+    if isinstance(exception, VLLMClientError):
+        return error(HTTPStatus.BAD_REQUEST, "BadRequestError", str(exception))
+    if isinstance(exception, RequestValidationError):
+        return error(HTTPStatus.BAD_REQUEST, "Bad Request", *_validation_faults(exception))
+    if isinstance(exception, DeadlineExceeded):
+        return error(HTTPStatus.BAD_REQUEST, "BadRequestError", "The chat template took too long.", "chat_template")
+    if isinstance(exception, jinja2.TemplateError):
+        message = f"The chat template refuses this conversation: {exception}"
+        return error(HTTPStatus.BAD_REQUEST, "BadRequestError", message, "messages")
+    if isinstance(exception, NotImplementedError):
+        return error(HTTPStatus.NOT_IMPLEMENTED, "NotImplementedError", str(exception))
+    if isinstance(exception, QueueFullError):
+        return error(HTTPStatus.TOO_MANY_REQUESTS, "RateLimitError", str(exception))
+    if isinstance(exception, ServerShutdown):
+        return error(HTTPStatus.SERVICE_UNAVAILABLE, "ServiceUnavailableError", "The server is shutting down.")
+    if isinstance(exception, EngineGenerateError):
+        return error(HTTPStatus.INTERNAL_SERVER_ERROR, "InternalServerError", str(exception))
+    if isinstance(exception, EngineDeadError):
+        return error(HTTPStatus.SERVICE_UNAVAILABLE, "ServiceUnavailableError", "The engine is not running.")
+    logger.error("unexpected error", exc_info=exception)
+    return error(HTTPStatus.INTERNAL_SERVER_ERROR, "InternalServerError", "The server failed on this request.")
+
+
+def _validation_faults(exception: RequestValidationError) -> tuple[str, str | None]:
+    """Each fault as "field: what is wrong", without the value: it may be long, secret or not printable."""
+    faults = [_validation_fault(fault) for fault in exception.errors()[:_MAX_FAULTS]]
+    return "; ".join(message for message, _ in faults), faults[0][1] if faults else None
+
+
+def _validation_fault(fault: dict[str, Any]) -> tuple[str, str | None]:
+    cause = fault.get("ctx", {}).get("error")
+    if isinstance(cause, VLLMValidationError):
+        return str(cause), cause.parameter
+    place = ".".join(str(part)[:_MAX_PLACE] for part in fault["loc"] if part != "body")
+    return (f"{place}: {fault['msg']}", place) if place else (str(fault["msg"]), None)
+
+
+def error_json(response: ErrorResponse) -> JSONResponse:
+    status = response.error.code
+    headers: dict[str, str] = {}
+    if status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
+        headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+    return JSONResponse(response.model_dump(), status_code=status, headers=headers)
+
+
+def install_error_handlers(app: FastAPI) -> None:
+    async def answer(request: Request, exception: Exception) -> JSONResponse:
+        return error_json(error_from(exception))
+
+    async def answer_http(request: Request, exception: Exception) -> JSONResponse:
+        status = HTTPStatus(getattr(exception, "status_code", 500))
+        detail: Any = getattr(exception, "detail", None) or status.phrase
+        response = error_json(error(status, _HTTP_TYPES.get(status, status.phrase), str(detail)))
+        response.headers.update(getattr(exception, "headers", None) or {})
+        return response
+
+    app.add_exception_handler(HTTPException, answer_http)
+    for cls in (RequestValidationError, VLLMClientError, QueueFullError, ServerShutdown, Exception):
+        app.add_exception_handler(cls, answer)
+
+
+_HTTP_TYPES = {HTTPStatus.NOT_FOUND: "NotFoundError", HTTPStatus.BAD_REQUEST: "BadRequestError"}

@@ -1,0 +1,81 @@
+"""Requests that are being answered: they end when their client goes away, or when the server does.
+
+`InFlight.run` is the one place where a request's work is bound to its connection, for plain answers and for streams.
+Cancelling the work closes its engine generators, which aborts the request in the engine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from starlette.types import Receive
+
+T = TypeVar("T")
+
+
+class ClientDisconnected(Exception):
+    """Nobody is left to answer."""
+
+
+class ServerShutdown(Exception):
+    """The server takes no more requests, or gave up on this one."""
+
+
+class InFlight:
+    """Counts and ends what runs. `draining`: no new work is taken; what runs goes on."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self.draining = False
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    async def run(self, work: Coroutine[Any, Any, T], receive: Receive, *, started: bool = False) -> T:
+        """The result of `work`. Raises ClientDisconnected or ServerShutdown after `work` was cancelled and has ended.
+
+        receive: the connection's; the request's body must have been read. started: the answer has begun, so that
+        a draining server lets it finish.
+        """
+        if self.draining and not started:
+            work.close()
+            raise ServerShutdown
+        task = asyncio.create_task(work)
+        watcher = asyncio.create_task(_wait_for_disconnect(receive))
+        self._tasks.add(task)
+        try:
+            await asyncio.wait((task, watcher), return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                await _cancel(task)
+                raise ClientDisconnected
+            if task.cancelled():
+                raise ServerShutdown
+            return task.result()
+        finally:
+            self._tasks.discard(task)
+            watcher.cancel()
+            if not task.done():
+                task.cancel()
+
+    async def drain(self, seconds: float) -> None:
+        """Refuse new work, give what runs `seconds` to finish, then cancel the rest and wait for it to end."""
+        self.draining = True
+        deadline = asyncio.get_running_loop().time() + seconds
+        while self._tasks and (remaining := deadline - asyncio.get_running_loop().time()) > 0:
+            await asyncio.wait(self._tasks, timeout=min(remaining, 0.1))
+        for task in self._tasks:
+            task.cancel()
+        while self._tasks:
+            await asyncio.sleep(0.01)
+
+
+async def _cancel(task: asyncio.Task[Any]) -> None:
+    task.cancel()
+    await asyncio.wait((task,))
+
+
+async def _wait_for_disconnect(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

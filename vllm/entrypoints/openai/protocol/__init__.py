@@ -1,0 +1,53 @@
+"""The API's requests, responses and errors. One file a topic; users import from here."""
+
+from vllm.entrypoints.openai.protocol.base import (
+    ErrorInfo,
+    ErrorResponse,
+    PromptTokensDetails,
+    StreamOptions,
+    UsageInfo,
+)
+from vllm.entrypoints.openai.protocol.chat import (
+    ChatCompletionRequest,
+    ChatCompletionResponse,
+    ChatCompletionResponseChoice,
+    ChatMessage,
+)
+from vllm.entrypoints.openai.protocol.completion import (
+    CompletionLogProbs,
+    CompletionRequest,
+    CompletionResponse,
+    CompletionResponseChoice,
+)
+from vllm.entrypoints.openai.protocol.models import ModelCard, ModelList, ModelPermission
+from vllm.entrypoints.openai.protocol.tokenization import (
+    DetokenizeRequest,
+    DetokenizeResponse,
+    TokenizeChatRequest,
+    TokenizeCompletionRequest,
+    TokenizeResponse,
+)
+
+__all__ = [
+    "ChatCompletionRequest",
+    "ChatCompletionResponse",
+    "ChatCompletionResponseChoice",
+    "ChatMessage",
+    "CompletionLogProbs",
+    "CompletionRequest",
+    "CompletionResponse",
+    "CompletionResponseChoice",
+    "DetokenizeRequest",
+    "DetokenizeResponse",
+    "ErrorInfo",
+    "ErrorResponse",
+    "ModelCard",
+    "ModelList",
+    "ModelPermission",
+    "PromptTokensDetails",
+    "StreamOptions",
+    "TokenizeChatRequest",
+    "TokenizeCompletionRequest",
+    "TokenizeResponse",
+    "UsageInfo",
+]

@@ -1,0 +1,187 @@
+"""`/v1/chat/completions`: request and response."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from pydantic import Field, field_validator, model_validator
+
+from vllm.entrypoints.openai.protocol.base import ClosedModel, OpenAIBaseModel, Unsupported, UsageInfo
+from vllm.entrypoints.openai.protocol.completion import PromptLogprobs
+from vllm.entrypoints.openai.protocol.sampling import UNSUPPORTED_SAMPLING, SamplingFields
+from vllm.exceptions import VLLMValidationError
+
+MAX_MESSAGES = 4096
+
+RESERVED_TEMPLATE_KWARGS = frozenset(
+    {
+        "add_generation_prompt",
+        "chat_template",
+        "continue_final_message",
+        "conversation",
+        "documents",
+        "max_length",
+        "messages",
+        "padding",
+        "return_assistant_tokens_mask",
+        "return_dict",
+        "return_tensors",
+        "tokenize",
+        "tokenizer_kwargs",
+        "tools",
+        "truncation",
+    }
+)
+
+
+class TemplateFields(OpenAIBaseModel):
+    """How messages become a prompt; shared with `/tokenize`."""
+
+    messages: list[dict[str, Any]] = Field(description="The conversation: role, content, and what the template reads.")
+    add_generation_prompt: bool = Field(True, description="End the prompt with the start of the assistant's turn.")
+    continue_final_message: bool = Field(False, description="Go on with the last message instead of starting a turn.")
+    add_special_tokens: bool = Field(False, description="Add the tokenizer's special tokens; templates write them already.")
+    documents: list[dict[str, str]] | None = Field(None, description="Documents for templates that take them.")
+    tools: list[dict[str, Any]] | None = Field(None, description="Tools for templates that take them.")
+    chat_template: str | None = Field(None, description="A template of the request's own; needs --trust-request-chat-template.")
+    chat_template_kwargs: dict[str, Any] | None = Field(None, description="Further variables of the template.")
+
+    @field_validator("messages", mode="before")
+    @classmethod
+    def _check_messages(cls, value: Any) -> Any:
+        if not isinstance(value, list) or not value:
+            raise VLLMValidationError("`messages` must be a list of at least one message.", parameter="messages")
+        if len(value) > MAX_MESSAGES:
+            raise VLLMValidationError(
+                f"`messages` holds {len(value)} messages; at most {MAX_MESSAGES} fit one request.", parameter="messages"
+            )
+        if not all(isinstance(message, dict) for message in value):
+            raise VLLMValidationError("Each message must be an object with `role` and `content`.", parameter="messages")
+        return value
+
+    @field_validator("chat_template_kwargs", mode="after")
+    @classmethod
+    def _check_kwargs(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
+        if reserved := sorted(RESERVED_TEMPLATE_KWARGS & (value or {}).keys()):
+            raise VLLMValidationError(
+                f"`chat_template_kwargs` must not set {', '.join(reserved)}: reserved names.",
+                parameter="chat_template_kwargs",
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _check_continuation(self) -> TemplateFields:
+        if self.continue_final_message and self.add_generation_prompt:
+            raise VLLMValidationError(
+                "`continue_final_message` needs `add_generation_prompt`: false; they contradict one another.",
+                parameter="continue_final_message",
+            )
+        return self
+
+
+_TOOLS = "tool calling is not available on this server. Set it to \"none\" to have the template show `tools` only."
+
+
+class ChatCompletionRequest(TemplateFields, SamplingFields):
+    max_completion_tokens: int | None = Field(None, ge=1, description="Most tokens to generate. Default: what fits.")
+    max_tokens: int | None = Field(None, ge=1, description="The older name of `max_completion_tokens`.")
+    logprobs: bool | None = Field(False, description="Report log-probabilities of the generated tokens.")
+    top_logprobs: int | None = Field(None, description="And of this many most likely ones; needs `logprobs`.")
+    echo: bool = Field(False, description="Put the last message before the output when it has the same role.")
+    tool_choice: str | dict[str, Any] | None = Field(None, description='Only "none" is available.')
+    parallel_tool_calls: bool | None = Field(None, description="No effect without tool calling.")
+    reasoning_effort: str | None = Field(None, description="Handed to the chat template.")
+    return_prompt_text: bool | None = Field(None, description="Add the rendered prompt to the response.")
+
+    unsupported: ClassVar[dict[str, Unsupported]] = {
+        **UNSUPPORTED_SAMPLING,
+        "audio": Unsupported("the model answers with text."),
+        "function_call": Unsupported("it gave way to `tool_choice`.", (None, "none")),
+        "functions": Unsupported("they gave way to `tools`.", (None, [])),
+        "include_reasoning": Unsupported("no reasoning parser is configured.", (None, True)),
+        "mm_processor_kwargs": Unsupported("the model takes text only.", (None, {})),
+        "modalities": Unsupported("the model answers with text.", (None, ["text"])),
+        "prediction": Unsupported("predicted outputs are not available."),
+        "store": Unsupported("completions are not stored.", (None, False)),
+        "web_search_options": Unsupported("there is no web search."),
+    }
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_request(cls, data: Any) -> Any:
+        if isinstance(data, dict):
+            _check_logprobs(data)
+            _check_tools(data)
+        return data
+
+    @property
+    def output_limit(self) -> int | None:
+        return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+
+    @property
+    def num_logprobs(self) -> int | None:
+        return (self.top_logprobs or 0) if self.logprobs else None
+
+
+def _check_logprobs(data: dict[str, Any]) -> None:
+    if data.get("top_logprobs") is not None and not data.get("logprobs"):
+        raise VLLMValidationError("`top_logprobs` needs `logprobs`: true.", parameter="top_logprobs")
+
+
+def _check_tools(data: dict[str, Any]) -> None:
+    tools, choice = data.get("tools"), data.get("tool_choice")
+    if tools is None:
+        if choice not in (None, "none"):
+            raise VLLMValidationError("`tool_choice` needs `tools`.", parameter="tool_choice")
+        return
+    if not tools:
+        raise VLLMValidationError("`tools` must not be empty. Leave it out instead.", parameter="tools")
+    if choice != "none":
+        raise VLLMValidationError(f"`tool_choice` {choice or 'auto'!r}: {_TOOLS}", parameter="tool_choice")
+
+
+class TopLogprob(ClosedModel):
+    token: str
+    logprob: float
+    bytes: list[int] | None = None
+
+
+class TokenLogprob(TopLogprob):
+    top_logprobs: list[TopLogprob] = Field(default_factory=list)
+
+
+class ChatLogprobs(ClosedModel):
+    content: list[TokenLogprob] | None = None
+
+
+class ChatMessage(ClosedModel):
+    role: str
+    content: str | None = None
+    refusal: str | None = None
+    annotations: list[Any] | None = None
+    audio: dict[str, Any] | None = None
+    function_call: dict[str, Any] | None = None
+    reasoning: str | None = None
+
+
+class ChatCompletionResponseChoice(ClosedModel):
+    index: int
+    message: ChatMessage
+    logprobs: ChatLogprobs | None = None
+    finish_reason: str | None = "stop"
+    stop_reason: int | str | None = None
+    token_ids: list[int] | None = None
+
+
+class ChatCompletionResponse(ClosedModel):
+    id: str
+    object: str = "chat.completion"
+    created: int
+    model: str
+    choices: list[ChatCompletionResponseChoice]
+    service_tier: str | None = None
+    system_fingerprint: str | None = None
+    usage: UsageInfo
+    prompt_logprobs: PromptLogprobs | None = None
+    prompt_token_ids: list[int] | None = None
+    prompt_text: str | None = None

@@ -1,0 +1,131 @@
+"""`/v1/completions`: request and response."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from pydantic import Field, field_validator, model_validator
+
+from vllm import envs
+from vllm.entrypoints.openai.protocol.base import ClosedModel, Unsupported, UsageInfo
+from vllm.entrypoints.openai.protocol.sampling import UNSUPPORTED_SAMPLING, SamplingFields
+from vllm.exceptions import VLLMValidationError
+
+Prompt = str | list[int]
+"""One prompt: a text or its token ids."""
+
+
+class CompletionRequest(SamplingFields):
+    prompt: str | list[str] | list[int] | list[list[int]] = Field(
+        description="One prompt or several: texts, or lists of token ids."
+    )
+    max_tokens: int | None = Field(16, ge=0, description="Most tokens to generate; 0 only with `echo`.")
+    echo: bool = Field(False, description="Put the prompt before the completion.")
+    logprobs: int | None = Field(None, description="Log-probabilities of this many most likely tokens.")
+    add_special_tokens: bool = Field(True, description="Add the tokenizer's special tokens, such as BOS, to text prompts.")
+
+    unsupported: ClassVar[dict[str, Unsupported]] = {
+        **UNSUPPORTED_SAMPLING,
+        "suffix": Unsupported("the model has no fill-in-the-middle form.", (None, "")),
+        "tools": Unsupported("use /v1/chat/completions.", (None, [])),
+    }
+
+    @field_validator("prompt", mode="before")
+    @classmethod
+    def _check_prompt(cls, value: Any) -> Any:
+        _check_prompt_form(value)
+        return value
+
+    @model_validator(mode="after")
+    def _check_max_tokens(self) -> CompletionRequest:
+        if self.max_tokens == 0 and not self.echo:
+            raise VLLMValidationError("`max_tokens` must be at least 1; 0 needs `echo`: true.", parameter="max_tokens")
+        return self
+
+    @property
+    def prompts(self) -> list[Prompt]:
+        """The prompts, in order. Each gives `num_choices` choices."""
+        if isinstance(self.prompt, str):
+            return [self.prompt]
+        if isinstance(self.prompt[0], int):
+            return [self.prompt]  # type: ignore[list-item]
+        return list(self.prompt)  # type: ignore[arg-type]
+
+    @property
+    def wants_output(self) -> bool:
+        """False when only the prompt is to be echoed."""
+        return self.max_tokens != 0
+
+
+def _check_prompt_form(value: Any) -> None:
+    """Refuse at the first fault, before every element is validated against every form."""
+    if isinstance(value, str) and value:
+        return
+    if value in ("", []):
+        raise VLLMValidationError("`prompt` is empty: give at least one character or token.", parameter="prompt")
+    if not isinstance(value, list):
+        raise _form_error()
+    if isinstance(value[0], int):
+        _check_token_ids(value)
+        return
+    if len(value) > envs.VLLM_MAX_COMPLETION_PROMPTS:
+        raise VLLMValidationError(
+            f"`prompt` holds {len(value)} prompts; at most {envs.VLLM_MAX_COMPLETION_PROMPTS} fit one request.",
+            parameter="prompt",
+        )
+    for prompt in value:
+        if not isinstance(prompt, type(value[0])) or not isinstance(prompt, (str, list)):
+            raise _form_error()
+        if not prompt:
+            raise VLLMValidationError("`prompt` holds an empty prompt.", parameter="prompt")
+        if isinstance(prompt, list):
+            _check_token_ids(prompt)
+
+
+def _check_token_ids(ids: list[Any]) -> None:
+    if not all(type(token) is int for token in ids):
+        raise _form_error()
+
+
+def _form_error() -> VLLMValidationError:
+    return VLLMValidationError(
+        "`prompt` must be a text, a list of texts, a list of token ids, or a list of such lists.", parameter="prompt"
+    )
+
+
+class CompletionLogProbs(ClosedModel):
+    text_offset: list[int] = Field(default_factory=list)
+    token_logprobs: list[float | None] = Field(default_factory=list)
+    tokens: list[str] = Field(default_factory=list)
+    top_logprobs: list[dict[str, float] | None] = Field(default_factory=list)
+
+
+class PromptLogprob(ClosedModel):
+    logprob: float
+    rank: int | None = None
+    decoded_token: str | None = None
+
+
+PromptLogprobs = list[dict[int, PromptLogprob] | None]
+"""One entry a prompt token, by token id; the first token has none."""
+
+
+class CompletionResponseChoice(ClosedModel):
+    index: int
+    text: str
+    logprobs: CompletionLogProbs | None = None
+    finish_reason: str | None = None
+    stop_reason: int | str | None = None
+    token_ids: list[int] | None = None
+    prompt_token_ids: list[int] | None = None
+    prompt_logprobs: PromptLogprobs | None = None
+
+
+class CompletionResponse(ClosedModel):
+    id: str
+    object: str = "text_completion"
+    created: int
+    model: str
+    choices: list[CompletionResponseChoice]
+    system_fingerprint: str | None = None
+    usage: UsageInfo

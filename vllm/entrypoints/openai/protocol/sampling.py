@@ -1,0 +1,176 @@
+"""The sampling fields that completions and chat share, and what becomes of them: `SamplingParams`.
+
+A field that the request leaves out (or sets to null) takes the server's default (the checkpoint's generation config), then
+that of `SamplingParams`. Ranges are checked by `SamplingParams` and by the engine's limits, in one place for every front end;
+here is only what concerns the form of a request.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import FailFast, Field, model_validator
+
+from vllm.entrypoints.openai.protocol.base import INT64_MAX, INT64_MIN, OpenAIBaseModel, StreamOptions, Unsupported
+from vllm.exceptions import VLLMValidationError
+from vllm.sampling_params import RequestOutputKind, SamplingParams
+
+Strings = Annotated[list[str], FailFast()]
+TokenIds = Annotated[list[int], FailFast()]
+
+_STRUCTURED = "structured outputs are not available on this server."
+_NO_VALUE = (None,)
+
+UNSUPPORTED_SAMPLING: dict[str, Unsupported] = {
+    "use_beam_search": Unsupported("beam search is not available on this server.", (None, False)),
+    "length_penalty": Unsupported("it belongs to beam search, which is not available on this server.", (None, 1, 1.0)),
+    "best_of": Unsupported("ask for `n` completions and choose among them.", (None, 1)),
+    "structured_outputs": Unsupported(_STRUCTURED),
+    "guided_json": Unsupported(_STRUCTURED),
+    "guided_regex": Unsupported(_STRUCTURED),
+    "guided_choice": Unsupported(_STRUCTURED),
+    "guided_grammar": Unsupported(_STRUCTURED),
+    "guided_json_object": Unsupported(_STRUCTURED, (None, False)),
+    "guided_decoding_backend": Unsupported(_STRUCTURED),
+    "guided_whitespace_pattern": Unsupported(_STRUCTURED),
+    "response_format": Unsupported("only plain text is available on this server.", (None, {"type": "text"})),
+    "kv_transfer_params": Unsupported("this server does not transfer KV caches."),
+    "prompt_embeds": Unsupported("prompts are text or token ids."),
+    "repetition_detection": Unsupported("use `repetition_penalty`, `frequency_penalty` or `stop`."),
+    "thinking_token_budget": Unsupported("no reasoning parser is configured."),
+    "stream_interval": Unsupported("start the server with --stream-interval.", (None,)),
+    "watermarking": Unsupported("outputs are not watermarked."),
+    "session_id": Unsupported("requests are independent of one another."),
+    "vllm_xargs": Unsupported("no logits processor that reads them is configured.", (None, {})),
+    "extra_body": Unsupported("it is an argument of the openai client. Put its entries at the top level of the request."),
+}
+
+
+class SamplingFields(OpenAIBaseModel):
+    """Fields common to `/v1/completions` and `/v1/chat/completions`."""
+
+    model: str | None = Field(None, description="Served model name. Default: the first served.")
+    n: int | None = Field(1, description="Completions for each prompt.")
+    temperature: float | None = Field(None, description="0: greedy. Up to 2.")
+    top_p: float | None = Field(None, description="Sample from the most likely tokens whose probabilities sum to this.")
+    top_k: int | None = Field(None, description="Sample from this many most likely tokens; 0 or -1: no bound.")
+    min_p: float | None = Field(None, description="Drop tokens less likely than this share of the most likely one.")
+    seed: int | None = Field(None, ge=INT64_MIN, le=INT64_MAX, description="Makes the draws of this request repeatable.")
+    frequency_penalty: float | None = Field(None, description="-2 to 2; for each time a token was generated.")
+    presence_penalty: float | None = Field(None, description="-2 to 2; once for each token that was generated.")
+    repetition_penalty: float | None = Field(None, description="Above 1 discourages tokens of prompt and output.")
+    logit_bias: dict[str, float] | None = Field(None, description="Token id -> -100 to 100, added to its logit.")
+    allowed_token_ids: TokenIds | None = Field(None, description="Only these tokens are generated.")
+    bad_words: Strings | None = Field(None, description="Words that are not generated.")
+    stop: str | Strings | None = Field(None, description="Texts that end the output.")
+    stop_token_ids: TokenIds | None = Field(None, description="Tokens that end the output.")
+    include_stop_str_in_output: bool = Field(False, description="Keep the text of what ended the output.")
+    ignore_eos: bool = Field(False, description="Do not end at the end-of-sequence token.")
+    min_tokens: int = Field(0, description="No end-of-sequence or stop token before this many tokens.")
+    skip_special_tokens: bool = Field(True, description="Leave special tokens out of the text.")
+    spaces_between_special_tokens: bool = Field(True, description="Separate special tokens by spaces.")
+    prompt_logprobs: int | None = Field(None, description="Log-probabilities of this many most likely prompt tokens.")
+    logprob_token_ids: TokenIds | None = Field(None, description="Tokens whose log-probabilities are always reported.")
+    truncate_prompt_tokens: int | None = Field(None, ge=-1, description="Keep this many prompt tokens; -1: what fits.")
+    truncation_side: Literal["left", "right"] | None = Field(None, description="Which end is cut off. Default: left.")
+    stream: bool | None = Field(False, description="Send the output in pieces, as server-sent events.")
+    stream_options: StreamOptions | None = None
+    return_tokens_as_token_ids: bool | None = Field(None, description="Name tokens in logprobs by `token_id:<id>`.")
+    return_token_ids: bool | None = Field(None, description="Add token ids to the response.")
+    priority: int = Field(0, ge=INT64_MIN, le=INT64_MAX, description="Lower is sooner; needs --scheduling-policy priority.")
+    request_id: str | None = Field(None, description="Part of the response's id. The header X-Request-Id goes before it.")
+    cache_salt: str | None = Field(None, description="Prefixes are shared only between requests of the same salt.")
+    user: str | None = Field(None, description="A label of the client's; no effect.")
+    metadata: dict[str, Any] | None = Field(None, description="Labels of the client's; no effect.")
+    service_tier: str | None = Field(None, description="No effect: there is one tier.")
+    safety_identifier: str | None = Field(None, description="A label of the client's; no effect.")
+    prompt_cache_key: str | None = Field(None, description="No effect: equal prefixes are found by themselves.")
+
+    unsupported: ClassVar[dict[str, Unsupported]] = UNSUPPORTED_SAMPLING
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_form(cls, data: Any) -> Any:
+        if isinstance(data, dict):
+            _check_stream(data)
+        return data
+
+    @property
+    def num_choices(self) -> int:
+        return 1 if self.n is None else self.n
+
+    @property
+    def include_usage(self) -> bool:
+        return self.stream_options is not None and self.stream_options.include_usage
+
+    @property
+    def continuous_usage(self) -> bool:
+        return self.include_usage and self.stream_options is not None and self.stream_options.continuous_usage_stats
+
+    def build_sampling_params(
+        self,
+        max_tokens: int,
+        defaults: dict[str, Any],
+        *,
+        logprobs: int | None,
+        prompt_logprobs: int | None,
+    ) -> SamplingParams:
+        """What the engine is asked for. `defaults` are the server's; raises VLLMValidationError for a value out of range."""
+        given = {
+            name: value
+            for name in _DEFAULTED_FIELDS
+            if (value := getattr(self, name)) is not None or (value := defaults.get(name)) is not None
+        }
+        return SamplingParams.from_optional(
+            n=self.num_choices,
+            max_tokens=max_tokens,
+            min_tokens=self.min_tokens,
+            stop=self.stop,
+            stop_token_ids=self.stop_token_ids,
+            bad_words=self.bad_words,
+            logit_bias=_token_bias(self.logit_bias),
+            allowed_token_ids=self.allowed_token_ids,
+            include_stop_str_in_output=self.include_stop_str_in_output,
+            ignore_eos=self.ignore_eos,
+            logprobs=logprobs,
+            prompt_logprobs=prompt_logprobs,
+            logprob_token_ids=self.logprob_token_ids,
+            skip_special_tokens=self.skip_special_tokens,
+            spaces_between_special_tokens=self.spaces_between_special_tokens,
+            output_kind=RequestOutputKind.DELTA if self.stream else RequestOutputKind.FINAL_ONLY,
+            **given,
+        )
+
+
+_DEFAULTED_FIELDS = (
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "seed",
+    "frequency_penalty",
+    "presence_penalty",
+    "repetition_penalty",
+)
+
+
+def _check_stream(data: dict[str, Any]) -> None:
+    if data.get("stream_options") is not None and not data.get("stream"):
+        raise VLLMValidationError("`stream_options` can only be used with `stream`: true.", parameter="stream_options")
+    if data.get("stream") and data.get("prompt_logprobs") is not None:
+        raise VLLMValidationError("`prompt_logprobs` are not available with `stream`: true.", parameter="prompt_logprobs")
+
+
+def _token_bias(bias: dict[str, float] | None) -> dict[int, float] | None:
+    if bias is None:
+        return None
+    return {_token_id(token): value for token, value in bias.items()}
+
+
+def _token_id(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise VLLMValidationError(
+            f"`logit_bias` maps token ids to biases; {text[:32]!r} is not a token id.", parameter="logit_bias"
+        ) from None

@@ -1,0 +1,43 @@
+"""`/tokenize` and `/detokenize`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import FailFast, Field
+
+from vllm.entrypoints.openai.protocol.base import ClosedModel, OpenAIBaseModel
+from vllm.entrypoints.openai.protocol.chat import TemplateFields
+
+
+class TokenizeCompletionRequest(OpenAIBaseModel):
+    model: str | None = None
+    prompt: str = Field(description="The text.")
+    add_special_tokens: bool = Field(True, description="Add the tokenizer's special tokens, such as BOS.")
+    return_token_strs: bool | None = Field(False, description="Add each token's own form in the vocabulary.")
+
+
+class TokenizeChatRequest(TemplateFields):
+    model: str | None = None
+    return_token_strs: bool | None = Field(False, description="Add each token's own form in the vocabulary.")
+
+
+def tokenize_request_form(value: Any) -> str:
+    """Which of the two a body is: it has `messages`, or a `prompt`."""
+    return "chat" if isinstance(value, dict) and "messages" in value else "completion"
+
+
+class TokenizeResponse(ClosedModel):
+    count: int
+    max_model_len: int
+    tokens: list[int]
+    token_strs: list[str] | None = None
+
+
+class DetokenizeRequest(OpenAIBaseModel):
+    model: str | None = None
+    tokens: Annotated[list[Annotated[int, Field(ge=0)]], FailFast()]
+
+
+class DetokenizeResponse(ClosedModel):
+    prompt: str

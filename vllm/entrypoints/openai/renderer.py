@@ -1,0 +1,128 @@
+"""From what a request holds (text, token ids, messages) to the token ids the engine is given; and back to text.
+
+Long texts are tokenised, and templates rendered, in threads: the event loop goes on streaming meanwhile. A template has a time
+limit, since it is a program.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple, TypeVar
+
+from vllm import envs
+from vllm.entrypoints.chat_utils import ContentFormat, detect_content_format, parse_chat_messages
+from vllm.entrypoints.openai.protocol.chat import TemplateFields
+from vllm.entrypoints.utils import run_with_deadline
+from vllm.exceptions import VLLMValidationError
+
+T = TypeVar("T")
+
+_INLINE_CHARS = 1024
+_INLINE_TOKENS = 256
+_THREADS = 2
+
+
+class RenderedPrompt(NamedTuple):
+    """text: None when the request gave token ids."""
+
+    text: str | None
+    token_ids: list[int]
+
+
+class PromptRenderer:
+    """chat_template: replaces the tokenizer's. trust_request_template: whether requests may bring their own."""
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        *,
+        max_model_len: int,
+        chat_template: str | None = None,
+        content_format: str = "auto",
+        default_template_kwargs: dict[str, Any] | None = None,
+        trust_request_template: bool = False,
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._max_model_len = max_model_len
+        self._chat_template = chat_template
+        self._content_format = content_format
+        self._default_kwargs = default_template_kwargs or {}
+        self._trust_request_template = trust_request_template
+        self._formats: dict[str, ContentFormat] = {}
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="render")
+
+    @property
+    def tokenizer(self) -> Any:
+        if self._tokenizer is None:
+            raise VLLMValidationError("This server has no tokenizer (--skip-tokenizer-init): give token ids.")
+        return self._tokenizer
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def render(self, prompt: str | list[int], add_special_tokens: bool) -> RenderedPrompt:
+        if isinstance(prompt, str):
+            return RenderedPrompt(prompt, await self.encode(prompt, add_special_tokens))
+        return RenderedPrompt(None, prompt)
+
+    async def render_chat(self, request: TemplateFields, extra_kwargs: dict[str, Any] | None = None) -> RenderedPrompt:
+        """Raises VLLMValidationError, jinja2.TemplateError or DeadlineExceeded."""
+        template = self._template_of(request)
+        conversation = parse_chat_messages(request.messages, self._format_of(template))
+        kwargs = {**self._default_kwargs, **(extra_kwargs or {}), **(request.chat_template_kwargs or {})}
+
+        def apply() -> str:
+            text = self.tokenizer.apply_chat_template(
+                conversation,
+                tools=request.tools,
+                documents=request.documents,
+                chat_template=template,
+                add_generation_prompt=request.add_generation_prompt,
+                continue_final_message=request.continue_final_message,
+                tokenize=False,
+                **kwargs,
+            )
+            return str(text)
+
+        text = await run_with_deadline(self._threads, envs.VLLM_CHAT_TEMPLATE_RENDER_TIMEOUT, apply)
+        return RenderedPrompt(text, await self.encode(text, request.add_special_tokens))
+
+    async def encode(self, text: str, add_special_tokens: bool) -> list[int]:
+        tokenizer = self.tokenizer
+        return await self._run(
+            lambda: list(tokenizer.encode(text, add_special_tokens=add_special_tokens)), len(text) > _INLINE_CHARS
+        )
+
+    async def decode(self, token_ids: list[int], skip_special_tokens: bool = False) -> str:
+        tokenizer = self.tokenizer
+        return await self._run(
+            lambda: str(tokenizer.decode(token_ids, skip_special_tokens=skip_special_tokens)),
+            len(token_ids) > _INLINE_TOKENS,
+        )
+
+    async def _run(self, function: Callable[[], T], in_thread: bool) -> T:
+        if not in_thread:
+            return function()
+        return await asyncio.get_running_loop().run_in_executor(self._threads, function)
+
+    def _template_of(self, request: TemplateFields) -> str | None:
+        if request.chat_template is None:
+            return self._chat_template
+        if not self._trust_request_template:
+            raise VLLMValidationError(
+                "`chat_template` is not taken from requests: the server was started without --trust-request-chat-template.",
+                parameter="chat_template",
+            )
+        return request.chat_template
+
+    def _format_of(self, template: str | None) -> ContentFormat:
+        if self._content_format in ("string", "openai"):
+            return self._content_format  # type: ignore[return-value]
+        source = template or getattr(self.tokenizer, "chat_template", None) or ""
+        if template is not None and template is not self._chat_template:
+            return detect_content_format(source)
+        if source not in self._formats:
+            self._formats[source] = detect_content_format(source)
+        return self._formats[source]

@@ -1,0 +1,160 @@
+"""The routes: each a few lines from HTTP to a serving class and back.
+
+State they read, all on `app.state`: engine_client, in_flight, metrics, openai_serving_models, openai_serving_completion,
+openai_serving_chat, openai_serving_tokenization. It is put there by `api_server.init_app_state`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from http import HTTPStatus
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Request, Response
+from fastapi.responses import JSONResponse
+from prometheus_client.exposition import choose_encoder
+from pydantic import BaseModel, Discriminator, Tag
+from starlette.exceptions import HTTPException
+
+from vllm.entrypoints.openai.errors import error, error_json
+from vllm.entrypoints.openai.in_flight import ClientDisconnected
+from vllm.entrypoints.openai.protocol import (
+    ChatCompletionRequest,
+    ChatCompletionResponse,
+    CompletionRequest,
+    CompletionResponse,
+    DetokenizeRequest,
+    DetokenizeResponse,
+    ErrorResponse,
+    ModelCard,
+    ModelList,
+    TokenizeChatRequest,
+    TokenizeCompletionRequest,
+    TokenizeResponse,
+)
+from vllm.entrypoints.openai.protocol.tokenization import tokenize_request_form
+from vllm.entrypoints.openai.sse import Events, EventStream
+from vllm.version import __version__
+
+CLIENT_CLOSED_REQUEST = 499
+
+_FAILURES: dict[int | str, dict[str, Any]] = {
+    int(status): {"model": ErrorResponse}
+    for status in (
+        HTTPStatus.BAD_REQUEST,
+        HTTPStatus.NOT_FOUND,
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+        HTTPStatus.TOO_MANY_REQUESTS,
+        HTTPStatus.INTERNAL_SERVER_ERROR,
+        HTTPStatus.NOT_IMPLEMENTED,
+        HTTPStatus.SERVICE_UNAVAILABLE,
+    )
+}
+
+health_router = APIRouter()
+api_router = APIRouter(responses=_FAILURES)
+
+
+def require_json(request: Request) -> None:
+    """Checked before the body is validated: a form or a bare text gets an answer that says what is wrong."""
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != "application/json":
+        raise HTTPException(HTTPStatus.BAD_REQUEST, "The Content-Type of the request must be application/json.")
+
+
+_JSON = [Depends(require_json)]
+
+
+async def answer(request: Request, work: Coroutine[Any, Any, BaseModel | Events]) -> Response:
+    """Bind `work` to the connection, and send what comes of it."""
+    in_flight = request.app.state.in_flight
+    try:
+        result = await in_flight.run(work, request.receive)
+    except ClientDisconnected:
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
+    if isinstance(result, ErrorResponse):
+        return error_json(result)
+    if isinstance(result, Events):
+        return EventStream(result, in_flight)
+    return Response(result.model_dump_json(), media_type="application/json")
+
+
+@api_router.post("/v1/completions", response_model=CompletionResponse, dependencies=_JSON)
+async def create_completion(request: CompletionRequest, raw_request: Request) -> Response:
+    serving = raw_request.app.state.openai_serving_completion
+    return await answer(raw_request, serving.create_completion(request, raw_request))
+
+
+@api_router.post("/v1/chat/completions", response_model=ChatCompletionResponse, dependencies=_JSON)
+async def create_chat_completion(request: ChatCompletionRequest, raw_request: Request) -> Response:
+    serving = raw_request.app.state.openai_serving_chat
+    return await answer(raw_request, serving.create_chat_completion(request, raw_request))
+
+
+TokenizeRequest = Annotated[
+    Annotated[TokenizeCompletionRequest, Tag("completion")] | Annotated[TokenizeChatRequest, Tag("chat")],
+    Discriminator(tokenize_request_form),
+]
+
+
+@api_router.post("/tokenize", response_model=TokenizeResponse, dependencies=_JSON)
+async def tokenize(request: TokenizeRequest, raw_request: Request) -> Response:
+    serving = raw_request.app.state.openai_serving_tokenization
+    return await answer(raw_request, serving.create_tokenize(request))
+
+
+@api_router.post("/detokenize", response_model=DetokenizeResponse, dependencies=_JSON)
+async def detokenize(request: DetokenizeRequest, raw_request: Request) -> Response:
+    serving = raw_request.app.state.openai_serving_tokenization
+    return await answer(raw_request, serving.create_detokenize(request))
+
+
+@api_router.get("/v1/models")
+async def show_models(raw_request: Request) -> ModelList:
+    models: ModelList = raw_request.app.state.openai_serving_models.list_models()
+    return models
+
+
+@api_router.get("/v1/models/{model:path}")
+async def show_model(model: str, raw_request: Request) -> ModelCard:
+    card: ModelCard = raw_request.app.state.openai_serving_models.show(model)
+    return card
+
+
+@health_router.get("/health", response_class=Response)
+@health_router.get("/ping", response_class=Response)
+@health_router.post("/ping", response_class=Response)
+async def health(raw_request: Request) -> Response:
+    """200 while requests are taken; 503 when the server drains or the engine is dead or stuck."""
+    state = raw_request.app.state
+    if state.in_flight.draining:
+        return _unavailable("The server is shutting down.")
+    try:
+        await state.engine_client.check_health()
+    except Exception:
+        return _unavailable("The engine is not running.")
+    if state.engine_client.errored:
+        return _unavailable("The engine is not running.")
+    return Response()
+
+
+def _unavailable(message: str) -> JSONResponse:
+    return error_json(error(HTTPStatus.SERVICE_UNAVAILABLE, "ServiceUnavailableError", message))
+
+
+@health_router.get("/load")
+async def load(raw_request: Request) -> dict[str, int]:
+    """Requests being answered."""
+    return {"server_load": len(raw_request.app.state.in_flight)}
+
+
+@health_router.get("/version")
+async def version() -> dict[str, str]:
+    return {"version": __version__}
+
+
+@health_router.get("/metrics", response_class=Response)
+async def metrics(raw_request: Request) -> Response:
+    """Prometheus text: the engine's metrics and those of HTTP."""
+    encode, media_type = choose_encoder(raw_request.headers.get("accept", ""))
+    return Response(encode(raw_request.app.state.metrics), headers={"Content-Type": media_type})

@@ -1,0 +1,177 @@
+"""`/v1/chat/completions`.
+
+A choice's text becomes message content as it is. Tool and reasoning parsers will stand between the engine's text and the delta:
+`_ChatStream._delta` and `OpenAIServingChat._message` are their two places.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+from msgspec import UNSET
+
+from vllm.entrypoints.openai.logprobs import LogprobsFormatter
+from vllm.entrypoints.openai.protocol import (
+    ChatCompletionRequest,
+    ChatCompletionResponse,
+    ChatCompletionResponseChoice,
+    ChatMessage,
+    ErrorResponse,
+)
+from vllm.entrypoints.openai.protocol.stream import DONE, ChatChunk, ChatChunkChoice, Delta, event
+from vllm.entrypoints.openai.renderer import RenderedPrompt
+from vllm.entrypoints.openai.serving_engine import Generation, OpenAIServing
+from vllm.entrypoints.openai.sse import Events
+from vllm.outputs import CompletionOutput, RequestOutput
+from vllm.sampling_params import SamplingParams
+
+
+class OpenAIServingChat(OpenAIServing):
+    async def create_chat_completion(
+        self, request: ChatCompletionRequest, raw_request: Any = None
+    ) -> ChatCompletionResponse | Events | ErrorResponse:
+        return await self.answer(self._create(request, raw_request))
+
+    async def _create(self, request: ChatCompletionRequest, raw_request: Any) -> ChatCompletionResponse | Events:
+        self.models.resolve(request.model)
+        response_id = self.response_id("chatcmpl", request, raw_request)
+        effort = {"reasoning_effort": request.reasoning_effort} if request.reasoning_effort is not None else None
+        prompt = await self.renderer.render_chat(request, effort)
+        prompt = self.truncate(request, prompt, request.output_limit)
+        generation = self.generate(request, response_id, [prompt], lambda prompt: self._params(request, prompt))
+        if request.stream:
+            return await self.stream(_ChatStream(self, request, generation).events())
+        (output,) = await self.collect(generation)
+        return self._response(request, generation, output)
+
+    def _params(self, request: ChatCompletionRequest, prompt: RenderedPrompt) -> SamplingParams:
+        name = "max_tokens" if request.max_completion_tokens is None else "max_completion_tokens"
+        limit = self.output_limit(request.output_limit, len(prompt.token_ids), name)
+        return request.build_sampling_params(
+            limit, self.defaults, logprobs=request.num_logprobs, prompt_logprobs=request.prompt_logprobs
+        )
+
+    def role_of(self, request: ChatCompletionRequest) -> str:
+        """Whose turn is generated: the assistant's, or that of the message which is continued."""
+        return self.options.response_role if request.add_generation_prompt else str(request.messages[-1]["role"])
+
+    def echo_of(self, request: ChatCompletionRequest) -> str:
+        """The last message's text where it is to go before the output."""
+        last = request.messages[-1]
+        content = last.get("content")
+        same_role = last.get("role") == self.role_of(request)
+        return content if request.echo and same_role and isinstance(content, str) else ""
+
+    def _response(
+        self, request: ChatCompletionRequest, generation: Generation, output: RequestOutput
+    ) -> ChatCompletionResponse:
+        formatter = self.formatter(request)
+        completions = sorted(output.outputs, key=lambda completion: completion.index)
+        choices = [self._choice(request, formatter, completion) for completion in completions]
+        for choice in choices:
+            text = choice.message.content or ""
+            self.request_logger.log_output(generation.id, choice.index, text, choice.finish_reason)
+        wants_prompt_logprobs = request.prompt_logprobs is not None and output.prompt_logprobs is not None
+        return ChatCompletionResponse(
+            id=generation.id,
+            created=generation.created,
+            model=generation.model,
+            choices=choices,
+            usage=self.usage([output]),
+            prompt_logprobs=formatter.prompt(output.prompt_logprobs) if wants_prompt_logprobs else None,
+            prompt_token_ids=list(output.prompt_token_ids or ()) if request.return_token_ids else None,
+            prompt_text=generation.prompts[0].text if request.return_prompt_text else None,
+        )
+
+    def _choice(
+        self, request: ChatCompletionRequest, formatter: LogprobsFormatter, completion: CompletionOutput
+    ) -> ChatCompletionResponseChoice:
+        return ChatCompletionResponseChoice(
+            index=completion.index,
+            message=self._message(request, completion),
+            logprobs=chat_logprobs(request, formatter, completion),
+            finish_reason=completion.finish_reason,
+            stop_reason=completion.stop_reason,
+            token_ids=list(completion.token_ids) if request.return_token_ids else None,
+        )
+
+    def _message(self, request: ChatCompletionRequest, completion: CompletionOutput) -> ChatMessage:
+        return ChatMessage(role=self.role_of(request), content=self.echo_of(request) + completion.text)
+
+
+def chat_logprobs(
+    request: ChatCompletionRequest, formatter: LogprobsFormatter, completion: CompletionOutput
+) -> Any:
+    """As a dict; pydantic makes a `ChatLogprobs` of it where one is wanted."""
+    if not request.logprobs or completion.logprobs is None:
+        return None
+    return formatter.chat(completion.token_ids, completion.logprobs, request.top_logprobs or 0)
+
+
+class _ChatStream:
+    """One streamed answer: what was sent of each choice, and the events."""
+
+    def __init__(self, serving: OpenAIServingChat, request: ChatCompletionRequest, generation: Generation) -> None:
+        self._serving = serving
+        self._request = request
+        self._generation = generation
+        self._formatter = serving.formatter(request)
+        self._begun = False
+        self._num_tokens = [0] * request.num_choices
+        self._num_prompt = len(generation.prompts[0].token_ids)
+        self._num_cached = 0
+        self._always_sent = bool(request.logprobs) or bool(request.return_token_ids)
+
+    async def events(self) -> AsyncGenerator[bytes, None]:
+        async with aclosing(self._generation.outputs) as outputs:
+            async for _, output in outputs:
+                self._num_cached = output.num_cached_tokens or self._num_cached
+                if not self._begun:
+                    for first in self._first_chunks(output):
+                        yield event(first)
+                for completion in output.outputs:
+                    self._num_tokens[completion.index] += len(completion.token_ids)
+                    if completion.text or completion.finish_reason or self._always_sent:
+                        yield event(self._chunk(self._choice(completion)))
+        if self._serving.wants_usage(self._request):
+            yield event(self._usage_chunk())
+        yield DONE
+
+    def _first_chunks(self, output: RequestOutput) -> list[ChatChunk]:
+        """The role of every choice, and what is echoed."""
+        self._begun = True
+        role = self._serving.role_of(self._request)
+        echo = self._serving.echo_of(self._request)
+        indices = range(self._request.num_choices)
+        chunks = [self._chunk(ChatChunkChoice(index, Delta(role=role, content=echo))) for index in indices]
+        if self._request.return_token_ids:
+            chunks[0].prompt_token_ids = list(output.prompt_token_ids or ())
+        return chunks
+
+    def _choice(self, completion: CompletionOutput) -> ChatChunkChoice:
+        return ChatChunkChoice(
+            completion.index,
+            self._delta(completion),
+            chat_logprobs(self._request, self._formatter, completion),
+            completion.finish_reason,
+            completion.stop_reason if completion.finish_reason else UNSET,
+            list(completion.token_ids) if self._request.return_token_ids else UNSET,
+        )
+
+    def _delta(self, completion: CompletionOutput) -> Delta:
+        return Delta(content=completion.text)
+
+    def _chunk(self, choice: ChatChunkChoice) -> ChatChunk:
+        generation = self._generation
+        chunk = ChatChunk(generation.id, generation.created, generation.model, [choice])
+        if self._request.continuous_usage:
+            num_output = self._num_tokens[choice.index]
+            chunk.usage = self._serving.stream_usage(self._num_prompt, num_output, self._num_cached)
+        return chunk
+
+    def _usage_chunk(self) -> ChatChunk:
+        generation = self._generation
+        usage = self._serving.stream_usage(self._num_prompt, sum(self._num_tokens), self._num_cached)
+        return ChatChunk(generation.id, generation.created, generation.model, [], usage=usage)

@@ -1,0 +1,220 @@
+"""What the generating endpoints share: limits of lengths, ids, the way to the engine, usage.
+
+`create_*` methods of the subclasses return a response, an `ErrorResponse`, or `Events` to stream; they raise nothing but cancellation.
+Request ids: what the client sees is `<prefix>-<its id>`; the engine gets an id of its own for each prompt.
+"""
+
+from __future__ import annotations
+
+import itertools
+import uuid
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from vllm import envs
+from vllm.entrypoints.openai.errors import error_from
+from vllm.entrypoints.openai.logprobs import LogprobsFormatter
+from vllm.entrypoints.openai.middleware.request_id import presentable_id, random_id
+from vllm.entrypoints.openai.protocol import ErrorResponse, PromptTokensDetails, UsageInfo
+from vllm.entrypoints.openai.protocol.base import now
+from vllm.entrypoints.openai.protocol.sampling import SamplingFields
+from vllm.entrypoints.openai.protocol.stream import Usage
+from vllm.entrypoints.openai.renderer import PromptRenderer, RenderedPrompt
+from vllm.entrypoints.openai.request_logger import RequestLogger
+from vllm.entrypoints.openai.serving_models import OpenAIServingModels
+from vllm.entrypoints.openai.sse import Events
+from vllm.entrypoints.utils import merge_generators
+from vllm.exceptions import EngineGenerateError, VLLMValidationError
+from vllm.outputs import RequestOutput
+from vllm.sampling_params import SamplingParams
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServingOptions:
+    """What the command line says about answers; see `cli_args`."""
+
+    return_tokens_as_token_ids: bool = False
+    enable_prompt_tokens_details: bool = False
+    enable_force_include_usage: bool = False
+    response_role: str = "assistant"
+    sse_keep_alive_interval: float = 0
+
+
+@dataclass(kw_only=True)
+class Generation:
+    """One API request on its way through the engine.
+
+    prompts[i] gives the choices i*n to i*n+n-1.
+    """
+
+    id: str
+    model: str
+    prompts: list[RenderedPrompt]
+    params: list[SamplingParams]
+    outputs: AsyncGenerator[tuple[int, RequestOutput], None]
+    created: int = field(default_factory=now)
+
+
+class OpenAIServing:
+    def __init__(
+        self,
+        engine_client: Any,
+        models: OpenAIServingModels,
+        renderer: PromptRenderer,
+        options: ServingOptions,
+        request_logger: RequestLogger,
+        default_sampling_params: Mapping[str, Any],
+    ) -> None:
+        self.engine_client = engine_client
+        self.models = models
+        self.renderer = renderer
+        self.options = options
+        self.request_logger = request_logger
+        self.max_model_len: int = engine_client.model_config.max_len
+        self._defaults = dict(default_sampling_params)
+        self._numbers = itertools.count()
+        self._nonce = uuid.uuid4().hex[:8]
+
+    async def answer(self, work: Awaitable[R]) -> R | ErrorResponse:
+        """The result of `work`, or what its exception means to the client."""
+        try:
+            return await work
+        except Exception as exception:
+            return error_from(exception)
+
+    async def stream(self, events: AsyncGenerator[bytes, None]) -> Events:
+        return await Events(events, self.options.sse_keep_alive_interval).prime()
+
+    def response_id(self, prefix: str, request: SamplingFields, raw_request: Any) -> str:
+        """By the header X-Request-Id, else the body's request_id, else a random one."""
+        if request.request_id is not None and presentable_id(request.request_id) is None:
+            raise VLLMValidationError(
+                "`request_id` may hold up to 128 letters, digits and any of ._-:+/=@.", parameter="request_id"
+            )
+        given = getattr(raw_request.state, "request_id", None) if raw_request is not None else None
+        return f"{prefix}-{given or request.request_id or random_id()}"
+
+    def generate(
+        self,
+        request: SamplingFields,
+        response_id: str,
+        prompts: list[RenderedPrompt],
+        build_params: Callable[[RenderedPrompt], SamplingParams],
+    ) -> Generation:
+        """Prepare the engine's work for all prompts; it begins when `outputs` is first read."""
+        self._check_count(request, len(prompts))
+        params = [build_params(prompt) for prompt in prompts]
+        self.request_logger.log_inputs(response_id, prompts, params)
+        generators = [self._submit(request, response_id, *pair) for pair in zip(prompts, params, strict=True)]
+        return Generation(
+            id=response_id,
+            model=self.models.resolve(request.model),
+            prompts=prompts,
+            params=params,
+            outputs=self._checked(merge_generators(generators)),
+        )
+
+    def _submit(
+        self, request: SamplingFields, response_id: str, prompt: RenderedPrompt, params: SamplingParams
+    ) -> AsyncGenerator[RequestOutput, None]:
+        inputs: dict[str, Any] = {"prompt_token_ids": prompt.token_ids}
+        if prompt.text is not None:
+            inputs["prompt"] = prompt.text
+        if request.cache_salt is not None:
+            inputs["cache_salt"] = request.cache_salt
+        engine_id = f"{response_id}-{self._nonce}{next(self._numbers)}"
+        return self.engine_client.generate(inputs, params, engine_id, priority=request.priority)  # type: ignore[no-any-return]
+
+    async def _checked(
+        self, outputs: AsyncGenerator[tuple[int, RequestOutput], None]
+    ) -> AsyncGenerator[tuple[int, RequestOutput], None]:
+        async with aclosing(outputs):
+            async for index, output in outputs:
+                for completion in output.outputs:
+                    if completion.finish_reason == "error":
+                        reason = completion.stop_reason or "no reason given"
+                        raise EngineGenerateError(f"The engine failed on this request: {reason}")
+                yield index, output
+
+    async def collect(self, generation: Generation) -> list[RequestOutput]:
+        """The final output of each prompt."""
+        finals: dict[int, RequestOutput] = {}
+        async with aclosing(generation.outputs) as outputs:
+            async for index, output in outputs:
+                finals[index] = output
+        return [finals[index] for index in range(len(generation.prompts))]
+
+    def truncate(self, request: SamplingFields, prompt: RenderedPrompt, requested: int | None) -> RenderedPrompt:
+        """`truncate_prompt_tokens` and `truncation_side`."""
+        keep = request.truncate_prompt_tokens
+        if keep is None:
+            return prompt
+        if keep == 0 or keep > self.max_model_len:
+            raise VLLMValidationError(
+                f"`truncate_prompt_tokens` must be -1 or from 1 to {self.max_model_len} (max_model_len), not {keep}.",
+                parameter="truncate_prompt_tokens",
+            )
+        if keep == -1:
+            keep = max(1, self.max_model_len - max(1, requested or 1))
+        ids = prompt.token_ids
+        return prompt._replace(token_ids=ids[:keep] if request.truncation_side == "right" else ids[-keep:])
+
+    def output_limit(self, requested: int | None, num_prompt_tokens: int, name: str = "max_tokens") -> int:
+        """How many tokens may be generated: what was asked for, as far as the context has room."""
+        limit = self.max_model_len
+        if requested is not None and requested > limit:
+            raise VLLMValidationError(f"`{name}`={requested} cannot be greater than max_model_len={limit}.", parameter=name)
+        if num_prompt_tokens > limit:
+            raise VLLMValidationError(
+                f"This model's maximum context length is {limit} tokens. However, your prompt contains {num_prompt_tokens} "
+                "tokens. Shorten the prompt.",
+                parameter="prompt",
+            )
+        if num_prompt_tokens == limit:
+            raise VLLMValidationError(
+                f"This model's maximum context length is {limit} tokens. Your prompt contains {num_prompt_tokens} tokens, "
+                "which plus the number of requested output tokens (at least 1) is longer than that. Shorten the prompt.",
+                parameter="prompt",
+            )
+        remaining = limit - num_prompt_tokens
+        default = self._defaults.get("max_tokens")
+        return min(value for value in (remaining, requested if requested is not None else default) if value is not None)
+
+    def formatter(self, request: SamplingFields) -> LogprobsFormatter:
+        as_ids = request.return_tokens_as_token_ids
+        tokenizer = self.engine_client.get_tokenizer()
+        return LogprobsFormatter(tokenizer, self.options.return_tokens_as_token_ids if as_ids is None else as_ids)
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        return self._defaults
+
+    def usage(self, outputs: list[RequestOutput], count_output: bool = True) -> UsageInfo:
+        num_prompt = sum(len(output.prompt_token_ids or ()) for output in outputs)
+        num_output = sum(len(completion.token_ids) for output in outputs for completion in output.outputs)
+        num_output = num_output if count_output else 0
+        num_cached = sum(output.num_cached_tokens or 0 for output in outputs)
+        with_details = self.options.enable_prompt_tokens_details
+        return UsageInfo(
+            prompt_tokens=num_prompt,
+            completion_tokens=num_output,
+            total_tokens=num_prompt + num_output,
+            prompt_tokens_details=PromptTokensDetails(cached_tokens=num_cached) if with_details else None,
+        )
+
+    def stream_usage(self, num_prompt: int, num_output: int, num_cached: int) -> Usage:
+        details = {"cached_tokens": num_cached} if self.options.enable_prompt_tokens_details else None
+        return Usage(num_prompt, num_prompt + num_output, num_output, details)
+
+    def wants_usage(self, request: SamplingFields) -> bool:
+        return request.include_usage or self.options.enable_force_include_usage
+
+    def _check_count(self, request: SamplingFields, num_prompts: int) -> None:
+        if (total := request.num_choices * num_prompts) > (most := envs.VLLM_MAX_N_SEQUENCES):
+            raise VLLMValidationError(
+                f"`n` times the number of prompts is {total}; at most {most} fit one request.", parameter="n"
+            )
