@@ -320,8 +320,9 @@ class Scheduler:
         request.draft_token_ids = token_ids[: min(room, self.num_lookahead_tokens)]
 
     def _reads_prefix_cache(self, request: Request) -> bool:
-        """Log-probabilities of the prompt need its logits, so its prompt is computed."""
-        return self.enable_prefix_caching and request.sampling_params.prompt_logprobs is None
+        """Not if log-probabilities of the prompt are asked for: they need its logits, so all of it is computed."""
+        params = request.sampling_params
+        return self.enable_prefix_caching and params.prompt_logprobs is None and not params.skip_reading_prefix_cache
 
     def _match_prefix(self, request: Request) -> list[int]:
         """Blocks that carry the beginning of the prompt, short of its last token, which is computed to sample from."""
