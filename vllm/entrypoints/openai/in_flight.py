@@ -65,10 +65,13 @@ class InFlight:
         deadline = asyncio.get_running_loop().time() + seconds
         while self._tasks and (remaining := deadline - asyncio.get_running_loop().time()) > 0:
             await asyncio.wait(self._tasks, timeout=min(remaining, 0.1))
-        for task in self._tasks:
-            task.cancel()
+        self.cancel_all()
         while self._tasks:
             await asyncio.sleep(0.01)
+
+    def cancel_all(self) -> None:
+        for task in self._tasks:
+            task.cancel()
 
 
 async def _cancel(task: asyncio.Task[Any]) -> None:

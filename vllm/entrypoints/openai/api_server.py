@@ -1,0 +1,208 @@
+"""The OpenAI-compatible server: `python -m vllm.entrypoints.openai.api_server --model ...`, or `vllm serve`.
+
+    run_server ─ setup_server            arguments checked, socket bound
+               ─ build_async_engine_client    the engine, in its own process
+               ─ build_app                    routes and middleware
+               ─ init_app_state               serving classes, on `app.state`
+               ─ launcher.serve_http          until told to stop
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import importlib
+import inspect
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import uvloop
+from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
+from prometheus_client.metrics_core import Metric
+from starlette.datastructures import State
+from starlette.middleware.cors import CORSMiddleware
+
+from vllm import envs
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.entrypoints.openai import routes
+from vllm.entrypoints.openai.cli_args import make_arg_parser, parse_server_args, validate_args
+from vllm.entrypoints.openai.errors import install_error_handlers
+from vllm.entrypoints.openai.in_flight import InFlight
+from vllm.entrypoints.openai.launcher import address_of, create_socket, is_loopback, serve_http
+from vllm.entrypoints.openai.middleware.access import HTTP_REGISTRY, AccessMiddleware, hide_from_access_log
+from vllm.entrypoints.openai.middleware.authentication import AuthenticationMiddleware
+from vllm.entrypoints.openai.middleware.limits import LimitsMiddleware
+from vllm.entrypoints.openai.middleware.request_id import RequestIdMiddleware
+from vllm.entrypoints.openai.renderer import PromptRenderer
+from vllm.entrypoints.openai.request_logger import RequestLogger
+from vllm.entrypoints.openai.serving_chat import OpenAIServingChat
+from vllm.entrypoints.openai.serving_completion import OpenAIServingCompletion
+from vllm.entrypoints.openai.serving_engine import ServingOptions
+from vllm.entrypoints.openai.serving_models import OpenAIServingModels
+from vllm.entrypoints.openai.serving_tokenization import OpenAIServingTokenization
+from vllm.logger import init_logger
+from vllm.version import __version__
+
+logger = init_logger(__name__)
+
+
+@contextlib.asynccontextmanager
+async def build_async_engine_client(args: argparse.Namespace) -> AsyncIterator[Any]:
+    """An `AsyncLLM` made from the arguments; shut down at the end."""
+    from vllm.engine.async_llm import AsyncLLM
+
+    engine_client = AsyncLLM.from_engine_args(AsyncEngineArgs.from_cli_args(args))
+    try:
+        yield engine_client
+    finally:
+        engine_client.shutdown()
+
+
+def build_app(args: argparse.Namespace) -> FastAPI:
+    """Routes and middleware. `init_app_state` must be called before the first request."""
+    documented = not args.disable_fastapi_docs
+    app = FastAPI(
+        title="vLLM",
+        version=__version__,
+        root_path=args.root_path,
+        redirect_slashes=False,
+        openapi_url="/openapi.json" if documented else None,
+        docs_url="/docs" if documented else None,
+        redoc_url="/redoc" if documented else None,
+    )
+    app.include_router(routes.api_router)
+    app.include_router(routes.health_router)
+    install_error_handlers(app)
+    _add_middleware(app, args)
+    return app
+
+
+def _add_middleware(app: FastAPI, args: argparse.Namespace) -> None:
+    """From the inside out: what is added last is met first."""
+    for name in args.middleware:
+        _add_named_middleware(app, name)
+    if keys := args.api_key or ([envs.VLLM_API_KEY] if envs.VLLM_API_KEY else []):
+        app.add_middleware(AuthenticationMiddleware, keys=keys)
+    app.add_middleware(
+        LimitsMiddleware,
+        max_body_bytes=args.max_body_bytes,
+        max_header_bytes=args.max_header_bytes,
+        max_headers=args.max_header_count,
+    )
+    if args.allowed_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=args.allowed_origins,
+            allow_credentials=args.allow_credentials,
+            allow_methods=args.allowed_methods,
+            allow_headers=args.allowed_headers,
+        )
+    app.add_middleware(RequestIdMiddleware, respond=args.enable_request_id_headers)
+    app.add_middleware(AccessMiddleware)
+
+
+def _add_named_middleware(app: FastAPI, name: str) -> None:
+    module, _, attribute = name.rpartition(".")
+    try:
+        middleware = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"--middleware {name!r} cannot be imported: {error}") from None
+    if inspect.isclass(middleware):
+        app.add_middleware(middleware)  # type: ignore[arg-type]
+    elif inspect.iscoroutinefunction(middleware):
+        app.middleware("http")(middleware)
+    else:
+        raise ValueError(f"--middleware {name!r} is neither a class nor a coroutine function")
+
+
+async def init_app_state(engine_client: Any, state: State, args: argparse.Namespace) -> None:
+    """Put on `state` what the routes read."""
+    config = engine_client.model_config
+    models = OpenAIServingModels(engine_client)
+    renderer = PromptRenderer(
+        None if config.skip_tokenizer_init else engine_client.get_tokenizer(),
+        max_model_len=config.max_len,
+        content_format=args.chat_template_content_format,
+        default_template_kwargs=args.default_chat_template_kwargs,
+        trust_request_template=args.trust_request_chat_template,
+    )
+    options = ServingOptions(
+        return_tokens_as_token_ids=args.return_tokens_as_token_ids,
+        enable_prompt_tokens_details=args.enable_prompt_tokens_details,
+        enable_force_include_usage=args.enable_force_include_usage,
+        response_role=args.response_role,
+        sse_keep_alive_interval=args.sse_keep_alive_interval,
+    )
+    request_logger = RequestLogger(args.enable_log_requests, args.enable_log_outputs, args.max_log_len)
+    defaults = engine_client.default_sampling_params
+    shared = (engine_client, models, renderer, options, request_logger, defaults)
+    state.engine_client = engine_client
+    state.in_flight = InFlight()
+    state.metrics = JoinedRegistry(HTTP_REGISTRY)
+    state.openai_serving_models = models
+    state.openai_serving_completion = OpenAIServingCompletion(*shared)
+    state.openai_serving_chat = OpenAIServingChat(*shared)
+    state.openai_serving_tokenization = OpenAIServingTokenization(engine_client, models, renderer)
+
+
+class JoinedRegistry:
+    """Several registries in one exposition."""
+
+    def __init__(self, *registries: CollectorRegistry) -> None:
+        self._registries = registries
+
+    def collect(self) -> Iterator[Metric]:
+        for registry in self._registries:
+            yield from registry.collect()
+
+
+def setup_server(args: argparse.Namespace) -> tuple[str, socket.socket]:
+    """What can fail early does so here: contradicting options, a port that is taken. The address, and the bound socket."""
+    validate_args(args)
+    sock = create_socket(args)
+    address = address_of(sock, args)
+    if not is_loopback(sock) and not (args.api_key or envs.VLLM_API_KEY):
+        logger.warning("%s is open to other machines, and no --api-key is set", address)
+    signal.signal(signal.SIGTERM, _interrupt)
+    return address, sock
+
+
+def _interrupt(*_: Any) -> None:
+    """SIGTERM while the engine starts: unwind, so that its process is not left behind."""
+    raise KeyboardInterrupt
+
+
+async def run_server(args: argparse.Namespace) -> int:
+    """Serve until told to stop. The process's exit status."""
+    address, sock = setup_server(args)
+    with sock:
+        async with build_async_engine_client(args) as engine_client:
+            app = build_app(args)
+            await init_app_state(engine_client, app.state, args)
+            if args.disable_access_log_for_endpoints:
+                hide_from_access_log(args.disable_access_log_for_endpoints.split(","))
+            logger.info("serving %s on %s", ", ".join(app.state.openai_serving_models.names), address)
+            return await serve_http(app, sock, args)
+
+
+def run(args: argparse.Namespace) -> int:
+    try:
+        return uvloop.run(run_server(args))
+    except KeyboardInterrupt:
+        return 130
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = make_arg_parser(
+        argparse.ArgumentParser(prog="python -m vllm.entrypoints.openai.api_server", allow_abbrev=False)
+    )
+    return run(parse_server_args(parser, sys.argv[1:] if argv is None else argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

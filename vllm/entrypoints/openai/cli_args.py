@@ -1,0 +1,176 @@
+"""The server's own options; the engine's come from `AsyncEngineArgs`.
+
+Each option is a field of `FrontendArgs`, with its default and its help: the parser and the reference in `docs/` are made from
+it. `--config FILE` gives options in YAML, with the names of the command line; the command line goes before the file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import ssl
+import types
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from vllm.config import option
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.entrypoints.openai.middleware.limits import (
+    DEFAULT_MAX_BODY_BYTES,
+    DEFAULT_MAX_HEADER_BYTES,
+    DEFAULT_MAX_HEADERS,
+)
+
+
+@dataclass(kw_only=True)
+class FrontendArgs:
+    host: str | None = option(None, "Address to listen on. Default: 127.0.0.1, this machine only; 0.0.0.0: everybody.")
+    port: int = option(8000, "Port to listen on; 0: any free one.")
+    uds: str | None = option(None, "Unix socket to listen on, instead of host and port.")
+    uvicorn_log_level: str = option(
+        "info", "Log level of the HTTP layer.", choices=["critical", "error", "warning", "info", "debug", "trace"]
+    )
+    disable_uvicorn_access_log: bool = option(False, "Do not log each request.")
+    disable_access_log_for_endpoints: str | None = option(
+        None, "Paths, separated by commas, whose requests are not logged: /health,/metrics."
+    )
+    allow_credentials: bool = option(False, "CORS: let browsers send credentials.")
+    allowed_origins: list[str] = option([], "CORS: origins whose pages may use this server, as JSON.", type="json")
+    allowed_methods: list[str] = option(["*"], "CORS: methods, as JSON.", type="json")
+    allowed_headers: list[str] = option(["*"], "CORS: headers, as JSON.", type="json")
+    api_key: list[str] | None = option(
+        None, "Keys, one of which each request must bring; also VLLM_API_KEY. Open without: /health, /ping, /metrics.", nargs="+"
+    )
+    ssl_keyfile: str | None = option(None, "TLS: file of the private key.")
+    ssl_certfile: str | None = option(None, "TLS: file of the certificate.")
+    ssl_ca_certs: str | None = option(None, "TLS: file of the authorities for client certificates.")
+    ssl_cert_reqs: int = option(int(ssl.CERT_NONE), "TLS: client certificates: 0 none, 1 optional, 2 required.", choices=[0, 1, 2])
+    root_path: str = option("", "Path under which a proxy shows this server.")
+    middleware: list[str] = option(
+        [], "ASGI middleware class or function, as module.name; may be repeated.", action="append"
+    )
+    chat_template_content_format: str = option(
+        "auto", "Whether templates are given message content as text or as parts.", choices=["auto", "string", "openai"]
+    )
+    trust_request_chat_template: bool = option(False, "Take chat templates from requests. They are programs: trust the clients.")
+    default_chat_template_kwargs: dict[str, Any] = option({}, "Variables of the chat template, as JSON.", type="json")
+    response_role: str = option("assistant", "Role of chat answers.")
+    return_tokens_as_token_ids: bool = option(False, "Name tokens in logprobs by token_id:<id>.")
+    enable_request_id_headers: bool = option(False, "Send X-Request-Id with every response.")
+    enable_prompt_tokens_details: bool = option(False, "Report cached prompt tokens in the usage.")
+    enable_force_include_usage: bool = option(False, "End every stream with the usage.")
+    enable_server_load_tracking: bool = option(False, "Accepted for compatibility: /load always tells.")
+    enable_log_outputs: bool = option(False, "Log what is answered.")
+    max_log_len: int | None = option(None, "Characters of a prompt or an output that are logged. Default: all.")
+    sse_keep_alive_interval: float = option(0, "Seconds of silence after which a stream carries a comment; 0: never.")
+    disable_fastapi_docs: bool = option(False, "No /docs, /redoc and /openapi.json.")
+    shutdown_timeout: float = option(0, "Seconds that running requests get at SIGTERM; new ones are refused at once.")
+    max_body_bytes: int = option(DEFAULT_MAX_BODY_BYTES, "Largest request body; beyond: 413.")
+    max_header_bytes: int = option(
+        DEFAULT_MAX_HEADER_BYTES, "Largest request headers; beyond: 431.", aliases=["--h11-max-incomplete-event-size"]
+    )
+    max_header_count: int = option(
+        DEFAULT_MAX_HEADERS, "Most request headers; beyond: 431.", aliases=["--h11-max-header-count"]
+    )
+
+
+def make_arg_parser(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Add all options of the server, its own and the engine's, to `parser`."""
+    parser.add_argument("model_tag", nargs="?", default=None, help="The model; the same as --model.")
+    parser.add_argument("--config", metavar="FILE", default=None, help="YAML file of options.")
+    group = parser.add_argument_group("Frontend")
+    hints = typing.get_type_hints(FrontendArgs)
+    for field in dataclasses.fields(FrontendArgs):
+        _add_option(group, field, hints[field.name])
+    AsyncEngineArgs.add_cli_args(parser)
+    return parser
+
+
+def parse_server_args(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:
+    """Read the command line and the file it names. Faults end the program with status 2, as argparse does."""
+    try:
+        args = parser.parse_args(expand_config(list(argv)))
+        validate_args(args)
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+    return args
+
+
+def validate_args(args: argparse.Namespace) -> None:
+    """Raises ValueError for options that contradict one another."""
+    if args.model_tag is not None:
+        args.model = args.model_tag
+    if bool(args.ssl_keyfile) != bool(args.ssl_certfile):
+        raise ValueError("--ssl-keyfile and --ssl-certfile belong together")
+    if args.allow_credentials and "*" in args.allowed_origins:
+        raise ValueError("--allow-credentials needs named --allowed-origins, not *")
+    if args.uds and args.host:
+        raise ValueError("--uds and --host exclude one another")
+    if args.api_key and not all(args.api_key):
+        raise ValueError("--api-key must not be empty")
+    for name in ("max_body_bytes", "max_header_bytes", "max_header_count"):
+        if getattr(args, name) < 1:
+            raise ValueError(f"--{name.replace('_', '-')} must be positive, not {getattr(args, name)}")
+
+
+def expand_config(argv: list[str]) -> list[str]:
+    """Put the options of `--config FILE` before those of the command line, which then go before them."""
+    for i, argument in enumerate(argv):
+        if argument == "--config" and i + 1 < len(argv):
+            return _options_of(Path(argv[i + 1])) + argv[:i] + argv[i + 2 :]
+        if argument.startswith("--config="):
+            return _options_of(Path(argument.partition("=")[2])) + argv[:i] + argv[i + 1 :]
+    return argv
+
+
+def _options_of(path: Path) -> list[str]:
+    if path.suffix not in (".yaml", ".yml"):
+        raise ValueError(f"--config reads YAML: {path} is neither .yaml nor .yml")
+    entries = yaml.safe_load(path.read_text()) or {}
+    if not isinstance(entries, dict):
+        raise ValueError(f"{path} must hold `option: value` lines")
+    return [word for name, value in entries.items() for word in _words(str(name), value)]
+
+
+def _words(name: str, value: Any) -> list[str]:
+    flag = f"--{name.replace('_', '-')}"
+    if isinstance(value, bool):
+        return [flag] if value else [f"--no-{flag[2:]}"]
+    if value is None:
+        return []
+    if isinstance(value, list):
+        return [flag, *map(str, value)]
+    return [f"{flag}={json.dumps(value) if isinstance(value, dict) else value}"]
+
+
+def _add_option(group: Any, field: dataclasses.Field[Any], hint: Any) -> None:
+    metadata = dict(field.metadata)
+    default = field.default if field.default is not dataclasses.MISSING else field.default_factory()  # type: ignore[misc]
+    names = [f"--{field.name.replace('_', '-')}", *metadata.pop("aliases", ())]
+    kwargs: dict[str, Any] = {"dest": field.name, "default": default, "help": metadata.pop("help").replace("%", "%%")}
+    if hint is bool:
+        kwargs["action"] = argparse.BooleanOptionalAction
+    else:
+        kwargs["type"] = _json if metadata.get("type") == "json" else _plain_type(hint)
+        metadata.pop("type", None)
+        kwargs.update(metadata)
+    group.add_argument(*names, **kwargs)
+
+
+def _plain_type(hint: Any) -> Any:
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
+        hint = next(arg for arg in typing.get_args(hint) if arg is not type(None))
+    return str if typing.get_origin(hint) is list else hint
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not JSON: {error}") from None

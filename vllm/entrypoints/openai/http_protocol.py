@@ -1,0 +1,95 @@
+"""HTTP/1.1 on a connection, with bounds on what may arrive before and around a body.
+
+The parser (httptools) keeps a header until it is whole, so a header without an end would be kept without an end. Here bytes
+that are no body are counted as they arrive: past the bound the answer is 431 and the connection is closed. A connection that
+does not finish its headers in time is closed too. Trailers are dropped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from http import HTTPStatus
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+HEADER_SECONDS = 30
+
+
+class BoundedHttpProtocol(HttpToolsProtocol):
+    """uvicorn's protocol with bounds; `with_bounds` makes the class for a server."""
+
+    max_header_bytes = 64 << 10
+
+    @classmethod
+    def with_bounds(cls, max_header_bytes: int) -> type[BoundedHttpProtocol]:
+        return type(cls.__name__, (cls,), {"max_header_bytes": max_header_bytes})
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._overhead = 0
+        self._body_bytes = 0
+        self._in_body = False
+        self._header_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._start_header_timer()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_header_timer()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        self._overhead += len(data)
+        if not self._in_body and self._header_timer is None:
+            self._start_header_timer()
+        super().data_received(data)
+        if self._overhead > self.max_header_bytes + self._body_bytes and not self.transport.is_closing():
+            self._refuse_headers()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._in_body:
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        self._in_body = True
+        self._stop_header_timer()
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._overhead -= len(body)
+        self._body_bytes += len(body)
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._overhead = self._body_bytes = 0
+        self._in_body = False
+        super().on_message_complete()
+
+    def _refuse_headers(self) -> None:
+        """With a request under way nothing can be said: its answer owns the connection."""
+        if not self._in_body and (self.cycle is None or self.cycle.response_complete):
+            status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+            message = f"The headers are larger than {self.max_header_bytes} bytes."
+            self.transport.write(_raw_error(status, message))
+        self.transport.close()
+
+    def _start_header_timer(self) -> None:
+        self._header_timer = self.loop.call_later(HEADER_SECONDS, self.transport.close)
+
+    def _stop_header_timer(self) -> None:
+        if self._header_timer is not None:
+            self._header_timer.cancel()
+            self._header_timer = None
+
+
+def _raw_error(status: HTTPStatus, message: str) -> bytes:
+    error = {"message": message, "type": "BadRequestError", "param": None, "code": int(status)}
+    body = json.dumps({"error": error}).encode()
+    head = (
+        f"HTTP/1.1 {int(status)} {status.phrase}\r\ncontent-type: application/json\r\n"
+        f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
+    )
+    return head.encode() + body

@@ -1,0 +1,135 @@
+"""Runs the application: the listening socket, signals, draining, and the end of the process.
+
+SIGTERM or SIGINT: /health turns 503 and new requests are refused at once; what runs gets --shutdown-timeout seconds, then
+is ended with an error event; then the server stops. A second signal ends the wait. When the engine dies, what runs is
+told so, and the process ends with status 1 (unless VLLM_KEEP_ALIVE_ON_ENGINE_DEATH).
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import ipaddress
+import signal
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+
+from vllm import envs
+from vllm.entrypoints.openai.http_protocol import BoundedHttpProtocol
+from vllm.entrypoints.openai.in_flight import InFlight
+from vllm.logger import init_logger
+
+logger = init_logger(__name__)
+
+DEFAULT_HOST = "127.0.0.1"
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_ENGINE_CHECK_SECONDS = 0.5
+_LAST_WORDS_SECONDS = 1.0
+_CLOSE_SECONDS = 3
+
+
+def create_socket(args: argparse.Namespace) -> socket.socket:
+    """Bound, not yet listening: a port that is taken is found before a model is loaded. Loopback unless --host says more."""
+    if args.uds:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock.bind(args.uds)
+        return sock
+    host = args.host or DEFAULT_HOST
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind((host, args.port))
+    except OSError as error:
+        sock.close()
+        raise OSError(error.errno, f"cannot listen on {host} port {args.port}: {error.strerror or error}") from None
+    return sock
+
+
+def address_of(sock: socket.socket, args: argparse.Namespace) -> str:
+    """What a client would connect to."""
+    if args.uds:
+        return f"unix:{args.uds}"
+    host, port = sock.getsockname()[:2]
+    return f"{'https' if args.ssl_certfile else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def is_loopback(sock: socket.socket) -> bool:
+    return sock.family == socket.AF_UNIX or ipaddress.ip_address(sock.getsockname()[0]).is_loopback
+
+
+async def serve_http(app: FastAPI, sock: socket.socket, args: argparse.Namespace) -> int:
+    """Serve until told to stop. The process's exit status."""
+    config = uvicorn.Config(
+        app,
+        http=BoundedHttpProtocol.with_bounds(args.max_header_bytes),
+        ws="none",
+        log_level=args.uvicorn_log_level,
+        access_log=not args.disable_uvicorn_access_log,
+        server_header=False,
+        timeout_keep_alive=envs.VLLM_HTTP_TIMEOUT_KEEP_ALIVE,
+        timeout_graceful_shutdown=_CLOSE_SECONDS,
+        ssl_keyfile=args.ssl_keyfile,
+        ssl_certfile=args.ssl_certfile,
+        ssl_ca_certs=args.ssl_ca_certs,
+        ssl_cert_reqs=args.ssl_cert_reqs,
+    )
+    server = DrainingServer(config, app.state.in_flight, args.shutdown_timeout)
+    watcher = asyncio.create_task(_watch_engine(app.state.engine_client, server))
+    try:
+        await server.serve(sockets=[sock])
+    finally:
+        watcher.cancel()
+    return 1 if server.failed else 0
+
+
+class DrainingServer(uvicorn.Server):
+    """Drains what is in flight before it stops to listen, so that /health can say so meanwhile."""
+
+    def __init__(self, config: uvicorn.Config, in_flight: InFlight, shutdown_timeout: float) -> None:
+        super().__init__(config)
+        self.failed = False
+        self._in_flight = in_flight
+        self._shutdown_timeout = shutdown_timeout
+        self._draining: asyncio.Task[None] | None = None
+
+    def stop(self, seconds: float) -> None:
+        """Begin to stop, giving what runs `seconds`. A second call stops at once."""
+        if self._draining is not None:
+            self._in_flight.cancel_all()
+            self.force_exit = True
+            return
+        self._draining = asyncio.ensure_future(self._drain(seconds))
+
+    async def _drain(self, seconds: float) -> None:
+        logger.info("stopping: %d requests are running, and have %g seconds", len(self._in_flight), seconds)
+        await self._in_flight.drain(seconds)
+        self.should_exit = True
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:  # type: ignore[override]
+        loop = asyncio.get_running_loop()
+        with contextlib.suppress(ValueError, RuntimeError):  # not in the main thread: whoever runs us has the signals
+            for number in _SIGNALS:
+                loop.add_signal_handler(number, self.stop, self._shutdown_timeout)
+        try:
+            yield
+        finally:
+            for number in _SIGNALS:
+                with contextlib.suppress(ValueError, RuntimeError):
+                    loop.remove_signal_handler(number)
+
+
+async def _watch_engine(engine_client: Any, server: DrainingServer) -> None:
+    while not engine_client.errored:
+        await asyncio.sleep(_ENGINE_CHECK_SECONDS)
+    logger.error("the engine is dead: %s", getattr(engine_client, "dead_error", "no reason known"))
+    if envs.VLLM_KEEP_ALIVE_ON_ENGINE_DEATH:
+        return
+    server.failed = True
+    server.stop(_LAST_WORDS_SECONDS)
