@@ -1,0 +1,24 @@
+"""Llama 2 and 3, TinyLlama, SmolLM2, and Mistral, which adds only a sliding window."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vllm.neuron.cpu.graph import Graph
+from vllm.neuron.cpu.layers import Decoder, window_of
+
+ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM")
+
+
+def build(config: dict[str, Any], max_len: int | None = None) -> Graph:
+    decoder = Decoder(config, max_len)
+    decoder.embed()
+    for layer in range(config["num_hidden_layers"]):
+        decoder.attention(
+            layer,
+            qkv_bias=config["attention_bias"],
+            output_bias=config["attention_output_bias"],
+            window=window_of(config, layer),
+        )
+        decoder.gated_mlp(layer, bias=config["mlp_bias"])
+    return decoder.head()
