@@ -168,8 +168,7 @@ class Section:
                 self._set(item.name, item.metadata["rule"](self))
 
 
-@functools.cache
-def keys(cls: type[Any]) -> tuple[dataclasses.Field[Any], ...]:
+def keys(cls: type[Section]) -> tuple[dataclasses.Field[Any], ...]:
     """The fields of a section that users may set, in order of declaration."""
     return tuple(item for item in dataclasses.fields(cls) if "help" in item.metadata)
 
@@ -178,8 +177,12 @@ def key_names(cls: type[Section]) -> list[str]:
     return [item.name for item in keys(cls)]
 
 
+def _hints(cls: Any) -> dict[str, Any]:
+    return _cached_hints(cls)
+
+
 @functools.cache
-def _hints(cls: type[Any]) -> dict[str, Any]:
+def _cached_hints(cls: Any) -> dict[str, Any]:
     return typing.get_type_hints(cls)
 
 

@@ -1,0 +1,230 @@
+"""Finding the artifact that a configuration needs, or making it.
+
+An artifact is named by the SHA-256 of its key: the weights' content, the resolved Neuron config, bucket ladders, the
+model's own config, the KV layout, and what the target says shapes its output (compiler and layout versions). Equal keys
+load; nothing else does. Paths are no part of a key, so artifacts can be copied between machines.
+
+Where, in this order:
+  1. NEURON_COMPILED_ARTIFACTS: if it is itself an artifact and its key is the one needed, it is loaded as it is;
+     otherwise it is a store, and artifacts are `<it>/<hash>`.
+  2. Without that variable `<checkpoint directory>/neuron-compiled-artifacts/<hash>`.
+  3. Where that cannot be written, `<VLLM_CACHE_ROOT>/neuron-compiled-artifacts/<hash>`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from vllm import envs
+from vllm.config import VllmConfig
+from vllm.logger import init_logger
+from vllm.neuron.artifact_store import (
+    MANIFEST,
+    ArtifactError,
+    ArtifactStore,
+    DamagedArtifact,
+    Manifest,
+    key_hash,
+    verify,
+)
+from vllm.neuron.device import DeviceModel, Progress
+from vllm.neuron.fingerprint import cache_root, fingerprint, weight_files
+
+__all__ = ["ArtifactError", "ArtifactInfo", "DamagedArtifact", "Opened", "artifact_key", "diff_keys", "open_or_compile"]
+
+logger = init_logger(__name__)
+
+STORE_NAME = "neuron-compiled-artifacts"
+_FOREIGN = "model.pt"
+"""What other integrations of NxD Inference leave directly in their artifact directory."""
+
+_NOT_CONTENT = ("_name_or_path", "transformers_version", "torch_dtype", "dtype")
+"""Entries of a model's config that say nothing about the arithmetic; dtype is a key of its own."""
+
+
+@dataclass(slots=True)
+class ArtifactInfo:
+    """How an artifact was found. reason: why it was loaded or made. diff: key by key, against the nearest other one."""
+
+    hash: str
+    reason: str = ""
+    diff: list[str] = field(default_factory=list)
+    waited_seconds: float = 0.0
+    compile_seconds: float = 0.0
+
+
+class Opened(NamedTuple):
+    """directory: the verified artifact. hit: nothing was compiled by this call."""
+
+    directory: Path
+    hit: bool
+    info: ArtifactInfo
+
+
+def artifact_key(config: VllmConfig, target: type[DeviceModel]) -> dict[str, Any]:
+    """Everything that shapes the artifact of a resolved config, as JSON types."""
+    model, neuron_config = config.model_config, config.neuron_config
+    neuron = neuron_config.to_dict()
+    quantized_path = neuron.pop("quantized_checkpoints_path")
+    return {
+        "target": config.target,
+        "compiler": target.artifact_key(config),
+        "weights": _weights(Path(model.model_path or model.model), model.load_format, model.seed),
+        "quantized_weights": _weights(Path(quantized_path), "auto", 0) if quantized_path else None,
+        "model": {name: value for name, value in model.hf_config.items() if name not in _NOT_CONTENT},
+        "dtype": model.dtype,
+        "neuron_config": neuron,
+        "buckets": {"context_encoding": neuron_config.context_buckets, "token_generation": neuron_config.token_buckets},
+        "kv_cache": {
+            "dtype": config.cache_config.kv_cache_dtype,
+            "block_size": config.cache_config.block_size,
+            "num_blocks": config.cache_config.num_blocks,
+        },
+    }
+
+
+def _weights(path: Path, load_format: str, seed: int) -> dict[str, Any]:
+    return {"dummy": seed} if load_format == "dummy" else dict(fingerprint(weight_files(path, load_format)))
+
+
+def diff_keys(found: Mapping[str, Any], needed: Mapping[str, Any]) -> list[str]:
+    """Lines such as "neuron_config.batch_size: 4 in the artifact, 8 needed", in order of name."""
+    left, right = _flat(found), _flat(needed)
+    return [
+        f"{name}: {_shown(left, name)} in the artifact, {_shown(right, name)} needed"
+        for name in sorted(left.keys() | right.keys())
+        if left.get(name, _ABSENT) != right.get(name, _ABSENT)
+    ]
+
+
+_ABSENT = object()
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, item in value.items():
+        if isinstance(item, Mapping) and item:
+            flat |= _flat(item, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = item
+    return flat
+
+
+def _shown(values: Mapping[str, Any], name: str) -> str:
+    if name not in values:
+        return "nothing"
+    text = repr(values[name])
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def open_or_compile(config: VllmConfig, target: type[DeviceModel], progress: Progress) -> Opened:
+    """The artifact of a resolved config, verified; compiled and published first where there is none.
+
+    Raises ArtifactError where none matches and compiling was forbidden (`compile=False`) or cannot be written.
+    """
+    key = artifact_key(config, target)
+    info = ArtifactInfo(key_hash(key))
+    stores = _stores(config)
+    if found := _open_found(_candidates(stores, info.hash), info):
+        return Opened(found, True, info)
+    _explain(stores, key, info)
+    if not config.neuron_options.compile:
+        raise ArtifactError(f"{info.reason}, and --no-compile forbids making one" + _listed(info.diff))
+    store = next((store for store in stores if store.is_writable()), None)
+    if store is None:
+        where = ", ".join(str(store.directory) for store in stores)
+        raise ArtifactError(f"{info.reason}, and none can be written to {where}. Set NEURON_COMPILED_ARTIFACTS")
+    logger.info("%s: compiling%s", info.reason, _listed(info.diff))
+    return _compile(config, target, progress, store, key, info)
+
+
+def _compile(
+    config: VllmConfig,
+    target: type[DeviceModel],
+    progress: Progress,
+    store: ArtifactStore,
+    key: dict[str, Any],
+    info: ArtifactInfo,
+) -> Opened:
+    path = store.path(info.hash)
+    with store.locked(info.hash) as info.waited_seconds:
+        if found := _open_found([path], info):
+            return Opened(found, True, info)
+        with store.making(info.hash, key) as directory:
+            target.compile(config, directory, progress)
+        info.compile_seconds = Manifest.read(path).compile_seconds
+    return Opened(path, False, info)
+
+
+def _stores(config: VllmConfig) -> list[ArtifactStore]:
+    if envs.NEURON_COMPILED_ARTIFACTS:
+        return [ArtifactStore(Path(envs.NEURON_COMPILED_ARTIFACTS).expanduser())]
+    model = Path(config.model_config.model_path or config.model_config.model)
+    beside = model.parent if model.is_file() else model
+    return [ArtifactStore(beside / STORE_NAME), ArtifactStore(cache_root() / STORE_NAME)]
+
+
+def _candidates(stores: list[ArtifactStore], name: str) -> list[Path]:
+    """Directories that may be the artifact `name`: its place in each store, or a store that is itself one."""
+    paths = []
+    for store in stores:
+        if (store.directory / MANIFEST).is_file() and _hash_of(store.directory) == name:
+            paths.append(store.directory)
+        paths.append(store.path(name))
+    return paths
+
+
+def _hash_of(directory: Path) -> str:
+    try:
+        return Manifest.read(directory).hash
+    except DamagedArtifact as error:
+        logger.warning("%s", error)
+        return ""
+
+
+def _open_found(paths: list[Path], info: ArtifactInfo) -> Path | None:
+    """The first of `paths` that is the whole artifact. Damaged ones are reported and left as they are."""
+    for path in paths:
+        if not path.is_dir():
+            continue
+        try:
+            found = verify(path).hash
+        except DamagedArtifact as error:
+            info.reason = str(error)
+            logger.warning("%s", error)
+            continue
+        if found == info.hash:
+            info.reason = f"the artifact {path} matches"
+            return path
+    return None
+
+
+def _explain(stores: list[ArtifactStore], key: dict[str, Any], info: ArtifactInfo) -> None:
+    """Say why nothing was found: damage, or how the nearest artifact differs."""
+    if info.reason:
+        return
+    foreign = next((store.directory for store in stores if (store.directory / _FOREIGN).is_file()), None)
+    if foreign:
+        info.reason = f"{foreign} was compiled without a {MANIFEST}, so nothing says what settings it fits"
+        return
+    others = [found for store in stores for found in [*_itself(store), *store.manifests()]]
+    if not others:
+        info.reason = f"there is no artifact in {' or '.join(str(store.directory) for store in stores)}"
+        return
+    diffs = [(diff_keys(manifest.key, key), path) for path, manifest in others]
+    info.diff, nearest = min(diffs, key=lambda item: len(item[0]))
+    info.reason = f"no artifact matches; the nearest, {nearest}, differs"
+
+
+def _itself(store: ArtifactStore) -> list[tuple[Path, Manifest]]:
+    try:
+        return [(store.directory, Manifest.read(store.directory))]
+    except DamagedArtifact:
+        return []
+
+
+def _listed(lines: list[str]) -> str:
+    return "".join(f"\n  {line}" for line in lines)
