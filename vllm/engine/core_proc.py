@@ -1,0 +1,178 @@
+"""The engine in a process of its own: `python -m vllm.engine.core_proc ADDRESS`.
+
+The configuration comes through standard input, as JSON, and the parent keeps that pipe open: when it closes, the parent
+is gone and so is this process. Requests come and outputs go over two ZMQ sockets in the parent's private directory; a
+thread of its own sends heartbeats, so that a parent can tell a long step from a dead or stopped process.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+
+import msgspec
+import zmq
+
+from vllm.config import VllmConfig
+from vllm.engine.core import CALLS, EngineCore
+from vllm.engine.messages import (
+    Abort,
+    Call,
+    EngineCoreRequest,
+    Fatal,
+    FromCore,
+    Heartbeat,
+    Ready,
+    Reply,
+    Shutdown,
+    StepOutput,
+    ToCore,
+    encoder,
+    to_core_decoder,
+)
+from vllm.logger import init_logger
+from vllm.neuron.executor import NeuronExecutor
+from vllm.neuron.platform import resolve_quietly
+
+logger = init_logger(__name__)
+
+HEARTBEAT_SECONDS = 0.25
+
+
+def encode_config(config: VllmConfig) -> bytes:
+    """A config as one line of JSON, without what `resolve` derives from the rest."""
+    return msgspec.json.encode(config.replace(neuron_config=None)) + b"\n"
+
+
+def decode_config(line: bytes) -> VllmConfig:
+    """The resolved config of `encode_config`."""
+    config, _ = resolve_quietly(msgspec.json.decode(line, type=VllmConfig))
+    return config
+
+
+class CoreProcess:
+    """Runs an `EngineCore` for a parent at `address` (the prefix of the socket paths)."""
+
+    def __init__(self, address: str) -> None:
+        self.context = zmq.Context()
+        self.input = self.context.socket(zmq.PULL)
+        self.input.set_hwm(0)
+        self.input.connect(f"{address}.in")
+        self.output = self._push(f"{address}.out")
+        self.heartbeat = self._push(f"{address}.beat")
+        self.step_started = 0.0
+        self.running = True
+
+    def run(self, config: VllmConfig) -> None:
+        """Load, report, and serve until told to stop. A fault that ends the engine is reported before it is raised."""
+        core = None
+        try:
+            core = EngineCore(config, NeuronExecutor(config))
+            self.send(Ready(core.executor.capabilities, core.executor_stats()))
+            threading.Thread(target=self._beat, daemon=True, name="heartbeat").start()
+            self._loop(core)
+        except Exception as error:
+            self.send(Fatal(f"{type(error).__name__}: {error}"))
+            raise
+        finally:
+            self.running = False
+            if core is not None:
+                core.shutdown()
+
+    def send(self, message: FromCore) -> None:
+        self.output.send(encoder.encode(message))
+
+    def close(self) -> None:
+        """Flush what was sent, for a second at most."""
+        self.input.close(linger=0)
+        self.heartbeat.close(linger=0)
+        self.output.close(linger=1000)
+        self.context.term()
+
+    def _loop(self, core: EngineCore) -> None:
+        while self._take_messages(core):
+            if not core.has_work:
+                continue
+            self.step_started = time.monotonic()
+            output = core.step()
+            self.step_started = 0.0
+            self.send(output)
+
+    def _take_messages(self, core: EngineCore) -> bool:
+        """Handle what has come; wait for something if there is nothing to run. False: stop."""
+        if not core.has_work:
+            self.input.poll()
+        while True:
+            try:
+                frame = self.input.recv(zmq.NOBLOCK)
+            except zmq.Again:
+                return True
+            try:
+                message = to_core_decoder.decode(frame)
+            except msgspec.DecodeError:
+                logger.exception("a message that is none of ours was dropped")
+                continue
+            if isinstance(message, Shutdown):
+                return False
+            self._handle(core, message)
+
+    def _handle(self, core: EngineCore, message: ToCore) -> None:
+        if isinstance(message, EngineCoreRequest):
+            refusal = core.add_request(message)
+            if refusal is not None:
+                self.send(StepOutput([refusal]))
+        elif isinstance(message, Abort):
+            self.send(StepOutput(core.abort(message.req_ids), core.scheduler.stats()))
+        elif isinstance(message, Call):
+            self.send(self._answer(core, message))
+
+    def _answer(self, core: EngineCore, call: Call) -> Reply:
+        if call.method not in CALLS:
+            return Reply(call.call_id, error=f"unknown call {call.method!r}; known: {', '.join(CALLS)}")
+        try:
+            return Reply(call.call_id, getattr(core, call.method)(*call.args))
+        except Exception as error:
+            logger.exception("call %s failed", call.method)
+            return Reply(call.call_id, error=f"{type(error).__name__}: {error}")
+
+    def _beat(self) -> None:
+        while self.running:
+            started = self.step_started
+            age = time.monotonic() - started if started else 0.0
+            self.heartbeat.send(encoder.encode(Heartbeat(age)))
+            time.sleep(HEARTBEAT_SECONDS)
+
+    def _push(self, address: str) -> zmq.Socket[bytes]:
+        socket = self.context.socket(zmq.PUSH)
+        socket.set_hwm(0)
+        socket.connect(address)
+        return socket
+
+
+def _exit_with_parent() -> None:
+    """Standard input ends when the parent does."""
+    while sys.stdin.buffer.read(4096):
+        pass
+    os._exit(0)
+
+
+def main() -> int:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    process = CoreProcess(sys.argv[1])
+    try:
+        line = sys.stdin.buffer.readline()
+        threading.Thread(target=_exit_with_parent, daemon=True, name="parent-watch").start()
+        process.run(decode_config(line))
+    except Exception:
+        logger.exception("the engine ends")
+        return 1
+    finally:
+        process.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,102 @@
+"""What crosses the socket between the engine's process and the one that serves users: msgpack, by msgspec, typed.
+
+Every message is one frame, a tagged struct; nothing else is decoded, and nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from vllm.core.contract import BucketUse, Capabilities
+from vllm.core.outputs import EngineCoreOutput, SchedulerStats
+from vllm.core.request import Request
+from vllm.sampling_params import SamplingParams
+
+
+class EngineCoreRequest(msgspec.Struct, tag="add", omit_defaults=True, gc=False):
+    """A generation, as the core takes it: tokens, and parameters in which everything is resolved.
+
+    arrival_time: monotonic seconds.
+    """
+
+    req_id: str
+    prompt_token_ids: list[int]
+    sampling_params: SamplingParams
+    eos_token_ids: list[int] = []
+    arrival_time: float = 0.0
+    priority: int = 0
+    lora_id: int = 0
+    cache_salt: str | None = None
+
+    def to_request(self) -> Request:
+        return Request(
+            self.req_id,
+            self.prompt_token_ids,
+            self.sampling_params,
+            self.eos_token_ids,
+            self.arrival_time,
+            self.priority,
+            self.lora_id,
+            self.cache_salt,
+        )
+
+
+class Abort(msgspec.Struct, tag="abort"):
+    req_ids: list[str]
+
+
+class Call(msgspec.Struct, tag="call"):
+    """Ask for one of `core.CALLS` by name; answered by a `Reply` with the same id."""
+
+    call_id: int
+    method: str
+    args: list[Any] = []
+
+
+class Shutdown(msgspec.Struct, tag="shutdown"):
+    pass
+
+
+class Ready(msgspec.Struct, tag="ready"):
+    """The engine runs. executor_stats: start-up seconds, artifact, bytes by kind."""
+
+    capabilities: Capabilities
+    executor_stats: dict[str, Any]
+
+
+class StepOutput(msgspec.Struct, tag="step", gc=False):
+    """What a step (or an abort, or a refusal) brought. step_seconds: of the device's work."""
+
+    outputs: list[EngineCoreOutput] = []
+    stats: SchedulerStats | None = None
+    bucket_uses: list[BucketUse] = []
+    step_seconds: float = 0.0
+    num_tokens: int = 0
+
+
+class Reply(msgspec.Struct, tag="reply"):
+    call_id: int
+    result: Any = None
+    error: str | None = None
+
+
+class Fatal(msgspec.Struct, tag="fatal"):
+    """The engine ends; why."""
+
+    message: str
+
+
+class Heartbeat(msgspec.Struct, tag="beat"):
+    """Sent several times a second. step_age: seconds since the step under way began; 0 when idle."""
+
+    step_age: float = 0.0
+
+
+ToCore = EngineCoreRequest | Abort | Call | Shutdown
+FromCore = Ready | StepOutput | Reply | Fatal | Heartbeat
+
+encoder = msgspec.msgpack.Encoder()
+to_core_decoder: msgspec.msgpack.Decoder[ToCore] = msgspec.msgpack.Decoder(ToCore)
+from_core_decoder: msgspec.msgpack.Decoder[FromCore] = msgspec.msgpack.Decoder(FromCore)
