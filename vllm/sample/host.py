@@ -81,7 +81,7 @@ def sample(
     if plain.any():
         tokens[plain] = (logits if plain.all() else logits[plain]).argmax(axis=1)
     draws = uniform(sampling.seed, sampling.position)
-    for row in np.flatnonzero(wanted & ~plain):
+    for row in np.flatnonzero(wanted & ~plain).tolist():
         processed = process_logits(logits[row], sampling, row) if changes[row] else logits[row]
         temperature = sampling.temperature[row]
         if temperature == 0:

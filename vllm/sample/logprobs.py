@@ -5,6 +5,7 @@ The softmax's sum runs in float64; what is reported is float32. Among equal logi
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 
 import numpy as np
@@ -61,6 +62,6 @@ def most_likely(logits: FloatArray, count: int) -> Array:
     return ids[np.argsort(-logits[ids], kind="stable")][:count]
 
 
-def _log_sum_exp(logits: FloatArray) -> np.float64:
-    greatest = np.float64(logits.max())
-    return greatest + np.log(np.exp(logits - greatest).sum())
+def _log_sum_exp(logits: FloatArray) -> float:
+    greatest = float(logits.max())
+    return greatest + math.log(np.exp(logits - np.float64(greatest)).sum())
