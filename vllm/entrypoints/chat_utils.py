@@ -1,8 +1,9 @@
 """From the messages of a chat request to what a chat template is given.
 
-Any role is let through: templates decide which they know. Content is a text, null, or a list of parts; the parts must be text.
-Templates come in two forms: most put `message.content` into the prompt as a string (the parts are then joined by newlines),
-some walk over a list of parts ("openai"). `detect_content_format` tells which a template is.
+Any role is let through: templates decide which they know. Content is a text, null, or a list of parts; the parts
+must be text. Templates come in two forms: most put `message.content` into the prompt as a string (the parts are
+then joined by newlines), some walk over a list of parts ("openai"). `detect_content_format` tells which a template
+is.
 """
 
 from __future__ import annotations
@@ -19,10 +20,13 @@ from vllm.exceptions import VLLMValidationError
 
 ContentFormat = Literal["string", "openai"]
 
-_TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal", "thinking": "thinking"}
-_MEDIA_PARTS = frozenset(
-    {"image", "image_url", "image_embeds", "image_pil", "input_image", "audio_url", "input_audio", "video_url", "file"}
-)
+_TEXT_PARTS = {
+    "text": "text",
+    "input_text": "text",
+    "output_text": "text",
+    "refusal": "refusal",
+    "thinking": "thinking",
+}
 
 
 def parse_chat_messages(messages: list[Any], content_format: ContentFormat = "string") -> list[dict[str, Any]]:
@@ -37,7 +41,7 @@ def _parse_message(message: Any, place: str, content_format: ContentFormat) -> d
         raise VLLMValidationError(f"`{place}` must be an object with `role` and `content`.", parameter=place)
     role = message.get("role")
     if not isinstance(role, str) or not role:
-        raise VLLMValidationError(f"`{place}.role` must be a text such as \"user\".", parameter=f"{place}.role")
+        raise VLLMValidationError(f'`{place}.role` must be a text such as "user".', parameter=f"{place}.role")
     if message.get("content") is None and role != "assistant":
         raise VLLMValidationError(f"`{place}.content` is missing.", parameter=f"{place}.content")
     parsed = {name: value for name, value in message.items() if value is not None}
@@ -66,11 +70,12 @@ def _part_text(part: Any, place: str) -> str:
     if not isinstance(part, dict):
         raise VLLMValidationError(f"`{place}` must be an object with `type`.", parameter=place)
     kind = part.get("type", "text")
-    if kind in _MEDIA_PARTS or (isinstance(kind, str) and kind not in _TEXT_PARTS):
+    field = _TEXT_PARTS.get(kind) if isinstance(kind, str) else None
+    if field is None:
         raise VLLMValidationError(
-            f"`{place}.type` {kind[:32]!r} is not supported: this model takes text only.", parameter=f"{place}.type"
+            f"`{place}.type` {str(kind)[:32]!r} is not supported: this model takes text only.",
+            parameter=f"{place}.type",
         )
-    field = _TEXT_PARTS.get(kind, "text") if isinstance(kind, str) else "text"
     text = part.get(field)
     if not isinstance(text, str):
         raise VLLMValidationError(f"`{place}.{field}` must be a text.", parameter=f"{place}.{field}")
@@ -100,7 +105,7 @@ def _parse_tool_call(call: Any, place: str) -> dict[str, Any]:
 
 
 def detect_content_format(template: str) -> ContentFormat:
-    """"openai" if the template loops over the parts of a message's content, else "string"."""
+    """ "openai" if the template loops over the parts of a message's content, else "string"."""
     try:
         tree = ImmutableSandboxedEnvironment(extensions=["jinja2.ext.loopcontrols"]).parse(template)
     except jinja2.TemplateSyntaxError:

@@ -1,4 +1,4 @@
-"""Small things that several entrypoints need: nearest names, threads with a time limit, closing of merged generators."""
+"""Small things that several entrypoints need: nearest names, threads with a time limit, merged generators."""
 
 from __future__ import annotations
 

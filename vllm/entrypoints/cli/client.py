@@ -20,7 +20,9 @@ from vllm import envs
 def add_client_args(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--url", default="http://localhost:8000/v1", help="Base of the server's API.")
     parser.add_argument("--model-name", default=None, help="Model to use. Default: the first that the server has.")
-    parser.add_argument("--api-key", default=envs.VLLM_API_KEY or None, help="Key of the server. Default: VLLM_API_KEY.")
+    parser.add_argument(
+        "--api-key", default=envs.VLLM_API_KEY or None, help="Key of the server. Default: VLLM_API_KEY."
+    )
     parser.add_argument("-q", "--quick", metavar="TEXT", default=None, help="Send one text, print the answer, end.")
     parser.add_argument("--max-tokens", type=int, default=None, help="Most tokens of an answer.")
     parser.add_argument("--stats", action="store_true", help="After each answer, print tokens and times.")

@@ -57,8 +57,7 @@ def report() -> Iterator[tuple[str, str]]:
     yield "neuron devices", ", ".join(sorted(path.name for path in Path("/dev").glob("neuron*"))) or "none"
     for package in _PACKAGES:
         yield package, _version_of(package)
-    for name, value in _set_variables():
-        yield name, value
+    yield from _set_variables()
 
 
 def _version_of(package: str) -> str:

@@ -1,16 +1,15 @@
 """The OpenAI-compatible server: `python -m vllm.entrypoints.openai.api_server --model ...`, or `vllm serve`.
 
-    run_server ─ setup_server            arguments checked, socket bound
-               ─ build_async_engine_client    the engine, in its own process
-               ─ build_app                    routes and middleware
-               ─ init_app_state               serving classes, on `app.state`
-               ─ launcher.serve_http          until told to stop
+run_server ─ setup_server            arguments checked, socket bound
+           ─ build_async_engine_client    the engine, in its own process
+           ─ build_app                    routes and middleware
+           ─ init_app_state               serving classes, on `app.state`
+           ─ launcher.serve_http          until told to stop
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import contextlib
 import importlib
 import inspect
@@ -162,7 +161,7 @@ class JoinedRegistry:
 
 
 def setup_server(args: argparse.Namespace) -> tuple[str, socket.socket]:
-    """What can fail early does so here: contradicting options, a port that is taken. The address, and the bound socket."""
+    """The address and the bound socket. What can fail early does: contradicting options, a port that is taken."""
     validate_args(args)
     sock = create_socket(args)
     address = address_of(sock, args)

@@ -1,8 +1,11 @@
 """The server's own options; the engine's come from `AsyncEngineArgs`.
 
-Each option is a field of `FrontendArgs`, with its default and its help: the parser and the reference in `docs/` are made from
-it. `--config FILE` gives options in YAML, with the names of the command line; the command line goes before the file.
+Each option is a field of `FrontendArgs`, with its default and its help: the parser and the reference in `docs/` are
+made from it. `--config FILE` gives options in YAML, with the names of the command line; the command line goes
+before the file.
 """
+
+# ruff: noqa: RUF009 (`option` returns a dataclasses.field)
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ from vllm.entrypoints.openai.middleware.limits import (
 )
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class FrontendArgs:
     host: str | None = option(None, "Address to listen on. Default: 127.0.0.1, this machine only; 0.0.0.0: everybody.")
     port: int = option(8000, "Port to listen on; 0: any free one.")
@@ -45,12 +48,16 @@ class FrontendArgs:
     allowed_methods: list[str] = option(["*"], "CORS: methods, as JSON.", type="json")
     allowed_headers: list[str] = option(["*"], "CORS: headers, as JSON.", type="json")
     api_key: list[str] | None = option(
-        None, "Keys, one of which each request must bring; also VLLM_API_KEY. Open without: /health, /ping, /metrics.", nargs="+"
+        None,
+        "Keys, one of which each request must bring; also VLLM_API_KEY. Open without: /health, /ping, /metrics.",
+        nargs="+",
     )
     ssl_keyfile: str | None = option(None, "TLS: file of the private key.")
     ssl_certfile: str | None = option(None, "TLS: file of the certificate.")
     ssl_ca_certs: str | None = option(None, "TLS: file of the authorities for client certificates.")
-    ssl_cert_reqs: int = option(int(ssl.CERT_NONE), "TLS: client certificates: 0 none, 1 optional, 2 required.", choices=[0, 1, 2])
+    ssl_cert_reqs: int = option(
+        int(ssl.CERT_NONE), "TLS: client certificates: 0 none, 1 optional, 2 required.", choices=[0, 1, 2]
+    )
     root_path: str = option("", "Path under which a proxy shows this server.")
     middleware: list[str] = option(
         [], "ASGI middleware class or function, as module.name; may be repeated.", action="append"
@@ -58,7 +65,9 @@ class FrontendArgs:
     chat_template_content_format: str = option(
         "auto", "Whether templates are given message content as text or as parts.", choices=["auto", "string", "openai"]
     )
-    trust_request_chat_template: bool = option(False, "Take chat templates from requests. They are programs: trust the clients.")
+    trust_request_chat_template: bool = option(
+        False, "Take chat templates from requests. They are programs: trust the clients."
+    )
     default_chat_template_kwargs: dict[str, Any] = option({}, "Variables of the chat template, as JSON.", type="json")
     response_role: str = option("assistant", "Role of chat answers.")
     return_tokens_as_token_ids: bool = option(False, "Name tokens in logprobs by token_id:<id>.")

@@ -1,7 +1,7 @@
 """From exceptions to OpenAI-shaped error bodies: one table for every route, for plain answers and for streams.
 
-A client's mistake carries its own message. Everything else answers with a fixed text: messages of unexpected exceptions can hold
-paths, addresses or other requests' data, so they go to the log only.
+A client's mistake carries its own message. Everything else answers with a fixed text: messages of unexpected
+exceptions can hold paths, addresses or other requests' data, so they go to the log only.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """HTTP/1.1 on a connection, with bounds on what may arrive before and around a body.
 
-The parser (httptools) keeps a header until it is whole, so a header without an end would be kept without an end. Here bytes
-that are no body are counted as they arrive: past the bound the answer is 431 and the connection is closed. A connection that
-does not finish its headers in time is closed too. Trailers are dropped.
+The parser (httptools) keeps a header until it is whole, so a header without an end would be kept without an end.
+Here bytes that are no body are counted as they arrive: past the bound the answer is 431 and the connection is
+closed. A connection that does not finish its headers in time is closed too. Trailers are dropped.
 """
 
 from __future__ import annotations

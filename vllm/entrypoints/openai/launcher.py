@@ -1,8 +1,8 @@
 """Runs the application: the listening socket, signals, draining, and the end of the process.
 
-SIGTERM or SIGINT: /health turns 503 and new requests are refused at once; what runs gets --shutdown-timeout seconds, then
-is ended with an error event; then the server stops. A second signal ends the wait. When the engine dies, what runs is
-told so, and the process ends with status 1 (unless VLLM_KEEP_ALIVE_ON_ENGINE_DEATH).
+SIGTERM or SIGINT: /health turns 503 and new requests are refused at once; what runs gets --shutdown-timeout
+seconds, then is ended with an error event; then the server stops. A second signal ends the wait. When the engine
+dies, what runs is told so, and the process ends with status 1 (unless VLLM_KEEP_ALIVE_ON_ENGINE_DEATH).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _CLOSE_SECONDS = 3
 
 
 def create_socket(args: argparse.Namespace) -> socket.socket:
-    """Bound, not yet listening: a port that is taken is found before a model is loaded. Loopback unless --host says more."""
+    """Bound, not yet listening: a port that is taken is found before a model is loaded."""
     if args.uds:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         sock.bind(args.uds)

@@ -1,7 +1,8 @@
 """Log-probabilities in the two shapes of the OpenAI API, and in that of `prompt_logprobs`.
 
-The engine gives, for each token, `{token_id: Logprob}` with the sampled token among them, most likely first. JSON has no infinity: a
-log-probability below -9999 is reported as -9999. Results are plain dicts, cheap to serialise in a stream.
+The engine gives, for each token, `{token_id: Logprob}` with the sampled token among them, most likely first. JSON
+has no infinity: a log-probability below -9999 is reported as -9999. Results are plain dicts, cheap to serialise in
+a stream.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """From what a request holds (text, token ids, messages) to the token ids the engine is given; and back to text.
 
-Long texts are tokenised, and templates rendered, in threads: the event loop goes on streaming meanwhile. A template has a time
-limit, since it is a program.
+Long texts are tokenised, and templates rendered, in threads: the event loop goes on streaming meanwhile. A template
+has a time limit, since it is a program.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeVar
 
+import jinja2
+
 from vllm import envs
 from vllm.entrypoints.chat_utils import ContentFormat, detect_content_format, parse_chat_messages
 from vllm.entrypoints.openai.protocol.chat import TemplateFields
-from vllm.entrypoints.utils import run_with_deadline
-from vllm.exceptions import VLLMValidationError
+from vllm.entrypoints.utils import DeadlineExceeded, run_with_deadline
+from vllm.exceptions import VLLMClientError, VLLMValidationError
 
 T = TypeVar("T")
 
@@ -71,10 +73,11 @@ class PromptRenderer:
         """Raises VLLMValidationError, jinja2.TemplateError or DeadlineExceeded."""
         template = self._template_of(request)
         conversation = parse_chat_messages(request.messages, self._format_of(template))
+        tokenizer = self.tokenizer
         kwargs = {**self._default_kwargs, **(extra_kwargs or {}), **(request.chat_template_kwargs or {})}
 
         def apply() -> str:
-            text = self.tokenizer.apply_chat_template(
+            text = tokenizer.apply_chat_template(
                 conversation,
                 tools=request.tools,
                 documents=request.documents,
@@ -86,8 +89,17 @@ class PromptRenderer:
             )
             return str(text)
 
-        text = await run_with_deadline(self._threads, envs.VLLM_CHAT_TEMPLATE_RENDER_TIMEOUT, apply)
+        text = await self._run_template(apply)
         return RenderedPrompt(text, await self.encode(text, request.add_special_tokens))
+
+    async def _run_template(self, apply: Callable[[], str]) -> str:
+        """What goes wrong inside a template, whatever it is, comes from the conversation."""
+        try:
+            return await run_with_deadline(self._threads, envs.VLLM_CHAT_TEMPLATE_RENDER_TIMEOUT, apply)
+        except (VLLMClientError, DeadlineExceeded, jinja2.TemplateError):
+            raise
+        except Exception as error:
+            raise jinja2.TemplateError(type(error).__name__) from error
 
     async def encode(self, text: str, add_special_tokens: bool) -> list[int]:
         tokenizer = self.tokenizer
@@ -112,7 +124,7 @@ class PromptRenderer:
             return self._chat_template
         if not self._trust_request_template:
             raise VLLMValidationError(
-                "`chat_template` is not taken from requests: the server was started without --trust-request-chat-template.",
+                "`chat_template` is not taken from requests, unless the server has --trust-request-chat-template.",
                 parameter="chat_template",
             )
         return request.chat_template

@@ -1,7 +1,8 @@
 """The routes: each a few lines from HTTP to a serving class and back.
 
-State they read, all on `app.state`: engine_client, in_flight, metrics, openai_serving_models, openai_serving_completion,
-openai_serving_chat, openai_serving_tokenization. It is put there by `api_server.init_app_state`.
+State they read, all on `app.state`: engine_client, in_flight, metrics, openai_serving_models,
+openai_serving_completion, openai_serving_chat, openai_serving_tokenization. It is put there by
+`api_server.init_app_state`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """`/v1/chat/completions`.
 
-A choice's text becomes message content as it is. Tool and reasoning parsers will stand between the engine's text and the delta:
-`_ChatStream._delta` and `OpenAIServingChat._message` are their two places.
+A choice's text becomes message content as it is. Tool and reasoning parsers will stand between the engine's text
+and the delta: `_ChatStream._delta` and `OpenAIServingChat._message` are their two places.
 """
 
 from __future__ import annotations
@@ -101,9 +101,7 @@ class OpenAIServingChat(OpenAIServing):
         return ChatMessage(role=self.role_of(request), content=self.echo_of(request) + completion.text)
 
 
-def chat_logprobs(
-    request: ChatCompletionRequest, formatter: LogprobsFormatter, completion: CompletionOutput
-) -> Any:
+def chat_logprobs(request: ChatCompletionRequest, formatter: LogprobsFormatter, completion: CompletionOutput) -> Any:
     """As a dict; pydantic makes a `ChatLogprobs` of it where one is wanted."""
     if not request.logprobs or completion.logprobs is None:
         return None

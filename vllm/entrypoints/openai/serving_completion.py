@@ -173,9 +173,7 @@ class _CompletionStream:
         if self._plain and not self._echoes:
             if not completion.text and completion.finish_reason is None:
                 return None
-            return CompletionChunkChoice(
-                index, completion.text, None, completion.finish_reason, completion.stop_reason
-            )
+            return CompletionChunkChoice(index, completion.text, None, completion.finish_reason, completion.stop_reason)
         echo = self._echoes[prompt_index] if first and self._echoes else None
         piece = piece_of(request, self._formatter, output, completion, echo, self._text_length[index])
         self._text_length[index] += len(piece.text)

@@ -1,7 +1,8 @@
 """What the generating endpoints share: limits of lengths, ids, the way to the engine, usage.
 
-`create_*` methods of the subclasses return a response, an `ErrorResponse`, or `Events` to stream; they raise nothing but cancellation.
-Request ids: what the client sees is `<prefix>-<its id>`; the engine gets an id of its own for each prompt.
+`create_*` methods of the subclasses return a response, an `ErrorResponse`, or `Events` to stream; they raise
+nothing but cancellation. Request ids: what the client sees is `<prefix>-<its id>`; the engine gets an id of its own
+for each prompt.
 """
 
 from __future__ import annotations
@@ -95,8 +96,11 @@ class OpenAIServing:
             raise VLLMValidationError(
                 "`request_id` may hold up to 128 letters, digits and any of ._-:+/=@.", parameter="request_id"
             )
-        given = getattr(raw_request.state, "request_id", None) if raw_request is not None else None
-        return f"{prefix}-{given or request.request_id or random_id()}"
+        if raw_request is None:
+            return f"{prefix}-{request.request_id or random_id()}"
+        state = raw_request.state
+        state.request_id = getattr(state, "request_id", None) or request.request_id or random_id()
+        return f"{prefix}-{state.request_id}"
 
     def generate(
         self,
@@ -167,22 +171,19 @@ class OpenAIServing:
         """How many tokens may be generated: what was asked for, as far as the context has room."""
         limit = self.max_model_len
         if requested is not None and requested > limit:
-            raise VLLMValidationError(f"`{name}`={requested} cannot be greater than max_model_len={limit}.", parameter=name)
-        if num_prompt_tokens > limit:
+            message = f"`{name}`={requested} cannot be greater than max_model_len={limit}."
+            raise VLLMValidationError(message, parameter=name)
+        if num_prompt_tokens >= limit:
+            room = "" if num_prompt_tokens > limit else ", which leaves no room for output (at least 1 token)"
             raise VLLMValidationError(
-                f"This model's maximum context length is {limit} tokens. However, your prompt contains {num_prompt_tokens} "
-                "tokens. Shorten the prompt.",
-                parameter="prompt",
-            )
-        if num_prompt_tokens == limit:
-            raise VLLMValidationError(
-                f"This model's maximum context length is {limit} tokens. Your prompt contains {num_prompt_tokens} tokens, "
-                "which plus the number of requested output tokens (at least 1) is longer than that. Shorten the prompt.",
+                f"This model's maximum context length is {limit} tokens. However, your prompt contains "
+                f"{num_prompt_tokens} tokens{room}. Shorten the prompt.",
                 parameter="prompt",
             )
         remaining = limit - num_prompt_tokens
         default = self._defaults.get("max_tokens")
-        return min(value for value in (remaining, requested if requested is not None else default) if value is not None)
+        wanted = default if requested is None else requested
+        return remaining if wanted is None else min(wanted, remaining)
 
     def formatter(self, request: SamplingFields) -> LogprobsFormatter:
         as_ids = request.return_tokens_as_token_ids

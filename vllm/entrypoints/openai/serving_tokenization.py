@@ -52,7 +52,7 @@ class OpenAIServingTokenization:
     async def _detokenize(self, request: DetokenizeRequest) -> DetokenizeResponse:
         self._models.resolve(request.model)
         for token in request.tokens:
-            if token >= self._vocab_size:
+            if not 0 <= token < self._vocab_size:
                 raise VLLMValidationError(
                     f"Token id {token} is out of vocabulary (0 to {self._vocab_size - 1}).", parameter="tokens"
                 )

@@ -1,7 +1,7 @@
 """Server-sent events: a stream of them that can fail in order, and the response that sends it.
 
-A request that fails before its first event is answered by a status; one that fails later ends its stream with an error event
-and `[DONE]`. However a stream ends, its source is closed, which aborts the request in the engine.
+A request that fails before its first event is answered by a status; one that fails later ends its stream with an
+error event and `[DONE]`. However a stream ends, its source is closed, which aborts the request in the engine.
 """
 
 from __future__ import annotations

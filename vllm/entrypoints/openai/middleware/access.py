@@ -12,9 +12,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 HTTP_REGISTRY = CollectorRegistry()
-REQUESTS = Counter(
-    "http_requests", "Requests answered.", ["handler", "method", "status"], registry=HTTP_REGISTRY
-)
+REQUESTS = Counter("http_requests", "Requests answered.", ["handler", "method", "status"], registry=HTTP_REGISTRY)
 DURATION = Histogram(
     "http_request_duration_seconds",
     "From the request's headers to the end of the answer.",

@@ -1,7 +1,8 @@
-"""API keys. Without one, nothing is reachable but the paths listed here: a new route is closed until somebody opens it.
+"""API keys. Without one, nothing is reachable but the paths listed here: a new route is closed until somebody opens
+it.
 
-The path compared is the one the router dispatches on (`scope["path"]` less the root path), and never one built from headers. A path
-that is spelt in any other way is not in the list, and so needs a key.
+The path compared is the one the router dispatches on (`scope["path"]` less the root path), and never one built from
+headers. A path that is spelt in any other way is not in the list, and so needs a key.
 """
 
 from __future__ import annotations

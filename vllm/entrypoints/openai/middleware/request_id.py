@@ -1,7 +1,8 @@
-"""The id of a request: the client's `X-Request-Id` if it is presentable, else a random one. Kept in `scope["state"]`.
+"""The id of a request: the client's `X-Request-Id` if it is presentable, else a random one. Kept in
+`scope["state"]`.
 
-The id names the response and the log lines. It is never a key: the engine is given an id of its own for each generation, so two
-requests that bring the same id share nothing.
+The id names the response and the log lines. It is never a key: the engine is given an id of its own for each
+generation, so two requests that bring the same id share nothing.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What all requests and responses share: how unknown and unsupported fields are met, errors, usage.
 
-Unknown fields. A field that no request has is most often a client's own bookkeeping, so it is accepted and logged once; but a
-field whose name is a misspelling of a known one (`vllm.entrypoints.utils.nearest_field`) would silently change what is
-generated, so it is refused by name.
+Unknown fields. A field that no request has is most often a client's own bookkeeping, so it is accepted and logged
+once; but a field whose name is a misspelling of a known one (`vllm.entrypoints.utils.nearest_field`) would silently
+change what is generated, so it is refused by name.
 
 Unsupported fields. A field that we know but cannot honour is refused by name unless its value asks for nothing (the
 `neutral` values).
@@ -11,9 +11,10 @@ Unsupported fields. A field that we know but cannot honour is refused by name un
 from __future__ import annotations
 
 import time
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Callable
+from typing import Annotated, Any, ClassVar, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from vllm.entrypoints.utils import nearest_field
 from vllm.exceptions import VLLMValidationError
@@ -25,6 +26,23 @@ INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 MAX_UNKNOWN_FIELDS = 64
 _MAX_REMEMBERED = 256
 _warned: set[tuple[str, str]] = set()
+
+
+def _items_are(cls: type, name: str) -> Callable[[Any], Any]:
+    """Refuse a list at its first wrong item: a fault for each of millions would take gigabytes."""
+
+    def check(value: Any) -> Any:
+        if isinstance(value, list):
+            for index, item in enumerate(value):
+                if type(item) is not cls:
+                    raise ValueError(f"item {index} must be {name}")
+        return value
+
+    return check
+
+
+Strings = Annotated[list[str], BeforeValidator(_items_are(str, "a text"))]
+TokenIds = Annotated[list[int], BeforeValidator(_items_are(int, "a token id"))]
 
 
 class Unsupported(NamedTuple):
@@ -65,7 +83,9 @@ def check_unknown(cls: type[OpenAIBaseModel], data: dict[str, Any]) -> None:
     known = cls.model_fields.keys() | cls.unsupported.keys()
     unknown = data.keys() - known
     if len(unknown) > MAX_UNKNOWN_FIELDS:
-        raise VLLMValidationError(f"The request has {len(unknown)} unknown fields; at most {MAX_UNKNOWN_FIELDS} are tolerated.")
+        raise VLLMValidationError(
+            f"The request has {len(unknown)} unknown fields; at most {MAX_UNKNOWN_FIELDS} are tolerated."
+        )
     for name in sorted(unknown):
         if nearest := nearest_field(name, known):
             raise VLLMValidationError(f"Unknown field `{name}`. Did you mean `{nearest}`?", parameter=name)

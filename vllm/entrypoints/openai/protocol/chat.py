@@ -26,6 +26,7 @@ RESERVED_TEMPLATE_KWARGS = frozenset(
         "return_assistant_tokens_mask",
         "return_dict",
         "return_tensors",
+        "self",
         "tokenize",
         "tokenizer_kwargs",
         "tools",
@@ -40,10 +41,14 @@ class TemplateFields(OpenAIBaseModel):
     messages: list[dict[str, Any]] = Field(description="The conversation: role, content, and what the template reads.")
     add_generation_prompt: bool = Field(True, description="End the prompt with the start of the assistant's turn.")
     continue_final_message: bool = Field(False, description="Go on with the last message instead of starting a turn.")
-    add_special_tokens: bool = Field(False, description="Add the tokenizer's special tokens; templates write them already.")
+    add_special_tokens: bool = Field(
+        False, description="Add the tokenizer's special tokens; templates write them already."
+    )
     documents: list[dict[str, str]] | None = Field(None, description="Documents for templates that take them.")
     tools: list[dict[str, Any]] | None = Field(None, description="Tools for templates that take them.")
-    chat_template: str | None = Field(None, description="A template of the request's own; needs --trust-request-chat-template.")
+    chat_template: str | None = Field(
+        None, description="A template of the request's own; needs --trust-request-chat-template."
+    )
     chat_template_kwargs: dict[str, Any] | None = Field(None, description="Further variables of the template.")
 
     @field_validator("messages", mode="before")
@@ -79,7 +84,7 @@ class TemplateFields(OpenAIBaseModel):
         return self
 
 
-_TOOLS = "tool calling is not available on this server. Set it to \"none\" to have the template show `tools` only."
+_TOOLS = 'tool calling is not available on this server. Set it to "none" to have the template show `tools` only.'
 
 
 class ChatCompletionRequest(TemplateFields, SamplingFields):

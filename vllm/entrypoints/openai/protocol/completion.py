@@ -22,7 +22,9 @@ class CompletionRequest(SamplingFields):
     max_tokens: int | None = Field(16, ge=0, description="Most tokens to generate; 0 only with `echo`.")
     echo: bool = Field(False, description="Put the prompt before the completion.")
     logprobs: int | None = Field(None, description="Log-probabilities of this many most likely tokens.")
-    add_special_tokens: bool = Field(True, description="Add the tokenizer's special tokens, such as BOS, to text prompts.")
+    add_special_tokens: bool = Field(
+        True, description="Add the tokenizer's special tokens, such as BOS, to text prompts."
+    )
 
     unsupported: ClassVar[dict[str, Unsupported]] = {
         **UNSUPPORTED_SAMPLING,

@@ -1,25 +1,29 @@
 """The sampling fields that completions and chat share, and what becomes of them: `SamplingParams`.
 
-A field that the request leaves out (or sets to null) takes the server's default (the checkpoint's generation config), then
-that of `SamplingParams`. Ranges are checked by `SamplingParams` and by the engine's limits, in one place for every front end;
-here is only what concerns the form of a request.
+A field that the request leaves out (or sets to null) takes the server's default (the checkpoint's generation
+config), then that of `SamplingParams`. Ranges are checked by `SamplingParams` and by the engine's limits, in one
+place for every front end; here is only what concerns the form of a request.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import FailFast, Field, model_validator
+from pydantic import Field, model_validator
 
-from vllm.entrypoints.openai.protocol.base import INT64_MAX, INT64_MIN, OpenAIBaseModel, StreamOptions, Unsupported
+from vllm.entrypoints.openai.protocol.base import (
+    INT64_MAX,
+    INT64_MIN,
+    OpenAIBaseModel,
+    StreamOptions,
+    Strings,
+    TokenIds,
+    Unsupported,
+)
 from vllm.exceptions import VLLMValidationError
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 
-Strings = Annotated[list[str], FailFast()]
-TokenIds = Annotated[list[int], FailFast()]
-
 _STRUCTURED = "structured outputs are not available on this server."
-_NO_VALUE = (None,)
 
 UNSUPPORTED_SAMPLING: dict[str, Unsupported] = {
     "use_beam_search": Unsupported("beam search is not available on this server.", (None, False)),
@@ -42,7 +46,9 @@ UNSUPPORTED_SAMPLING: dict[str, Unsupported] = {
     "watermarking": Unsupported("outputs are not watermarked."),
     "session_id": Unsupported("requests are independent of one another."),
     "vllm_xargs": Unsupported("no logits processor that reads them is configured.", (None, {})),
-    "extra_body": Unsupported("it is an argument of the openai client. Put its entries at the top level of the request."),
+    "extra_body": Unsupported(
+        "it is an argument of the openai client. Put its entries at the top level of the request."
+    ),
 }
 
 
@@ -55,7 +61,9 @@ class SamplingFields(OpenAIBaseModel):
     top_p: float | None = Field(None, description="Sample from the most likely tokens whose probabilities sum to this.")
     top_k: int | None = Field(None, description="Sample from this many most likely tokens; 0 or -1: no bound.")
     min_p: float | None = Field(None, description="Drop tokens less likely than this share of the most likely one.")
-    seed: int | None = Field(None, ge=INT64_MIN, le=INT64_MAX, description="Makes the draws of this request repeatable.")
+    seed: int | None = Field(
+        None, ge=INT64_MIN, le=INT64_MAX, description="Makes the draws of this request repeatable."
+    )
     frequency_penalty: float | None = Field(None, description="-2 to 2; for each time a token was generated.")
     presence_penalty: float | None = Field(None, description="-2 to 2; once for each token that was generated.")
     repetition_penalty: float | None = Field(None, description="Above 1 discourages tokens of prompt and output.")
@@ -77,8 +85,12 @@ class SamplingFields(OpenAIBaseModel):
     stream_options: StreamOptions | None = None
     return_tokens_as_token_ids: bool | None = Field(None, description="Name tokens in logprobs by `token_id:<id>`.")
     return_token_ids: bool | None = Field(None, description="Add token ids to the response.")
-    priority: int = Field(0, ge=INT64_MIN, le=INT64_MAX, description="Lower is sooner; needs --scheduling-policy priority.")
-    request_id: str | None = Field(None, description="Part of the response's id. The header X-Request-Id goes before it.")
+    priority: int = Field(
+        0, ge=INT64_MIN, le=INT64_MAX, description="Lower is sooner; needs --scheduling-policy priority."
+    )
+    request_id: str | None = Field(
+        None, description="Part of the response's id. The header X-Request-Id goes before it."
+    )
     cache_salt: str | None = Field(None, description="Prefixes are shared only between requests of the same salt.")
     user: str | None = Field(None, description="A label of the client's; no effect.")
     metadata: dict[str, Any] | None = Field(None, description="Labels of the client's; no effect.")
@@ -115,7 +127,7 @@ class SamplingFields(OpenAIBaseModel):
         logprobs: int | None,
         prompt_logprobs: int | None,
     ) -> SamplingParams:
-        """What the engine is asked for. `defaults` are the server's; raises VLLMValidationError for a value out of range."""
+        """What the engine is asked for. `defaults`: the server's. Raises VLLMValidationError for a wrong value."""
         given = {
             name: value
             for name in _DEFAULTED_FIELDS
@@ -158,7 +170,9 @@ def _check_stream(data: dict[str, Any]) -> None:
     if data.get("stream_options") is not None and not data.get("stream"):
         raise VLLMValidationError("`stream_options` can only be used with `stream`: true.", parameter="stream_options")
     if data.get("stream") and data.get("prompt_logprobs") is not None:
-        raise VLLMValidationError("`prompt_logprobs` are not available with `stream`: true.", parameter="prompt_logprobs")
+        raise VLLMValidationError(
+            "`prompt_logprobs` are not available with `stream`: true.", parameter="prompt_logprobs"
+        )
 
 
 def _token_bias(bias: dict[str, float] | None) -> dict[int, float] | None:

@@ -1,7 +1,7 @@
 """The chunks of a stream, one server-sent event each.
 
-These are `msgspec` structs and not pydantic models: at many streams at once they are most of what the server's event loop
-does. `UNSET` members are left out of the JSON; everything else is written, null included.
+These are `msgspec` structs and not pydantic models: at many streams at once they are most of what the server's
+event loop does. `UNSET` members are left out of the JSON; everything else is written, null included.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class CompletionChunkChoice(Struct):
     logprobs: Any = None
     finish_reason: str | None = None
     stop_reason: int | str | None = None
-    token_ids: list[int] | None | UnsetType = UNSET
-    prompt_token_ids: list[int] | None | UnsetType = UNSET
+    token_ids: list[int] | UnsetType | None = UNSET
+    prompt_token_ids: list[int] | UnsetType | None = UNSET
 
 
 class CompletionChunk(Struct):
@@ -53,8 +53,8 @@ class ChatChunkChoice(Struct):
     delta: Delta
     logprobs: Any = None
     finish_reason: str | None = None
-    stop_reason: int | str | None | UnsetType = UNSET
-    token_ids: list[int] | None | UnsetType = UNSET
+    stop_reason: int | str | UnsetType | None = UNSET
+    token_ids: list[int] | UnsetType | None = UNSET
 
 
 class ChatChunk(Struct):
@@ -64,7 +64,7 @@ class ChatChunk(Struct):
     choices: list[ChatChunkChoice]
     object: str = "chat.completion.chunk"
     usage: Usage | UnsetType = UNSET
-    prompt_token_ids: list[int] | None | UnsetType = UNSET
+    prompt_token_ids: list[int] | UnsetType | None = UNSET
 
 
 def event(chunk: Struct) -> bytes:

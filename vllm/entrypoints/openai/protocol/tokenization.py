@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import FailFast, Field
+from pydantic import Field
 
-from vllm.entrypoints.openai.protocol.base import ClosedModel, OpenAIBaseModel
+from vllm.entrypoints.openai.protocol.base import ClosedModel, OpenAIBaseModel, TokenIds
 from vllm.entrypoints.openai.protocol.chat import TemplateFields
 
 
@@ -36,7 +36,7 @@ class TokenizeResponse(ClosedModel):
 
 class DetokenizeRequest(OpenAIBaseModel):
     model: str | None = None
-    tokens: Annotated[list[Annotated[int, Field(ge=0)]], FailFast()]
+    tokens: TokenIds = Field(description="The token ids.")
 
 
 class DetokenizeResponse(ClosedModel):
