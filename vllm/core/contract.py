@@ -15,6 +15,24 @@ from typing import Any, Protocol
 
 from vllm.sampling_params import SamplingParams
 
+HOST_SAMPLING = frozenset(
+    {
+        "min_p",
+        "presence_penalty",
+        "frequency_penalty",
+        "repetition_penalty",
+        "seed",
+        "logit_bias",
+        "allowed_token_ids",
+        "bad_words",
+        "min_tokens",
+        "logprobs",
+        "prompt_logprobs",
+        "logprob_token_ids",
+    }
+)
+"""What `sample` honours beyond temperature, top_k, top_p and the stop rules."""
+
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:

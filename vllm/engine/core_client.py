@@ -1,9 +1,9 @@
 """How the front reaches an engine core: in the same process, or in a child.
 
 `InprocClient` is driven by its caller, step by step. `ProcessClient` owns a child process (`core_proc`), a private
-directory with its sockets, and a thread that watches it: an ended child is seen at once, one that shows no life within
-STALL_SECONDS is reported as stalled by `check_health` (and is well again when it answers), and one that stays so for longer than
-a step may take is given up.
+directory with its sockets, and a thread that watches it: an ended child is seen at once; one that shows no life for
+STALL_SECONDS is unhealthy by `check_health`, and well again when it answers; one that stays so for longer than a step
+may take is given up.
 """
 
 from __future__ import annotations

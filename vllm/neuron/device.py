@@ -1,7 +1,7 @@
 """What a device target is: one interface, one registry.
 
-A target turns a checkpoint into an artifact directory (`compile`), opens one (`load`) and runs forwards. It knows nothing
-of requests. Targets are imported by name, lazily, and only from here.
+A target turns a checkpoint into an artifact directory (`compile`), opens one (`load`) and runs forwards. It knows
+nothing of requests. Targets are imported by name, lazily, and only from here.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class DeviceModel(ABC):
     @classmethod
     @abstractmethod
     def artifact_key(cls, config: VllmConfig) -> dict[str, Any]:
-        """What of this target shapes an artifact beyond checkpoint and resolved config: compiler and layout versions."""
+        """What of this target shapes an artifact beyond checkpoint and resolved config: compiler, layout."""
 
     @classmethod
     @abstractmethod
@@ -58,6 +58,7 @@ class DeviceModel(ABC):
         """Bytes by kind: weights, kv_cache, arena."""
         return {}
 
+    @abstractmethod
     def shutdown(self) -> None:
         """Release the device."""
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vllm.sample.arrays import LogprobRows as LogprobRows
+from vllm.sample.arrays import SamplingInput as SamplingInput
 
 IntArray = NDArray[np.int32]
 FloatArray = NDArray[np.float32]
@@ -25,43 +26,6 @@ class Kind(str, Enum):
     CHUNK = "chunk"
     DECODE = "decode"
     VERIFY = "verify"
-
-
-@dataclass(slots=True)
-class SamplingInput:
-    """What sampling needs beyond NxDI's (top_k, top_p, temperature), one entry a row of ModelInput.
-
-    seed: uint64; the draw for the token at `position` depends on (seed, position) only.
-    position: index of the token being sampled, i.e. the number of tokens the row already has.
-    history: int32 [num_lines, max_model_len], the known tokens of every line; row i's are
-        history[history_line[i], :position[i]], the first num_prompt_tokens[i] of them its prompt.
-    bias_*: compressed rows: row i adds bias_values[j] to logits[bias_ids[j]] for bias_offsets[i] <= j <
-        bias_offsets[i+1]; -inf forbids. Holds logit_bias, bad words and what min_tokens suppresses.
-    masks: uint32 [num_masks, ceil(vocab/32)], bit set: allowed; mask_index[i] is row i's mask or -1.
-    num_logprobs: how many most likely tokens to report; 0: the sampled one only; -1: none at all.
-    logprob_ids: compressed rows as bias_ids: further tokens whose log-probability is reported.
-    """
-
-    temperature: FloatArray
-    top_k: IntArray
-    top_p: FloatArray
-    min_p: FloatArray
-    repetition_penalty: FloatArray
-    presence_penalty: FloatArray
-    frequency_penalty: FloatArray
-    seed: NDArray[np.uint64]
-    position: IntArray
-    history: IntArray
-    history_line: IntArray
-    num_prompt_tokens: IntArray
-    bias_offsets: IntArray
-    bias_ids: IntArray
-    bias_values: FloatArray
-    mask_index: IntArray
-    masks: NDArray[np.uint32]
-    num_logprobs: IntArray
-    logprob_ids_offsets: IntArray
-    logprob_ids: IntArray
 
 
 @dataclass(slots=True)
@@ -109,9 +73,9 @@ class ModelOutput:
     """What a forward returns.
 
     tokens: int32 [B, T]; row i's new tokens are the first num_new[i] (0 where the row does not sample).
-    logits: float32 [B, vocab] instead of tokens when the target does not sample (row i meaningless if it does not sample).
-    logprobs: one entry a row (meaningless where the row does not sample), if any row asked.
-    prompt_logprobs: entries for row 0's positions, then row 1's, ...: num_tokens[i] - samples[i] for each row that asked.
+    logits: float32 [B, vocab] instead of tokens when the target does not sample; like logprobs (one entry a row, if any
+        row asked) meaningless where the row does not sample.
+    prompt_logprobs: entries for row 0's positions, then row 1's, ...: num_tokens[i] - samples[i] for each that asked.
     """
 
     tokens: IntArray | None = None

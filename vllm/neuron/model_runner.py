@@ -1,8 +1,8 @@
 """A step on the device side: update rows -> build input -> forward -> output.
 
 The scheduler has no phases; compiled programs do. A row that starts at position 0 and takes its whole prompt is a
-prefill, one new token behind computed ones is a decode, everything else is a chunk (or, with drafts, a verify). A target that
-runs mixed steps gets all rows in one pass; the others one forward a kind.
+prefill, one new token behind computed ones is a decode, everything else is a chunk (or, with drafts, a verify). A
+target that runs mixed steps gets all rows in one pass; the others one forward a kind.
 """
 
 from __future__ import annotations
@@ -186,14 +186,13 @@ class NeuronModelRunner:
 
     def _bucket_use(self, model_input: ModelInput) -> BucketUse:
         """What the accelerator's compiled shape would have been for this forward."""
-        kind, rows, tokens = model_input.kind, model_input.num_rows, int(model_input.num_tokens.sum())
+        kind, bucket, rows = model_input.kind, model_input.bucket, model_input.num_rows
         if kind in (Kind.PREFILL, Kind.CHUNK):
             batch = self.config.scheduler_config.prefill_batch_size
-            bucket_rows = -(-rows // batch) * batch
-            return BucketUse(kind.value, model_input.bucket, rows, tokens, bucket_rows, bucket_rows * model_input.bucket)
-        batch = self.batch.tokens.shape[0]
-        width = int(model_input.num_tokens.max())
-        return BucketUse(kind.value, model_input.bucket, rows, tokens, batch, batch * width)
+            bucket_rows, width = -(-rows // batch) * batch, bucket
+        else:
+            bucket_rows, width = self.batch.tokens.shape[0], int(model_input.num_tokens.max())
+        return BucketUse(kind.value, bucket, rows, int(model_input.num_tokens.sum()), bucket_rows, bucket_rows * width)
 
     def _collect(
         self, works: list[Work], model_input: ModelInput, output: ModelOutput, result: ModelRunnerOutput

@@ -17,7 +17,7 @@ import numpy as np
 
 from vllm import envs
 from vllm.config import VllmConfig
-from vllm.core.contract import Capabilities
+from vllm.core.contract import HOST_SAMPLING, Capabilities
 from vllm.neuron.device import DeviceModel, Progress
 from vllm.neuron.model_input import LogprobRows, ModelInput, ModelOutput
 from vllm.sample import host, logprobs
@@ -25,10 +25,6 @@ from vllm.sample import host, logprobs
 _MULTIPLIER = 0x9E3779B97F4A7C15
 _FAVOURITE = 9.0
 _NOISE = 8.0
-SAMPLING = frozenset(
-    "min_p presence_penalty frequency_penalty repetition_penalty seed logit_bias allowed_token_ids bad_words "
-    "min_tokens logprobs prompt_logprobs logprob_token_ids structured_outputs".split()
-)
 
 
 class NullDeviceModel(DeviceModel):
@@ -42,7 +38,7 @@ class NullDeviceModel(DeviceModel):
         self.step_seconds = envs.VLLM_NULL_STEP_MS / 1000
         self.capabilities = Capabilities(
             target="null",
-            sampling=SAMPLING,
+            sampling=HOST_SAMPLING,
             max_top_k=self.vocab_size,
             default_top_k=min(config.neuron_config.global_topk, self.vocab_size),
             max_logprobs=self.vocab_size,
@@ -83,6 +79,9 @@ class NullDeviceModel(DeviceModel):
 
     def memory(self) -> dict[str, int]:
         return {"weights": 0, "kv_cache": self.kv.nbytes, "arena": 0}
+
+    def shutdown(self) -> None:
+        """Nothing to release."""
 
     def _write_kv(self, model_input: ModelInput) -> None:
         real = model_input.slot_mapping >= 0

@@ -1,12 +1,9 @@
-"""The arrays that sampling takes and gives, as duck types: whatever has these attributes will do.
-
-`SamplingArrays` is what is read here of `neuron.model_input.SamplingInput`, where shapes and meanings are told.
-"""
+"""The arrays that sampling takes and gives, on the host as on a device."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +13,20 @@ FloatArray = NDArray[np.float32]
 Array = NDArray[Any]
 
 
-class SamplingArrays(Protocol):
-    """One entry a row; bias and further ids in compressed rows."""
+@dataclass(slots=True)
+class SamplingInput:
+    """What sampling needs beyond NxDI's (top_k, top_p, temperature), one entry a row of ModelInput.
+
+    seed: uint64; the draw for the token at `position` depends on (seed, position) only.
+    position: index of the token being sampled, i.e. the number of tokens the row already has.
+    history: int32 [num_lines, max_model_len], the known tokens of every line; row i's are
+        history[history_line[i], :position[i]], the first num_prompt_tokens[i] of them its prompt.
+    bias_*: compressed rows: row i adds bias_values[j] to logits[bias_ids[j]] for bias_offsets[i] <= j <
+        bias_offsets[i+1]; -inf forbids. Holds logit_bias, bad words and what min_tokens suppresses.
+    masks: uint32 [num_masks, ceil(vocab/32)], bit set: allowed; mask_index[i] is row i's mask or -1.
+    num_logprobs: how many most likely tokens to report; 0: the sampled one only; -1: none at all.
+    logprob_ids: compressed rows as bias_ids: further tokens whose log-probability is reported.
+    """
 
     temperature: FloatArray
     top_k: IntArray

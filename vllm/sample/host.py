@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vllm.sample.arrays import FloatArray, IntArray, LogprobRows, SamplingArrays
+from vllm.sample.arrays import FloatArray, IntArray, LogprobRows, SamplingInput
 from vllm.sample.logprobs import logprob_rows, token_logprobs
 
 __all__ = [
@@ -62,13 +62,13 @@ def uniform(seed: Any, position: Any) -> FloatArray:
     return np.asarray(bits, np.float32) * np.float32(2.0**-24)
 
 
-def is_plain_greedy(sampling: SamplingArrays) -> bool:
+def is_plain_greedy(sampling: SamplingInput) -> bool:
     """Whether every row only wants the greatest logit: nothing changes logits, nothing reports them."""
     return not (sampling.temperature.any() or (sampling.num_logprobs >= 0).any() or _changes_logits(sampling).any())
 
 
 def sample(
-    logits: FloatArray, sampling: SamplingArrays, default_top_k: int, rows: NDArray[np.bool_] | None = None
+    logits: FloatArray, sampling: SamplingInput, default_top_k: int, rows: NDArray[np.bool_] | None = None
 ) -> IntArray:
     """The next token of each row: int32 [B] from float32 [B, vocab]; 0 for rows that `rows` (bool [B]) leaves out.
 
@@ -92,7 +92,7 @@ def sample(
     return tokens
 
 
-def process_logits(logits: FloatArray, sampling: SamplingArrays, row: int) -> FloatArray:
+def process_logits(logits: FloatArray, sampling: SamplingInput, row: int) -> FloatArray:
     """Steps 1 to 3 for one row: float32 [vocab] -> a changed copy."""
     logits = logits.copy()
     _apply_mask(logits, sampling, row)
@@ -101,7 +101,7 @@ def process_logits(logits: FloatArray, sampling: SamplingArrays, row: int) -> Fl
     return logits
 
 
-def _changes_logits(sampling: SamplingArrays) -> NDArray[np.bool_]:
+def _changes_logits(sampling: SamplingInput) -> NDArray[np.bool_]:
     """bool [B]: rows to which steps 1 to 3 apply."""
     return np.asarray(
         (sampling.mask_index >= 0)
@@ -113,7 +113,7 @@ def _changes_logits(sampling: SamplingArrays) -> NDArray[np.bool_]:
     )
 
 
-def _apply_mask(logits: FloatArray, sampling: SamplingArrays, row: int) -> None:
+def _apply_mask(logits: FloatArray, sampling: SamplingInput, row: int) -> None:
     index = sampling.mask_index[row]
     if index >= 0:
         octets = sampling.masks[index].astype("<u4").view(np.uint8)
@@ -121,14 +121,14 @@ def _apply_mask(logits: FloatArray, sampling: SamplingArrays, row: int) -> None:
         logits[allowed == 0] = -np.inf
 
 
-def _apply_bias(logits: FloatArray, sampling: SamplingArrays, row: int) -> None:
+def _apply_bias(logits: FloatArray, sampling: SamplingInput, row: int) -> None:
     entries = slice(sampling.bias_offsets[row], sampling.bias_offsets[row + 1])
     ids, values = sampling.bias_ids[entries], sampling.bias_values[entries]
     known = ids < logits.size
     np.add.at(logits, ids[known], values[known])
 
 
-def _apply_penalties(logits: FloatArray, sampling: SamplingArrays, row: int) -> None:
+def _apply_penalties(logits: FloatArray, sampling: SamplingInput, row: int) -> None:
     known = sampling.history[sampling.history_line[row], : sampling.position[row]]
     repetition = sampling.repetition_penalty[row]
     if repetition != 1:

@@ -10,10 +10,10 @@ from itertools import pairwise
 
 import numpy as np
 
-from vllm.sample.arrays import Array, FloatArray, IntArray, LogprobRows, SamplingArrays
+from vllm.sample.arrays import Array, FloatArray, IntArray, LogprobRows, SamplingInput
 
 
-def logprob_rows(logits: FloatArray, tokens: IntArray, sampling: SamplingArrays) -> LogprobRows | None:
+def logprob_rows(logits: FloatArray, tokens: IntArray, sampling: SamplingInput) -> LogprobRows | None:
     """Log-probabilities of the sampled tokens and of what each row asked for; None if no row asked."""
     if (sampling.num_logprobs < 0).all():
         return None
