@@ -154,7 +154,7 @@ def random_row(rng: random.Random, vocab_size: int) -> RowSpec:
         seed=rng.randrange(2**64),
         prompt=[0, *tokens(6)],
         output=tokens(8),
-        bias=maybe([(token, rng.choice([-np.inf, -3.0, 5.0])) for token in [*biased, vocab_size + 2]], []),
+        bias=maybe([(token, rng.choice([-np.inf, -3.0, 5.0])) for token in [*biased, vocab_size]], []),
         allowed=maybe({rng.randrange(vocab_size), *tokens(vocab_size)}, None),
     )
 

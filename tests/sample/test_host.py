@@ -81,6 +81,31 @@ def test_default_top_k_stands_in_for_a_disabled_one_only() -> None:
     assert set(host.sample(logits, explicit, 2).tolist()) == {0, 1, 2, 3}
 
 
+def test_top_p_ends_where_it_is_reached_exactly() -> None:
+    sampling = arrays([RowSpec(temperature=1.0, seed=seed, top_p=0.5) for seed in range(200)], 4)
+    assert set(host.sample(np.zeros((200, 4), np.float32), sampling, 0).tolist()) == {0, 1}
+
+
+LAST = np.float32(1 - 2.0**-24)
+
+
+@pytest.mark.parametrize(("u", "token"), [(0.0, 0), (0.25, 1), (0.2499999, 0), (0.5, 2), (0.75, 3), (LAST, 3)])
+def test_the_draw_takes_the_first_that_exceeds(u: float, token: int) -> None:
+    assert host._draw(np.zeros(4, np.float32), 4, np.float32(1), np.float32(0), np.float32(u)) == token
+
+
+@pytest.mark.parametrize("depth", [8.0, 12.0, 16.0, 16.5, 17.0, 17.9, 18.1, 30.0])
+@pytest.mark.parametrize("u", [0.3, 0.9, LAST])
+def test_a_long_tail_counts_as_float32_counts_it(depth: float, u: float) -> None:
+    """Leaving negligible candidates out changes nothing, and no others are left out."""
+    scaled = np.full(40_000, -depth, np.float32)
+    scaled[123] = 0.0
+    order = [123, *(token for token in range(len(scaled)) if token != 123)]
+    sums = np.array(oracle.running_sums(list(np.exp(scaled[order]))))
+    expected = order[np.flatnonzero(sums > np.float32(u) * sums[-1])[0]]
+    assert host._draw(scaled, len(scaled), np.float32(1), np.float32(0), np.float32(u)) == expected
+
+
 def torch_probabilities(logits: np.ndarray, spec: RowSpec, default_top_k: int = 0) -> torch.Tensor:
     """What is drawn from, by masking a sorted distribution in torch."""
     scaled = torch.from_numpy(logits).double() / spec.temperature

@@ -1,6 +1,6 @@
 """Log-probabilities of raw logits: log-softmax before masks, bias, penalties and temperature.
 
-The softmax's sum runs in float64; what is reported is float32. Among equal logits the lower id comes first.
+The softmax runs in float64; what is reported is float32. Among equal logits the lower id comes first.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ def token_logprobs(
         row, token_id = logits[i], token_ids[i]
         reported = np.concatenate([most_likely(row, int(num_top[i])), named[i]])
         normaliser = _log_sum_exp(row)
-        rows.logprob[i] = row[token_id] - normaliser
+        rows.logprob[i] = float(row[token_id]) - normaliser
         rows.rank[i] = 1 + np.count_nonzero(row > row[token_id])
         rows.top_ids[i, : count[i]] = reported
-        rows.top_logprobs[i, : count[i]] = row[reported] - normaliser
+        rows.top_logprobs[i, : count[i]] = row[reported].astype(np.float64) - normaliser
     return rows
 
 
