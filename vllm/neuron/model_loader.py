@@ -43,10 +43,10 @@ def load_model(config: VllmConfig) -> tuple[DeviceModel, LoadInfo]:
     loaded = time.perf_counter()
     info = LoadInfo(config.target, str(directory), hit, {"artifact": found - started, "load": loaded - found})
     logger.info(
-        "%s: artifact %s %s in %.2f s, loaded in %.2f s (%s)",
+        "%s: %s artifact %s in %.2f s, loaded in %.2f s (%s)",
         config.target,
-        directory,
         "found" if hit else "compiled",
+        directory,
         found - started,
         loaded - found,
         describe_memory(device.memory()),

@@ -94,14 +94,20 @@ class NeuronModelRunner:
         return works
 
     def _forwards(self, works: list[Work]) -> Iterable[list[Work]]:
-        """Rows that run together: all of them where the target mixes, else by kind; by line within."""
+        """Rows that run together, by line: all of them where the target mixes, else decodes, and prompts by the batch."""
         works.sort(key=lambda work: work.row.line)
         if self.device.capabilities.mixed_steps:
             return [works] if works else []
         kinds: dict[Kind, list[Work]] = {}
         for work in works:
             kinds.setdefault(work.kind, []).append(work)
-        return kinds.values()
+        sizes = {Kind.DECODE: len(works), Kind.VERIFY: len(works)}
+        batch = self.config.scheduler_config.prefill_batch_size
+        return [
+            group[start : start + sizes.get(kind, batch)]
+            for kind, group in kinds.items()
+            for start in range(0, len(group), sizes.get(kind, batch))
+        ]
 
     def _run(self, works: list[Work], step: SchedulerOutput, result: ModelRunnerOutput) -> None:
         """One forward. If it fails, rows that can run alone do, so that only the one at fault ends."""

@@ -1,0 +1,85 @@
+"""Figures add up: what the engine counts is what requests did."""
+
+from __future__ import annotations
+
+import pytest
+from prometheus_client import generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.neuron.driver import resolved_config
+from vllm.engine.core_client import InprocClient
+from vllm.engine.messages import EngineCoreRequest
+from vllm.engine.metrics import EngineMetrics
+from vllm.sampling_params import SamplingParams
+
+PROMPTS = {"a": [5, 6, 7], "b": [8, 9], "c": list(range(10, 50))}
+
+
+@pytest.fixture(scope="module")
+def metrics(tiny_llama):
+    """Three requests of four tokens each, on two rows."""
+    config = resolved_config(tiny_llama, "null", max_num_seqs=2)
+    client = InprocClient(config)
+    metrics = EngineMetrics(config, client.executor_stats)
+    for req_id, prompt in PROMPTS.items():
+        params = SamplingParams(temperature=0.0, max_tokens=4, ignore_eos=True)
+        metrics.record_arrival(req_id, 0.0, len(prompt), 4)
+        client.add_request(EngineCoreRequest(req_id, prompt, params))
+    while client.core.has_work:
+        metrics.record_step(client.step())
+    return metrics
+
+
+def _values(metrics, name: str, **labels: str) -> list:
+    return [metric for metric in metrics.snapshot() if metric.name == name and labels.items() <= metric.labels.items()]
+
+
+@pytest.mark.parametrize(
+    ("name", "labels", "value"),
+    [
+        ("vllm:prompt_tokens", {}, 45),
+        ("vllm:prompt_tokens_by_source", {"source": "local_compute"}, 45),
+        ("vllm:generation_tokens", {}, 12),
+        ("vllm:request_success", {"finished_reason": "length"}, 3),
+        ("vllm:request_success", {"finished_reason": "abort"}, 0),
+        ("vllm:num_requests_running", {}, 0),
+        ("vllm:num_requests_waiting", {}, 0),
+        ("vllm:kv_cache_usage_perc", {}, 0),
+        ("vllm:num_preemptions", {}, 0),
+        ("vllm:num_slots", {}, 2),
+    ],
+)
+def test_counters_and_gauges(metrics, name, labels, value):
+    assert [metric.value for metric in _values(metrics, name, **labels)] == [value]
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        ("vllm:time_to_first_token_seconds", 3),
+        ("vllm:inter_token_latency_seconds", 9),
+        ("vllm:e2e_request_latency_seconds", 3),
+        ("vllm:request_queue_time_seconds", 3),
+        ("vllm:request_generation_tokens", 3),
+    ],
+)
+def test_histograms(metrics, name, count):
+    assert [metric.count for metric in _values(metrics, name)] == [count]
+
+
+def test_padding_is_what_the_compiled_shapes_would_cost(metrics):
+    prefill = _values(metrics, "vllm:bucket_padding_tokens", kind="prefill")
+    assert sum(metric.value for metric in prefill) == 3 * 64 - 45
+    uses = sum(metric.value for metric in _values(metrics, "vllm:bucket_uses", kind="decode"))
+    tokens = sum(metric.value for metric in _values(metrics, "vllm:bucket_tokens", kind="decode"))
+    padding = sum(metric.value for metric in _values(metrics, "vllm:bucket_padding_tokens", kind="decode"))
+    assert (tokens, padding) == (9, 2 * uses - 9)
+
+
+def test_the_exposition_parses_and_names_the_model(metrics):
+    families = {
+        family.name: family for family in text_string_to_metric_families(generate_latest(metrics.registry).decode())
+    }
+    labels = families["vllm:generation_tokens"].samples[0].labels
+    assert labels["engine"] == "0" and labels["model_name"]
+    assert "vllm:time_to_first_token_seconds" in families
