@@ -45,6 +45,8 @@ class NeuronConfig(ModelKeys):
     def _check(self, faults: Faults) -> None:
         self._apply_implications()
         check(self, faults)
+        if self.on_device_sampling_config is not None:
+            self._set("notices", self.notices + self.on_device_sampling_config.notices)
         if not faults:
             self._extend("context_encoding_buckets", self.max_context_length)
             self._extend("token_generation_buckets", self.max_length)
@@ -113,35 +115,43 @@ def default_neuron_config(config: VllmConfig, overrides: Mapping[str, Any] | Non
     """The Neuron config that vLLM's settings give, with `overrides` replacing single keys.
 
     `config` must hold final numbers: max_model_len, max_num_seqs, block_size, num_blocks (see `platform.resolve`).
-    Bucket lists come from the environment where neither vLLM nor the overrides say otherwise.
+    Bucket lists come from the environment where the overrides say nothing. An overriding on_device_sampling_config
+    replaces single entries of vLLM's too.
     """
-    return NeuronConfig.from_dict({**_from_vllm(config), **(overrides or {})})
+    values = {**_from_vllm(config), **(overrides or {})}
+    sampling = values["on_device_sampling_config"]
+    if isinstance(sampling, Mapping):
+        values["on_device_sampling_config"] = {**_sampling_of_requests(config), **sampling}
+    return NeuronConfig.from_dict(values)
 
 
 def _from_vllm(config: VllmConfig) -> dict[str, Any]:
     batch_size = config.scheduler_config.max_num_seqs
     max_model_len = config.model_config.max_len
+    is_prefix_caching = bool(config.cache_config.enable_prefix_caching)
+    is_chunked = bool(config.scheduler_config.enable_chunked_prefill)
     return {
         "tp_degree": config.parallel_config.tensor_parallel_size,
         "ctx_batch_size": 1,
         "batch_size": batch_size,
-        "is_continuous_batching": bool(batch_size and batch_size > 1),
         "max_context_length": max_model_len,
         "seq_len": max_model_len,
         "pa_num_blocks": config.cache_config.num_blocks or batch_size,
         "pa_block_size": config.cache_config.block_size or max_model_len,
+        "is_block_kv_layout": is_prefix_caching or is_chunked,
+        "is_prefix_caching": is_prefix_caching,
+        "chunked_prefill_config": {"max_num_seqs": batch_size} if is_chunked else None,
         "enable_bucketing": True,
         "context_encoding_buckets": envs.NEURON_CONTEXT_LENGTH_BUCKETS or None,
         "token_generation_buckets": envs.NEURON_TOKEN_GEN_BUCKETS or None,
         "quantized": False,
         "torch_dtype": torch_dtype(config.model_config.dtype),
         "padding_side": "right",
-        "on_device_sampling_config": _default_sampling(config),
+        "on_device_sampling_config": None if envs.NEURON_ON_DEVICE_SAMPLING_DISABLED else {},
     }
 
 
-def _default_sampling(config: VllmConfig) -> dict[str, Any] | None:
-    if envs.NEURON_ON_DEVICE_SAMPLING_DISABLED:
-        return None
+def _sampling_of_requests(config: VllmConfig) -> dict[str, Any]:
+    """Each request brings its own sampling, out of as many tokens as the library can or the vocabulary has."""
     vocab_size = int(config.model_config.hf_config.get("vocab_size") or MAX_GLOBAL_TOPK)
     return {"dynamic": True, "global_topk": min(MAX_GLOBAL_TOPK, vocab_size)}

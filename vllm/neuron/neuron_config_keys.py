@@ -53,8 +53,12 @@ class ShapeKeys(Section):
     )
     tkg_batch_size: int = derived(lambda c: c.batch_size, "batch_size", "Rows of token generation.", at_least=1)
     max_batch_size: int = derived(lambda c: c.batch_size, "batch_size", "Largest batch of any program.", at_least=1)
-    spec_batch_size: int = derived(lambda c: c.batch_size, "batch_size", "Rows of the verifying program.", at_least=1)
-    is_continuous_batching: bool = key(False, "KV lines are chosen by seq_id. vLLM: batch_size > 1.")
+    spec_batch_size: int = derived(
+        lambda c: c.batch_size, "batch_size", "Rows of the verifying program.", at_least=1, accelerator_only=True
+    )
+    is_continuous_batching: bool = derived(
+        lambda c: c.batch_size > 1, "batch_size > 1", "KV lines are chosen by seq_id."
+    )
     padding_side: str = key("right", "Side on which prompts are padded; serving needs right.", choices=["right"])
     seq_len: int = key(128, "Longest sequence, prompt and output together. From max_model_len.", at_least=1)
     max_context_length: int = derived(lambda c: c.seq_len, "seq_len", "Longest prompt.", at_least=1)
@@ -64,15 +68,23 @@ class ShapeKeys(Section):
         "seq_len - max_context_length, none if 0",
         "Informational: the length limit of a request is its own.",
         at_least=1,
+        accelerator_only=True,
     )
-    n_active_tokens: int = derived(lambda c: c.seq_len, "seq_len", "Internal to NxD Inference.", at_least=1)
-    n_positions: int = derived(lambda c: c.seq_len, "seq_len", "Internal to NxD Inference.", at_least=1)
+    n_active_tokens: int = derived(
+        lambda c: c.seq_len, "seq_len", "Internal to NxD Inference.", at_least=1, accelerator_only=True
+    )
+    n_positions: int = derived(
+        lambda c: c.seq_len, "seq_len", "Internal to NxD Inference.", at_least=1, accelerator_only=True
+    )
     torch_dtype: str = key(
         "bfloat16", "Arithmetic and storage type of weights. From dtype.", choices=TORCH_DTYPES, read=dtype_name
     )
-    overrides_torch_dtype: bool = key(True, "torch_dtype replaces the checkpoint's own type.")
+    overrides_torch_dtype: bool = key(True, "torch_dtype replaces the checkpoint's own type.", accelerator_only=True)
     cast_type: str = key(
-        "config", "Cast weights to torch_dtype, or keep their own types.", choices=["config", "as-declared"]
+        "config",
+        "Cast weights to torch_dtype, or keep their own types.",
+        choices=["config", "as-declared"],
+        accelerator_only=True,
     )
     attention_dtype: str | None = key(
         None, "Arithmetic type of attention.", choices=TORCH_DTYPES, read=dtype_name, accelerator_only=True
@@ -95,7 +107,9 @@ class BucketKeys(ShapeKeys):
     """Buckets."""
 
     enable_bucketing: bool = key(False, "Compile for several lengths instead of the longest alone. vLLM: true.")
-    buckets: list[int] = derived(lambda c: [c.seq_len], "[seq_len]", "Internal to NxD Inference.", at_least=1)
+    buckets: list[int] = derived(
+        lambda c: [c.seq_len], "[seq_len]", "Internal to NxD Inference.", at_least=1, accelerator_only=True
+    )
     context_encoding_buckets: list[int] | None = key(
         None, "Prompt lengths to compile for, ascending, up to max_context_length. None: powers of two from 128."
     )
@@ -131,6 +145,7 @@ class CacheKeys(SamplingKeys):
         "batch_size, or tkg_batch_size / attention_dp_degree",
         "KV lines.",
         at_least=1,
+        accelerator_only=True,
     )
     kv_cache_padding_size: int = derived(
         lambda c: int(c.attention_dp_degree > 1),
@@ -233,9 +248,12 @@ class ParallelKeys(SpeculationKeys):
         "tp_degree * pp_degree * ep_degree",
         "Ranks in all.",
         at_least=1,
+        accelerator_only=True,
     )
     start_rank_id: int = key(0, "First rank on this host.", at_least=0, accelerator_only=True)
-    local_ranks_size: int = derived(lambda c: c.world_size, "world_size", "Ranks on this host.", at_least=1)
+    local_ranks_size: int = derived(
+        lambda c: c.world_size, "world_size", "Ranks on this host.", at_least=1, accelerator_only=True
+    )
     sequence_parallel_enabled: bool = flag("Shard activations over the sequence in context encoding.")
     weight_gather_seq_len_threshold: int = key(
         32768, "Length from which weights are gathered.", at_least=1, accelerator_only=True
@@ -329,8 +347,10 @@ class KernelKeys(ParallelKeys):
 class ModelKeys(KernelKeys):
     """Mixture of experts and vision."""
 
-    capacity_factor: float | None = key(None, "Expert capacity; none: no token is dropped.", above=0)
-    glu_mlp: bool = key(True, "Experts have gated MLPs.")
+    capacity_factor: float | None = key(
+        None, "Expert capacity; none: no token is dropped.", above=0, accelerator_only=True
+    )
+    glu_mlp: bool = key(True, "Experts have gated MLPs.", accelerator_only=True)
     glu_type: str = key("glu", "Form of the gate.", choices=["glu", "swiglu"], accelerator_only=True)
     hidden_act_scaling_factor: float = key(1.0, "Scale inside the activation.", accelerator_only=True)
     hidden_act_bias: float = key(0.0, "Bias inside the activation.", accelerator_only=True)

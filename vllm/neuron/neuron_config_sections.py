@@ -60,6 +60,11 @@ class OnDeviceSamplingConfig(Section):
         if not self.dynamic and self.top_k > self.global_topk:
             why = f"exceeds global_topk={self.global_topk}"
             faults.add("top_k", self.top_k, why, f"Use at most {self.global_topk}", involves=["global_topk"])
+        unused = [name for name in ("do_sample", "top_k", "top_p", "temperature") if name in self.changed()]
+        if self.dynamic and unused:
+            self._notice(
+                f"sampling is dynamic: {', '.join(unused)} of on_device_sampling_config stand back for requests"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,10 +22,10 @@ from vllm.logger import init_logger
 from vllm.neuron.device import TARGETS
 from vllm.neuron.faults import Faults, NeuronConfigError, nearest
 from vllm.neuron.neuron_config import NeuronConfig, default_neuron_config, torch_dtype
-from vllm.neuron.neuron_config_sections import MAX_GLOBAL_TOPK, TORCH_DTYPES, dtype_name
+from vllm.neuron.neuron_config_sections import TORCH_DTYPES, dtype_name
 from vllm.neuron.options import merged_override
 from vllm.neuron.parallel import HeadSharding, degree_fault, kv_bytes_per_token
-from vllm.neuron.refusals import refuse_keys, refuse_options
+from vllm.neuron.refusals import refuse_keys, refuse_options, uses_block_kv
 from vllm.neuron.section import keys
 
 logger = init_logger(__name__)
@@ -50,15 +50,15 @@ def resolve_quietly(config: VllmConfig) -> tuple[VllmConfig, list[str]]:
     """`resolve` without logging: the resolved config, and sentences about it that a user should read."""
     faults = Faults()
     target = choose_target(config.neuron_options.device, faults)
-    _check_environment(config, faults)
-    refuse_options(config, target, faults)
     override = merged_override(config.neuron_options, faults)
+    _check_environment(config, override, faults)
+    refuse_options(config, target, faults)
     settled = _settle(config, override, faults)
     neuron_config = _build_neuron_config(settled, override, faults)
     _check_step_tokens(settled, override, faults)
     _check_model(settled, neuron_config, faults)
     if neuron_config is not None:
-        refuse_keys(neuron_config, target, faults)
+        refuse_keys(settled, neuron_config, target, faults)
     faults.raise_if_any("the configuration")
     if neuron_config is None:
         raise AssertionError("a Neuron config that could not be built left no fault")
@@ -87,7 +87,12 @@ def _why_no_accelerator() -> str:
     return ""
 
 
-def _check_environment(config: VllmConfig, faults: Faults) -> None:
+def _check_environment(config: VllmConfig, override: Mapping[str, Any], faults: Faults) -> None:
+    if envs.NEURON_ON_DEVICE_SAMPLING_DISABLED and override.get("on_device_sampling_config") is not None:
+        why = "NEURON_ON_DEVICE_SAMPLING_DISABLED says otherwise"
+        faults.add(
+            "on_device_sampling_config", override["on_device_sampling_config"], why, "Unset it, or leave the key out"
+        )
     if envs.VLLM_NEURON_FRAMEWORK != "neuronx-distributed-inference":
         why = "only neuronx-distributed-inference is supported"
         faults.add("VLLM_NEURON_FRAMEWORK", envs.VLLM_NEURON_FRAMEWORK, why, "Unset it")
@@ -177,11 +182,6 @@ class KVLayout:
     num_blocks: int
 
 
-def uses_block_kv(config: VllmConfig) -> bool:
-    """Whether KV blocks are smaller than a sequence: prefix caching or chunked prefill was asked for."""
-    return bool(config.cache_config.enable_prefix_caching or config.scheduler_config.enable_chunked_prefill)
-
-
 def kv_layout(
     max_model_len: int,
     max_num_seqs: int,
@@ -213,20 +213,11 @@ def _build_neuron_config(config: VllmConfig, override: Mapping[str, Any], faults
     entries = {name: value for name, value in override.items() if name not in _AGREED_KEYS}
     if override.get("torch_dtype") is not None and config.model_config.dtype in BYTES:
         del entries["torch_dtype"]
-    if isinstance(sampling := entries.get("on_device_sampling_config"), Mapping):
-        entries["on_device_sampling_config"] = {**_global_topk(config), **sampling}
     try:
         return default_neuron_config(config, entries)
     except NeuronConfigError as error:
         faults.extend(error.faults)
         return None
-
-
-def _global_topk(config: VllmConfig) -> dict[str, int]:
-    """The library's default, or the whole vocabulary where that is smaller."""
-    return {
-        "global_topk": min(MAX_GLOBAL_TOPK, int(config.model_config.hf_config.get("vocab_size") or MAX_GLOBAL_TOPK))
-    }
 
 
 def _with_step_limits(config: VllmConfig, neuron_config: NeuronConfig) -> VllmConfig:

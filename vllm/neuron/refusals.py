@@ -34,6 +34,11 @@ _UNSERVED = {
 }
 
 
+def uses_block_kv(config: VllmConfig) -> bool:
+    """Whether vLLM's settings ask for KV blocks smaller than a sequence: prefix caching or chunked prefill."""
+    return bool(config.cache_config.enable_prefix_caching or config.scheduler_config.enable_chunked_prefill)
+
+
 def refuse_options(config: VllmConfig, target: str, faults: Faults) -> None:
     """Settings of vLLM that mean something here but cannot be had."""
     _refuse_parallelism(config, faults)
@@ -89,13 +94,13 @@ def _refuse_block_kv(config: VllmConfig, faults: Faults) -> None:
         faults.add("enable_chunked_prefill", True, why, "Use --no-enable-chunked-prefill, or leave it out")
 
 
-def refuse_keys(config: NeuronConfig, target: str, faults: Faults) -> None:
+def refuse_keys(options: VllmConfig, config: NeuronConfig, target: str, faults: Faults) -> None:
     """Keys of the Neuron config that this target, or every target, cannot serve."""
     for reason, names in _UNSERVED.items():
         for name in names:
             if value := getattr(config, name):
                 faults.add(name, value, reason, "Leave it out")
-    if config.is_block_kv_layout and target not in BLOCK_KV_TARGETS:
+    if config.is_block_kv_layout and not uses_block_kv(options) and target not in BLOCK_KV_TARGETS:
         name = "is_prefix_caching" if config.is_prefix_caching else "chunked_prefill_config"
         faults.add(name, getattr(config, name), "block KV is not served yet", "Leave it and is_block_kv_layout out")
     dtypes = DTYPES.get(target, ())
@@ -104,6 +109,18 @@ def refuse_keys(config: NeuronConfig, target: str, faults: Faults) -> None:
         faults.add("dtype", config.torch_dtype, why, f"Use {' or '.join(dtypes)}")
     if target == "neuronx":
         _refuse_on_accelerator(config, faults)
+    else:
+        _refuse_static_sampling(config, target, faults)
+
+
+def _refuse_static_sampling(config: NeuronConfig, target: str, faults: Faults) -> None:
+    sampling = config.on_device_sampling_config
+    if sampling is not None and not sampling.dynamic:
+        why = f"the {target} target compiles no sampling values in: each request brings its own"
+        faults.add("on_device_sampling_config.dynamic", False, why, "Leave it out")
+    if sampling is not None and sampling.deterministic:
+        why = f"the {target} target draws by each request's seed"
+        faults.add("on_device_sampling_config.deterministic", True, why, "Leave it out, and give requests a seed")
 
 
 def _refuse_on_accelerator(config: NeuronConfig, faults: Faults) -> None:
