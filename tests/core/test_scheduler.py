@@ -183,6 +183,14 @@ def test_drafts_that_could_not_become_output_are_not_verified() -> None:
     assert scheduler.schedule().draft_token_ids == {"a": [6]}
 
 
+def test_drafts_leave_every_sequence_its_place_in_the_step() -> None:
+    scheduler = make_scheduler(num_lookahead_tokens=4, max_num_seqs=4, max_num_batched_tokens=11, max_prefill_tokens=4)
+    scheduler.add_request(make_request("a", 3, **LONG))
+    step = scheduler.schedule()
+    scheduler.update_from_output(step, ModelRunnerOutput({"a": [5]}, draft_token_ids={"a": [6, 7, 8, 9]}))
+    assert scheduler.schedule().draft_token_ids == {"a": [6]}
+
+
 def test_tokens_after_a_stop_are_cut_with_their_logprobs() -> None:
     scheduler = make_scheduler()
     scheduler.add_request(make_request("a", stop_token_ids=[7]))
@@ -297,6 +305,7 @@ def test_steps_are_updated_once_and_in_order() -> None:
     [
         ({}, 0, {}, "the prompt is empty"),
         ({}, 32, {}, "the prompt has 32 tokens, but max_model_len=32 leaves room for 31"),
+        ({"max_prompt_len": 6}, 7, {}, "the longest compiled prompt has 6"),
         ({"max_num_batched_tokens": 8}, 9, {}, "max_num_batched_tokens=8; .* enable chunked prefill"),
         ({"block_size": 4, "num_blocks": 3}, 5, {"max_tokens": 9}, "need 4 KV blocks of 4 tokens, but there are 3"),
     ],
@@ -334,7 +343,6 @@ def test_ids_are_unique_among_unfinished_requests() -> None:
     ("config", "message"),
     [
         ({"max_num_seqs": 8, "max_num_batched_tokens": 7}, "it must be at least 8"),
-        ({"max_num_seqs": 8, "max_num_batched_tokens": 8, "num_lookahead_tokens": 1}, "it must be at least 16"),
         ({"max_consecutive_prefills": 0}, "max_consecutive_prefills=0"),
         ({"prefill_batch_size": 0}, "prefill_batch_size=0"),
         ({"prefix_caching": True}, "prefix caching needs KV blocks shorter than max_model_len=32"),

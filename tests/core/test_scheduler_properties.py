@@ -23,7 +23,7 @@ def configs(draw: st.DrawFn) -> VllmConfig:
     blocks_per_seq = -(-MAX_LEN // (block_size or MAX_LEN))
     mixed = draw(st.booleans())
     max_prefill_tokens = draw(st.sampled_from([0, 1, 5]))
-    fewest_tokens = max_num_seqs * (1 + lookahead)
+    fewest_tokens = max_num_seqs
     if not mixed and not max_prefill_tokens:
         fewest_tokens = max(fewest_tokens, MAX_LEN)
     return make_config(

@@ -47,6 +47,7 @@ class Scheduler:
         if limits.max_num_seqs is None or cache.block_size is None:
             raise ValueError("the config is not resolved: max_num_seqs or block_size is unknown")
         self.max_model_len = config.model_config.max_len
+        self.max_prompt_len = limits.max_prompt_len or self.max_model_len
         self.max_num_seqs = limits.max_num_seqs
         self.prefill_batch_size = limits.prefill_batch_size
         self.max_prefill_tokens = limits.max_prefill_tokens
@@ -55,11 +56,11 @@ class Scheduler:
         self.num_lookahead_tokens = limits.num_lookahead_tokens
         self.block_size = cache.block_size
         self.enable_prefix_caching = bool(cache.enable_prefix_caching)
-        most_decode_tokens = self.max_num_seqs * (1 + self.num_lookahead_tokens)
         self.max_num_batched_tokens = limits.max_num_batched_tokens or max(
-            most_decode_tokens, self.prefill_batch_size * self.max_model_len
+            self.max_num_seqs * (1 + self.num_lookahead_tokens), self.prefill_batch_size * self.max_model_len
         )
-        self._check_limits(most_decode_tokens)
+        self._check_limits()
+        self._max_drafts = min(self.num_lookahead_tokens, self.max_num_batched_tokens // self.max_num_seqs - 1)
 
         self.pool = BlockPool(cache.num_blocks, self.block_size)
         self._clock = clock
@@ -315,9 +316,9 @@ class Scheduler:
         return request.output(token_ids, logprobs, result.prompt_logprobs.get(req_id), with_times=is_first or finished)
 
     def _take_drafts(self, request: Request, token_ids: list[int]) -> None:
-        """Keep drafts that can still become output: one sampled token follows the last of them."""
+        """Keep drafts that fit into a step and can become output: one sampled token follows the last of them."""
         room = request.max_total_tokens - request.num_tokens - 1
-        request.draft_token_ids = token_ids[: min(room, self.num_lookahead_tokens)]
+        request.draft_token_ids = token_ids[: min(room, self._max_drafts)]
 
     def _reads_prefix_cache(self, request: Request) -> bool:
         """Not if log-probabilities of the prompt are asked for: they need its logits, so all of it is computed."""
@@ -344,7 +345,7 @@ class Scheduler:
     def _prompts_in_pieces(self) -> bool:
         return self.mixed_steps or self.max_prefill_tokens > 0
 
-    def _check_limits(self, most_decode_tokens: int) -> None:
+    def _check_limits(self) -> None:
         counts = {
             "max_num_seqs": self.max_num_seqs,
             "prefill_batch_size": self.prefill_batch_size,
@@ -353,10 +354,10 @@ class Scheduler:
         for name, value in counts.items():
             if value < 1:
                 raise ValueError(f"{name}={value} leaves nothing to run; it must be at least 1")
-        if self.max_num_batched_tokens < most_decode_tokens:
+        if self.max_num_batched_tokens < self.max_num_seqs:
             raise ValueError(
-                f"max_num_batched_tokens={self.max_num_batched_tokens} is less than one decode step of all "
-                f"max_num_seqs={self.max_num_seqs} sequences takes; it must be at least {most_decode_tokens}"
+                f"max_num_batched_tokens={self.max_num_batched_tokens} is less than a decode step of all "
+                f"max_num_seqs={self.max_num_seqs} sequences takes; it must be at least {self.max_num_seqs}"
             )
         if self.enable_prefix_caching and self.block_size >= self.max_model_len:
             raise ValueError(
@@ -375,6 +376,11 @@ class Scheduler:
             raise ValueError(
                 f"the prompt has {prompt_len} tokens, but max_model_len={self.max_model_len} leaves room for "
                 f"{self.max_model_len - 1} and one of output; shorten the prompt or raise max_model_len"
+            )
+        if prompt_len > self.max_prompt_len:
+            raise ValueError(
+                f"the prompt has {prompt_len} tokens, but the longest compiled prompt has {self.max_prompt_len} "
+                "(max_context_length); shorten the prompt or compile for longer ones"
             )
         if prompt_len > self.max_num_batched_tokens and not self._prompts_in_pieces:
             raise ValueError(
