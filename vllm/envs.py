@@ -51,6 +51,13 @@ _VARIABLES = [
     EnvVar("VLLM_LOGGING_CONFIG_PATH", str, "", "A JSON file for logging.config.dictConfig, instead of the default."),
     EnvVar("VLLM_LOGGING_PREFIX", str, "", "Text put before each log line."),
     EnvVar("VLLM_NEURON_TARGET", str, "auto", "Device target: auto, neuronx, cpu or null."),
+    EnvVar("VLLM_CPU_ISA", str, "auto", "Kernels of the cpu target: auto, avx512_bf16, avx512, avx2 or portable."),
+    EnvVar(
+        "VLLM_CPU_OMP_THREADS_BIND",
+        str,
+        "auto",
+        "Processors the cpu target's threads are bound to, such as 0-3,8; auto: one a core; nobind: not bound.",
+    ),
     EnvVar(
         "VLLM_NEURON_FRAMEWORK",
         str,
@@ -109,7 +116,6 @@ _VARIABLES = [
     EnvVar("VLLM_MAX_N_SEQUENCES", int, 16384, "Most outputs a request may ask for (n)."),
     EnvVar("VLLM_MAX_NUM_BAD_WORDS", int, 128, "Most bad words in one request, after tokenisation."),
     EnvVar("VLLM_ALLOW_LONG_MAX_MODEL_LEN", _boolean, False, "Allow max_model_len beyond what the model was made for."),
-    EnvVar("VLLM_ENABLE_V1_MULTIPROCESSING", _boolean, True, "Run the server's engine in a child process."),
     EnvVar(
         "VLLM_RPC_BASE_PATH", str, "", "Directory under which sockets get a private one. Default: the temporary one."
     ),

@@ -1,0 +1,275 @@
+// The Python face of the core: vllm._cpu. Only vllm/neuron/cpu/ops.py imports it, and documents what it offers.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <optional>
+
+#include "runtime/model.h"
+
+namespace py = pybind11;
+
+namespace vllm {
+namespace {
+
+// Arrays must come as they are: C-contiguous and of the right type, never converted.
+template <class T>
+using Array = py::array_t<T, py::array::c_style>;
+template <class T>
+using MaybeArray = std::optional<Array<T>>;
+
+template <class T>
+const T* read(const Array<T>& array, py::ssize_t length, const char* name) {
+  if (array.size() != length)
+    throw std::invalid_argument(std::string(name) + " has " + std::to_string(array.size()) + " entries, expected " + std::to_string(length));
+  return array.data();
+}
+
+BufferSpec buffer_of(const py::dict& dict) {
+  return {dict["offset"].cast<size_t>(), dict["width"].cast<int>(), dict["rows"].cast<std::string>() == "samples"};
+}
+
+ProgramSpec program_of(const py::dict& dict) {
+  ProgramSpec program{dict["max_tokens"].cast<int>(), dict["max_samples"].cast<int>(), dict["arena_bytes"].cast<size_t>(), {}};
+  for (const py::handle item : dict["ops"]) {
+    const auto op = item.cast<py::dict>();
+    OpSpec spec;
+    spec.kind = op["kind"].cast<std::string>();
+    for (const py::handle input : op["inputs"]) spec.inputs.push_back(buffer_of(input.cast<py::dict>()));
+    spec.output = buffer_of(op["output"].cast<py::dict>());
+    spec.weights = op["weights"].cast<std::map<std::string, std::string>>();
+    spec.attrs = op["attrs"].cast<std::map<std::string, double>>();
+    program.ops.push_back(std::move(spec));
+  }
+  return program;
+}
+
+ModelSpec model_of(const std::string& weights_path, const py::dict& weights, const py::dict& kv, int vocab, int max_context,
+                   std::vector<int> cpus, const std::string& isa) {
+  ModelSpec spec;
+  spec.weights_path = weights_path;
+  for (const auto& [name, value] : weights) {
+    const auto entry = py::reinterpret_borrow<py::dict>(value);
+    spec.weights[name.cast<std::string>()] = {entry["format"].cast<std::string>(), entry["shape"].cast<std::vector<int>>(),
+                                              entry["offset"].cast<size_t>(), entry["num_bytes"].cast<size_t>()};
+  }
+  const auto type = kv["dtype"].cast<std::string>();
+  if (type != "bf16" && type != "f32") throw std::invalid_argument("unknown KV cache type '" + type + "'; known: bf16, f32");
+  const auto number = [&](const char* name) { return kv[name].cast<int>(); };
+  spec.kv = {type == "bf16" ? KvType::kBf16 : KvType::kF32, number("num_layers"), number("num_kv_heads"), number("head_dim"), number("num_blocks"), number("block_size")};
+  spec.vocab = vocab;
+  spec.max_context = max_context;
+  spec.cpus = std::move(cpus);
+  spec.isa = isa;
+  return spec;
+}
+
+// The arrays of one step; keeps them alive while C++ points into them.
+struct StepArrays {
+  Array<int32_t> token_ids, positions, slots, row_start, context_len, block_table, selected, selected_row, given_token;
+
+  Step view() const {
+    const auto tokens = token_ids.size(), rows = context_len.size(), picked = selected.size();
+    if (block_table.ndim() != 2 || block_table.shape(0) != rows) throw std::invalid_argument("block_table must have one row a row of the step");
+    return {static_cast<int>(tokens),
+            static_cast<int>(rows),
+            static_cast<int>(picked),
+            static_cast<int>(block_table.shape(1)),
+            token_ids.data(),
+            read(positions, tokens, "positions"),
+            read(slots, tokens, "slots"),
+            read(row_start, rows + 1, "row_start"),
+            context_len.data(),
+            block_table.data(),
+            selected.data(),
+            read(selected_row, picked, "selected_row"),
+            read(given_token, picked, "given_token"),
+            nullptr};
+  }
+};
+
+// Attributes of a SamplingInput, checked; `keep` holds references while C++ points into them.
+class SamplingReader {
+ public:
+  SamplingReader(const py::object& source, py::ssize_t rows) : source_(source), rows_(rows) {}
+
+  template <class T>
+  Array<T> array(const char* name) {
+    const py::object value = source_.attr(name);
+    if (!py::isinstance<Array<T>>(value)) throw std::invalid_argument(std::string("sampling.") + name + " must be a C-contiguous array of its type");
+    keep_.push_back(value);
+    return py::reinterpret_borrow<Array<T>>(value);
+  }
+  template <class T>
+  const T* rows(const char* name, py::ssize_t extra = 0) {
+    return read(array<T>(name), rows_ + extra, name);
+  }
+
+ private:
+  py::object source_;
+  py::ssize_t rows_;
+  std::vector<py::object> keep_;
+};
+
+void check_compressed(const char* name, const int32_t* offsets, py::ssize_t rows, py::ssize_t entries) {
+  bool ascending = offsets[0] == 0 && offsets[rows] <= entries;
+  for (py::ssize_t i = 0; i < rows; ++i) ascending = ascending && offsets[i] <= offsets[i + 1];
+  if (!ascending) throw std::invalid_argument(std::string(name) + " must ascend from 0 to the number of entries");
+}
+
+SamplingRows sampling_of(SamplingReader& reader, py::ssize_t rows, int vocab) {
+  SamplingRows out{};
+  out.temperature = reader.rows<float>("temperature");
+  out.top_k = reader.rows<int32_t>("top_k");
+  out.top_p = reader.rows<float>("top_p");
+  out.min_p = reader.rows<float>("min_p");
+  out.repetition_penalty = reader.rows<float>("repetition_penalty");
+  out.presence_penalty = reader.rows<float>("presence_penalty");
+  out.frequency_penalty = reader.rows<float>("frequency_penalty");
+  out.seed = reader.rows<uint64_t>("seed");
+  out.position = reader.rows<int32_t>("position");
+  const auto history = reader.array<int32_t>("history");
+  if (history.ndim() != 2) throw std::invalid_argument("sampling.history must have two dimensions");
+  out.history = history.data();
+  out.history_stride = history.shape(1);
+  out.history_line = reader.rows<int32_t>("history_line");
+  out.num_prompt_tokens = reader.rows<int32_t>("num_prompt_tokens");
+  out.bias_offsets = reader.rows<int32_t>("bias_offsets", 1);
+  const auto bias_ids = reader.array<int32_t>("bias_ids");
+  out.bias_ids = bias_ids.data();
+  out.bias_values = read(reader.array<float>("bias_values"), bias_ids.size(), "bias_values");
+  check_compressed("bias_offsets", out.bias_offsets, rows, bias_ids.size());
+  out.mask_index = reader.rows<int32_t>("mask_index");
+  const auto masks = reader.array<uint32_t>("masks");
+  if (masks.ndim() != 2 || masks.shape(1) < (vocab + 31) / 32) throw std::invalid_argument("sampling.masks must have a bit for every token");
+  out.masks = masks.data();
+  out.mask_words = masks.shape(1);
+  out.num_logprobs = reader.rows<int32_t>("num_logprobs");
+  out.logprob_ids_offsets = reader.rows<int32_t>("logprob_ids_offsets", 1);
+  const auto logprob_ids = reader.array<int32_t>("logprob_ids");
+  out.logprob_ids = logprob_ids.data();
+  check_compressed("logprob_ids_offsets", out.logprob_ids_offsets, rows, logprob_ids.size());
+  for (py::ssize_t i = 0; i < rows; ++i) {
+    if (out.mask_index[i] >= masks.shape(0)) throw std::invalid_argument("sampling.mask_index points past the masks");
+    if (out.history_line[i] < 0 || out.history_line[i] >= history.shape(0) || out.position[i] < 0 || out.position[i] > history.shape(1))
+      throw std::invalid_argument("sampling.history_line or position points past the history");
+  }
+  for (py::ssize_t i = 0; i < logprob_ids.size(); ++i)
+    if (out.logprob_ids[i] < 0 || out.logprob_ids[i] >= vocab)
+      throw std::invalid_argument("token id " + std::to_string(out.logprob_ids[i]) + " in logprob_ids is out of the vocabulary of " + std::to_string(vocab));
+  return out;
+}
+
+// Where results go: arrays of the caller's, with an entry a selected position.
+struct OutputArrays {
+  MaybeArray<int32_t> tokens, token_id;
+  MaybeArray<float> logprob;
+  MaybeArray<int32_t> rank, count, top_ids;
+  MaybeArray<float> top_logprobs, logits;
+
+  Outputs view(const Step& step, const BufferSpec& result) {
+    Outputs out{};
+    const py::ssize_t selected = step.num_selected;
+    if (tokens) out.tokens = write(*tokens, selected, "tokens");
+    if (logits) out.logits = write(*logits, (result.samples ? selected : step.num_tokens) * py::ssize_t{result.width}, "logits");
+    if (!token_id) return out;
+    if (!logprob || !rank || !count || !top_ids || !top_logprobs) throw std::invalid_argument("log-probabilities need all of their arrays");
+    if (top_ids->ndim() != 2) throw std::invalid_argument("top_ids must have two dimensions");
+    const py::ssize_t width = top_ids->shape(1);
+    out.logprobs = {write(*token_id, selected, "token_id"),
+                    write(*logprob, selected, "logprob"),
+                    write(*rank, selected, "rank"),
+                    write(*count, selected, "count"),
+                    write(*top_ids, selected * width, "top_ids"),
+                    write(*top_logprobs, selected * width, "top_logprobs"),
+                    width};
+    return out;
+  }
+
+ private:
+  template <class T>
+  static T* write(Array<T>& array, py::ssize_t length, const char* name) {
+    read(array, length, name);
+    return array.mutable_data();
+  }
+};
+
+// Every position's entries must fit into the caller's K columns.
+void check_width(const Step& step, const SamplingRows& sampling, bool has_sampling, const Outputs& out, int vocab) {
+  for (int i = 0; i < step.num_selected; ++i) {
+    const int row = step.selected_row[i];
+    int wanted = 0;
+    if (step.given_token[i] >= 0)
+      wanted = std::min(step.num_prompt_logprobs[row], vocab);
+    else if (has_sampling && sampling.num_logprobs[row] >= 0)
+      wanted = std::min(sampling.num_logprobs[row], vocab) + sampling.logprob_ids_offsets[row + 1] - sampling.logprob_ids_offsets[row];
+    if (wanted > out.logprobs.stride) throw std::invalid_argument("top_ids has too few columns for the log-probabilities asked for");
+  }
+}
+
+void run(Model& model, int handle, int vocab, const StepArrays& arrays, const py::object& sampling, const MaybeArray<int32_t>& num_prompt_logprobs, OutputArrays& outputs) {
+  Step step = arrays.view();
+  const py::ssize_t rows = step.num_rows;
+  for (int i = 0; i < step.num_selected; ++i)
+    if (step.selected_row[i] < 0 || step.selected_row[i] >= step.num_rows) throw std::invalid_argument("selected_row points past the rows");
+  if (num_prompt_logprobs) step.num_prompt_logprobs = read(*num_prompt_logprobs, rows, "num_prompt_logprobs");
+  SamplingReader reader(sampling, rows);
+  const SamplingRows sampling_rows = sampling.is_none() ? SamplingRows{} : sampling_of(reader, rows, vocab);
+  Outputs out = outputs.view(step, model.result(handle));
+  if (sampling.is_none()) out.tokens = nullptr;
+  if (out.logprobs.token_id) {
+    if (!step.num_prompt_logprobs) throw std::invalid_argument("log-probabilities need num_prompt_logprobs");
+    check_width(step, sampling_rows, !sampling.is_none(), out, vocab);
+  }
+  py::gil_scoped_release release;
+  model.run(handle, step, sampling_rows, out);
+}
+
+}  // namespace
+}  // namespace vllm
+
+PYBIND11_MODULE(_cpu, module) {
+  using namespace vllm;
+  module.def("known_isas", [] {
+    std::vector<std::string> names;
+    for (const Isa& isa : all_isas()) names.emplace_back(isa.name);
+    return names;
+  });
+  module.def("supported_isas", [] {
+    std::vector<std::string> names;
+    for (const Isa& isa : all_isas())
+      if (isa.supported()) names.emplace_back(isa.name);
+    return names;
+  });
+  py::class_<Model>(module, "Model")
+      .def(py::init([](const std::string& path, const py::dict& weights, const py::dict& kv, int vocab, int max_context, std::vector<int> cpus, const std::string& isa) {
+             ModelSpec spec = model_of(path, weights, kv, vocab, max_context, std::move(cpus), isa);
+             py::gil_scoped_release release;
+             return std::make_unique<Model>(std::move(spec));
+           }),
+           py::kw_only(), py::arg("weights_path"), py::arg("weights"), py::arg("kv"), py::arg("vocab"), py::arg("max_context"), py::arg("cpus"), py::arg("isa"))
+      .def("add_program", [](Model& model, const py::dict& spec) { return model.add_program(program_of(spec)); })
+      .def(
+          "run",
+          [](Model& model, int handle, int vocab, const Array<int32_t>& token_ids, const Array<int32_t>& positions, const Array<int32_t>& slots,
+             const Array<int32_t>& row_start, const Array<int32_t>& context_len, const Array<int32_t>& block_table, const Array<int32_t>& selected,
+             const Array<int32_t>& selected_row, const Array<int32_t>& given_token, const py::object& sampling, const MaybeArray<int32_t>& num_prompt_logprobs,
+             const MaybeArray<int32_t>& tokens, const MaybeArray<int32_t>& token_id, const MaybeArray<float>& logprob, const MaybeArray<int32_t>& rank,
+             const MaybeArray<int32_t>& count, const MaybeArray<int32_t>& top_ids, const MaybeArray<float>& top_logprobs, const MaybeArray<float>& logits) {
+            const StepArrays arrays{token_ids, positions, slots, row_start, context_len, block_table, selected, selected_row, given_token};
+            OutputArrays outputs{tokens, token_id, logprob, rank, count, top_ids, top_logprobs, logits};
+            run(model, handle, vocab, arrays, sampling, num_prompt_logprobs, outputs);
+          },
+          py::arg("handle"), py::arg("vocab"), py::arg("token_ids").noconvert(), py::arg("positions").noconvert(), py::arg("slots").noconvert(),
+          py::arg("row_start").noconvert(), py::arg("context_len").noconvert(), py::arg("block_table").noconvert(), py::arg("selected").noconvert(),
+          py::arg("selected_row").noconvert(), py::arg("given_token").noconvert(), py::arg("sampling"), py::arg("num_prompt_logprobs").noconvert(),
+          py::arg("tokens").noconvert(), py::arg("token_id").noconvert(), py::arg("logprob").noconvert(), py::arg("rank").noconvert(), py::arg("count").noconvert(),
+          py::arg("top_ids").noconvert(), py::arg("top_logprobs").noconvert(), py::arg("logits").noconvert())
+      .def_property_readonly("isa", [](const Model& model) { return model.isa().name; })
+      .def_property_readonly("num_threads", &Model::num_threads)
+      .def_property_readonly("weight_bytes", &Model::weight_bytes)
+      .def_property_readonly("kv_bytes", &Model::kv_bytes)
+      .def_property_readonly("arena_bytes", &Model::arena_bytes)
+      .def("result_width", [](const Model& model, int handle) { return model.result(handle).width; })
+      .def("result_rows", [](const Model& model, int handle) { return model.result(handle).samples ? "samples" : "tokens"; });
+}

@@ -1,0 +1,2 @@
+#define VLLM_ISA avx2
+#include "kernels/implement.inc"

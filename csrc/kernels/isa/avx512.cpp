@@ -1,0 +1,2 @@
+#define VLLM_ISA avx512
+#include "kernels/implement.inc"

@@ -1,0 +1,2 @@
+#define VLLM_ISA portable
+#include "kernels/implement.inc"

@@ -1,0 +1,97 @@
+#include "runtime/linear_op.h"
+
+#include <algorithm>
+
+namespace vllm {
+namespace {
+
+// Up to this many values every thread converts for itself: cheaper than waiting for the others.
+constexpr int kPrivateValues = 4096;
+
+InputForm input_form(Format format) {
+  if (format == Format::kF32) return InputForm::kF32;
+  return format == Format::kBf16 ? InputForm::kBf16 : InputForm::kInt8;
+}
+
+// Bytes between rows: an odd number of cache lines, so that rows do not fall on the same cache sets.
+size_t row_bytes(InputForm form, int dim) {
+  const size_t element = form == InputForm::kF32 ? 4 : form == InputForm::kBf16 ? 2 : 1;
+  const size_t lines = align_up(align_up(static_cast<size_t>(dim), kGroup) * element, 64) / 64;
+  return (lines | 1) * 64;
+}
+
+size_t sums_bytes(int dim) { return align_up(static_cast<size_t>(ceil_div(dim, kGroup)) * sizeof(int32_t), 64); }
+
+size_t converted_bytes(InputForm form, int dim, int rows) {
+  return static_cast<size_t>(rows) * (row_bytes(form, dim) + sums_bytes(dim)) + align_up(static_cast<size_t>(rows) * sizeof(float), 64);
+}
+
+ConvertedRows lay_out(InputForm form, int dim, int rows, uint8_t* memory) {
+  const size_t stride = row_bytes(form, dim);
+  uint8_t* sums = memory + static_cast<size_t>(rows) * stride;
+  uint8_t* scale = sums + static_cast<size_t>(rows) * sums_bytes(dim);
+  const size_t element = form == InputForm::kInt8 ? 1 : 4;
+  return {memory, static_cast<ptrdiff_t>(stride / element), reinterpret_cast<float*>(scale), reinterpret_cast<int32_t*>(sums),
+          static_cast<ptrdiff_t>(sums_bytes(dim) / sizeof(int32_t))};
+}
+
+}  // namespace
+
+LinearOp::LinearOp(const OpSpec& spec, const Builder& builder)
+    : x_(spec.inputs.at(0)), y_(spec.output), weight_(builder.matrix(spec.weights.at("weight"))), form_(input_form(weight_.format)) {
+  const KernelTable& kernels = builder.kernels;
+  const auto optional = [&](const char* name, int length) -> const float* {
+    const auto found = spec.weights.find(name);
+    return found == spec.weights.end() ? nullptr : builder.vector(found->second, length);
+  };
+  bias_ = optional("bias", weight_.num_out);
+  norm_ = optional("norm", weight_.num_in);
+  if (norm_) eps_ = spec.number("eps");
+  const bool fused = spec.attrs.count("silu_mul") && spec.attr("silu_mul") != 0.0;
+  const bool accumulate = spec.attrs.count("accumulate") && spec.attr("accumulate") != 0.0;
+  epilogue_ = fused ? Epilogue::kSiluMul : accumulate ? Epilogue::kAccumulate : Epilogue::kStore;
+  if (fused && (bias_ || accumulate || weight_.num_out % (2 * kTile)))
+    throw std::invalid_argument("silu_mul cannot be fused with a bias, an accumulation or odd tiles");
+  if (weight_.num_in != x_.width || weight_.num_out != (fused ? 2 : 1) * y_.width)
+    throw std::invalid_argument("weight '" + spec.weights.at("weight") + "' of " + std::to_string(weight_.num_out) + " x " +
+                                std::to_string(weight_.num_in) + " does not fit buffers of widths " + std::to_string(x_.width) +
+                                " and " + std::to_string(y_.width));
+  convert_ = form_ == InputForm::kF32 ? kernels.convert_f32 : form_ == InputForm::kBf16 ? kernels.convert_bf16 : kernels.convert_int8;
+  switch (weight_.format) {
+    case Format::kF32: multiply_ = kernels.linear_f32; break;
+    case Format::kBf16: multiply_ = kernels.linear_bf16; break;
+    case Format::kInt8: multiply_ = kernels.linear_int8; break;
+    case Format::kInt8Group: multiply_ = kernels.linear_int8_group; break;
+    case Format::kQ4: multiply_ = kernels.linear_q4; break;
+    case Format::kQ4Min: multiply_ = kernels.linear_q4_min; break;
+  }
+  max_rows_ = builder.max_rows(x_);
+}
+
+ScratchBytes LinearOp::scratch() const {
+  if (!converts()) return {};
+  const int private_rows = std::max(kPrivateValues / x_.width, 1);
+  return {converted_bytes(form_, x_.width, max_rows_), converted_bytes(form_, x_.width, std::min(private_rows, max_rows_))};
+}
+
+ConvertedRows LinearOp::input_rows(const Run& run, const Worker& worker, int rows) const {
+  auto* x = reinterpret_cast<float*>(run.arena + x_.offset);
+  if (!converts()) return {x, x_.width, nullptr, nullptr, 0};
+  const bool privately = rows == 1 || rows * x_.width <= kPrivateValues;
+  uint8_t* memory = privately ? run.scratch_of(worker) : run.shared_scratch;
+  ConvertArgs args{x, x_.width, x_.width, norm_, eps_, lay_out(form_, x_.width, rows, memory)};
+  const Range mine = privately ? Range{0, rows} : worker.share(rows);
+  convert_(args, mine.begin, mine.end);
+  if (!privately) worker.sync();
+  return args.out;
+}
+
+void LinearOp::run(const Run& run, const Worker& worker, int rows) const {
+  LinearArgs args{weight_, input_rows(run, worker, rows), rows, bias_, reinterpret_cast<float*>(run.arena + y_.offset), y_.width, epilogue_};
+  const int items = epilogue_ == Epilogue::kSiluMul ? weight_.num_tiles() / 2 : weight_.num_tiles();
+  const Range mine = worker.share(items);
+  multiply_(args, mine.begin, mine.end);
+  worker.sync();
+}
+
+}  // namespace vllm

@@ -1,0 +1,36 @@
+// Memory that lives as long as a model: files mapped read-only, and zeroed pages.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+namespace vllm {
+
+// A mapping, unmapped when destroyed. Movable.
+class Mapping {
+ public:
+  Mapping() = default;
+  Mapping(Mapping&& other) noexcept { swap(other); }
+  Mapping& operator=(Mapping&& other) noexcept {
+    swap(other);
+    return *this;
+  }
+  ~Mapping();
+
+  uint8_t* data() const { return data_; }
+  size_t size() const { return size_; }
+
+  // A whole file, shared with every process that maps it. Throws std::runtime_error.
+  static Mapping of_file(const std::string& path);
+  // Zeroed pages, huge ones where the system gives them; touched when first used. Throws std::bad_alloc.
+  static Mapping zeroed(size_t size);
+
+ private:
+  void swap(Mapping& other) noexcept;
+
+  uint8_t* data_ = nullptr;
+  size_t size_ = 0;
+};
+
+}  // namespace vllm

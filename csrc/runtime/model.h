@@ -1,0 +1,82 @@
+// A loaded model: weights, KV cache, programs, and the memory that running them takes.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "runtime/isa.h"
+#include "runtime/kv_cache.h"
+#include "runtime/op.h"
+#include "runtime/spec.h"
+#include "runtime/step.h"
+#include "runtime/thread_pool.h"
+
+namespace vllm {
+
+struct ModelSpec {
+  std::string weights_path;
+  std::map<std::string, WeightSpec> weights;
+  KvShape kv;
+  int vocab;
+  int max_context;  // longest sequence
+  std::vector<int> cpus;
+  std::string isa;
+};
+
+class Model {
+ public:
+  // Maps the weights. Throws std::invalid_argument or std::runtime_error.
+  explicit Model(ModelSpec spec);
+
+  // Builds a program, and sees to it that there is memory to run it. Returns its handle.
+  int add_program(const ProgramSpec& spec);
+
+  // One forward. Throws std::invalid_argument before anything has been done if the step is malformed. One at a time.
+  void run(int handle, const Step& step, const SamplingRows& sampling, const Outputs& outputs);
+
+  const Isa& isa() const { return isa_; }
+  int num_threads() const { return pool_.size(); }
+  size_t weight_bytes() const { return weights_.size(); }
+  size_t kv_bytes() const { return kv_.bytes(); }
+  size_t arena_bytes() const { return arena_.size() + shared_scratch_.size() + thread_scratch_.size(); }
+  // Width of what Outputs::logits receives, and whether its rows are selected positions.
+  const BufferSpec& result(int handle) const { return program(handle).result; }
+
+ private:
+  struct Program {
+    int max_tokens;
+    int max_samples;
+    std::vector<std::unique_ptr<Op>> token_ops;
+    std::vector<std::unique_ptr<Op>> sample_ops;
+    BufferSpec result;
+  };
+
+  const Program& program(int handle) const;
+  PackedMatrix matrix(const std::string& name) const;
+  const float* vector(const std::string& name, int length) const;
+  const WeightSpec& weight(const std::string& name) const;
+  void reserve(const ProgramSpec& spec, const Program& program);
+  void prepare(const Step& step);
+  void run_slices(const Program& program, Run run, const Worker& worker) const;
+  void copy_result(const Program& program, const Run& run, const Worker& worker, int rows) const;
+
+  ModelSpec spec_;
+  const Isa& isa_;
+  Mapping weights_;
+  KvCache kv_;
+  std::vector<std::unique_ptr<Program>> programs_;
+  int num_heads_ = 0;
+  Mapping arena_, shared_scratch_, thread_scratch_;
+  size_t thread_scratch_bytes_ = 0;
+  std::vector<uint8_t> last_;
+  std::vector<QueryBlock> queries_;
+  int num_queries_ = 0;
+  int heads_per_slice_ = 1;
+  std::unique_ptr<std::atomic<int>[]> counters_;
+  int num_counters_ = 0;
+  ThreadPool pool_;
+};
+
+}  // namespace vllm

@@ -1,0 +1,81 @@
+// Sampling and log-probabilities of one row of logits. The definition is vllm/sample/host.py: same steps, same order.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/table.h"
+
+namespace vllm {
+
+// SamplingInput (vllm/neuron/model_input.py), field by field; strides count elements.
+struct SamplingRows {
+  const float* temperature;
+  const int32_t* top_k;
+  const float* top_p;
+  const float* min_p;
+  const float* repetition_penalty;
+  const float* presence_penalty;
+  const float* frequency_penalty;
+  const uint64_t* seed;
+  const int32_t* position;
+  const int32_t* history;
+  ptrdiff_t history_stride;
+  const int32_t* history_line;
+  const int32_t* num_prompt_tokens;
+  const int32_t* bias_offsets;
+  const int32_t* bias_ids;
+  const float* bias_values;
+  const int32_t* mask_index;
+  const uint32_t* masks;
+  ptrdiff_t mask_words;
+  const int32_t* num_logprobs;
+  const int32_t* logprob_ids_offsets;
+  const int32_t* logprob_ids;
+};
+
+// LogprobRows (vllm/neuron/model_input.py); `stride` is its K.
+struct LogprobRows {
+  int32_t* token_id;
+  float* logprob;
+  int32_t* rank;
+  int32_t* count;
+  int32_t* top_ids;
+  float* top_logprobs;
+  ptrdiff_t stride;
+};
+
+// One thread's sampler: holds nothing but a way to the kernels and scratch of `scratch_bytes(vocab)`.
+class Sampler {
+ public:
+  static size_t scratch_bytes(int vocab);
+
+  Sampler(const KernelTable& kernels, int vocab, uint8_t* scratch);
+
+  // The next token for row `row`. default_top_k: what top_k 0 means; 0: the whole vocabulary.
+  int sample(const float* logits, const SamplingRows& rows, int row, int default_top_k) const;
+
+  // Writes entry `entry`: the log-probability and rank of `token`, the `num_top` most likely, then the `named` ones.
+  void report(const float* logits, int token, int num_top, const int32_t* named, int num_named, const LogprobRows& out,
+              int entry) const;
+
+ private:
+  float block_maxima(const float* logits) const;
+  int greatest(const float* logits) const;
+  void process(const float* logits, const SamplingRows& rows, int row) const;
+  void penalize(const SamplingRows& rows, int row) const;
+  int draw(const float* scaled, int top_k, float top_p, float min_p, float u) const;
+  int most_likely(const float* logits, int count, float bound) const;
+
+  const KernelTable& kernels_;
+  int vocab_;
+  float* processed_;   // [vocab]
+  float* weights_;     // [vocab]
+  uint64_t* keys_;     // [vocab]
+  int32_t* ids_;       // [vocab]
+  int32_t* counts_;    // [vocab]
+  float* maxima_;      // [blocks]
+  float* ordered_;     // [blocks]
+};
+
+}  // namespace vllm

@@ -1,0 +1,45 @@
+// The vector vocabulary that every kernel is written in; one implementation per instruction set.
+//
+// A translation unit of kernels defines VLLM_ISA (a namespace) and is compiled with the flags of that instruction set.
+// All names live in vllm::VLLM_ISA, so that code built for one set is never linked into another. A vector has 16 lanes of
+// 32 bits whatever the registers are: one on AVX-512, two on AVX2, four on SSE.
+//
+//   f32x16, i32x16       floats, integers
+//   units                32 bits a lane, holding one float or a pair of bfloat16 (the even element in the low half)
+//   bytes                32 bits a lane, holding four 8-bit numbers
+//
+//   zeros, broadcast, load, store          [, n]: only the first n lanes; the others load as 0 and are not stored
+//   add, sub, mul, div, max, min           fma(a, b, c) = a * b + c
+//   sum, largest                           across lanes, in a fixed order
+//   to_int (nearest, ties to even), to_float, exponent_of_two (2^i for -126 <= i <= 127)
+//   ge_mask(a, b), gt_mask(a, b)           bit i: a[i] >= b[i]
+//   select(mask, a, b)                     bit set: a, else b
+//   load_f16                               16 half-precision numbers
+//   store_bf16, store_int8                 round (ties to even) or truncate to 16 numbers side by side
+//   load_units, broadcast_unit             dot_bf16(acc, a, b): acc + a.even * b.even + a.odd * b.odd
+//   load_bytes, broadcast_bytes            dot_int8(acc, u, s): acc + sum of unsigned u[i] * signed s[i] over four bytes
+//   low_nibbles, high_nibbles              of every byte, as bytes; dot_int4: as dot_int8, with u below 16
+#pragma once
+
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#include "base/types.h"
+
+#ifndef VLLM_ISA
+#error "VLLM_ISA must name the namespace of this instruction set"
+#endif
+
+#define VLLM_INLINE static inline __attribute__((always_inline))
+
+#if defined(__AVX512BW__)
+#include "simd/avx512.h"
+#elif defined(__AVX2__)
+#include "simd/avx2.h"
+#else
+#include "simd/portable.h"
+#endif
+
+#include "simd/math.h"
