@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,7 +53,9 @@ class Checkpoint:
     def get(self, name: str) -> Tensor:
         """A tensor, not yet read. Raises CheckpointError for a name that is not there."""
         if name not in self._tensors:
-            raise CheckpointError(f"{self.path} has no tensor {name!r}; it has {len(self._tensors)} others")
+            nearest = difflib.get_close_matches(name, self._tensors, n=1)
+            hint = f" (nearest: {nearest[0]!r})" if nearest else ""
+            raise CheckpointError(f"{self.path} has no tensor {name!r}{hint}")
         return self._tensors[name]
 
 

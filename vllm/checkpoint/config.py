@@ -31,6 +31,7 @@ form and normalised again.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from vllm.checkpoint.errors import CheckpointError
@@ -84,6 +85,7 @@ _COMMON_DEFAULTS: Config = {
 }
 _REQUIRED = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
 _POSITIVE = (*_REQUIRED, "num_key_value_heads", "head_dim", "max_position_embeddings")
+_MAX_LAYERS = 10_000
 _DEFAULT_ROPE_THETA = 10_000.0
 
 
@@ -135,6 +137,12 @@ def _check(config: Config, required: tuple[str, ...]) -> None:
         value = config.get(key)
         if value is not None and (type(value) is not int or value <= 0):
             faults.append(f"{key} is {value!r}, expected a positive integer")
+    for key in ("rms_norm_eps", "rope_theta"):
+        value = config.get(key)
+        if value is not None and not (isinstance(value, (int, float)) and 0 < value < math.inf):
+            faults.append(f"{key} is {value!r}, expected a positive number")
+    if not faults and config.get("num_hidden_layers", 0) > _MAX_LAYERS:
+        faults.append(f"num_hidden_layers is {config['num_hidden_layers']}, more than {_MAX_LAYERS}")
     if faults:
         raise CheckpointError(f"the model's config cannot be used: {'; '.join(faults)}")
 

@@ -173,7 +173,7 @@ def _read_tensor_entry(cursor: _Cursor) -> tuple[str, tuple[int, ...], str, int]
     if not 1 <= num_dimensions <= _MAX_DIMENSIONS:
         raise CheckpointError(f"tensor {name!r} has {num_dimensions} dimensions")
     shape = tuple(cursor.integer("<u8") for _ in range(num_dimensions))[::-1]
-    if math.prod(size or 1 for size in shape) > _MAX_VALUES:
+    if not 0 < math.prod(shape) <= _MAX_VALUES:
         raise CheckpointError(f"tensor {name!r} has the impossible shape {shape}")
     return name, shape, _format_name(name, cursor.integer("<u4")), cursor.integer("<u8")
 

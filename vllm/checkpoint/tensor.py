@@ -97,6 +97,8 @@ def decode_rows(rows: Bytes, format: str, row_length: int) -> Floats:
     if format in PLAIN_DTYPES:
         values = np.ascontiguousarray(rows).view(PLAIN_DTYPES[format])
         return _plain_values(values, format)
+    if not rows.size:
+        return np.empty((len(rows), row_length), np.float32)
     import gguf
 
     try:

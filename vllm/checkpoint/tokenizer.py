@@ -1,7 +1,7 @@
 """`load_tokenizer`: text to ids and back, from tokenizer.json or out of a GGUF file, without transformers.
 
-`encode(text, add_special_tokens=True)` of the backend puts bos and eos where the model wants them, as the checkpoint's
-add_bos_token and add_eos_token say; the backend neither truncates nor pads.
+`encode(text, add_special_tokens=True)` of the backend puts bos and eos where the model wants them: as tokenizer.json
+says, which goes before flags in tokenizer_config.json, or the metadata of a GGUF file. It neither truncates nor pads.
 """
 
 from __future__ import annotations
@@ -124,8 +124,6 @@ def _from_directory(path: Path, model_config: dict[str, Any]) -> TokenizerData:
         chat_template=read_chat_template(path, config),
         model_max_length=_limit(config.get("model_max_length")),
     )
-    if "add_bos_token" in config or "add_eos_token" in config:
-        _set_post_processor(data, bool(config.get("add_bos_token")), bool(config.get("add_eos_token")))
     _read_post_processor(data)
     return data
 

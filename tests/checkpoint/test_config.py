@@ -1,0 +1,124 @@
+"""The normal form: equal to what transformers' own config classes make of a config.json."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import transformers
+
+from tests.tiny import CONFIGS
+from vllm.checkpoint import CheckpointError, context_length, normalise_config
+
+SIZES = {
+    "vocab_size": 100,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+COMPARED = [
+    *SIZES,
+    "max_position_embeddings",
+    "rms_norm_eps",
+    "hidden_act",
+    "tie_word_embeddings",
+    "bos_token_id",
+    "pad_token_id",
+    "sliding_window",
+]
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {},
+        {"tie_word_embeddings": True, "rms_norm_eps": 1e-5},
+        {"sliding_window": 16, "use_sliding_window": True, "max_window_layers": 1},
+        {"rope_theta": 5e5, "rope_scaling": {"type": "linear", "factor": 2.0}},
+        {"eos_token_id": [5, 6], "bos_token_id": 7, "pad_token_id": 8},
+    ],
+)
+def test_agrees_with_transformers(family: str, extra: dict[str, Any]) -> None:
+    """What a sparse config.json leaves out is filled in as transformers does."""
+    raw = {"model_type": family, **SIZES, **extra}
+    ours, theirs = normalise_config(raw), CONFIGS[family](**SIZES, **extra)
+    expected = {key: getattr(theirs, key, None) for key in COMPARED}
+    if family == "llama":
+        expected["sliding_window"] = None  # it keeps the key, and its attention never reads it
+    assert {key: ours[key] for key in COMPARED} == expected
+    assert ours["head_dim"] == (getattr(theirs, "head_dim", None) or 16)
+    assert ours["rope_theta"] == theirs.rope_parameters["rope_theta"]
+    assert (ours["rope_scaling"] or {"rope_type": "default"})["rope_type"] == theirs.rope_parameters["rope_type"]
+    eos = theirs.eos_token_id
+    assert ours["eos_token_id"] == (eos if isinstance(eos, list) else [eos] if eos is not None else [])
+    if hasattr(theirs, "layer_types"):
+        assert ours["layer_types"] == theirs.layer_types
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_normalising_twice_changes_nothing(family: str) -> None:
+    raw = {"model_type": family, **SIZES, "dtype": "bfloat16", "sliding_window": 4, "use_sliding_window": True}
+    raw["rope_parameters"] = {"rope_type": "yarn", "factor": 2.0, "rope_theta": 3e4, "partial_rotary_factor": 0.5}
+    once = normalise_config(raw)
+    assert normalise_config(once) == once
+    assert once["torch_dtype"] == "bfloat16"
+    assert once["rope_scaling"] == {"rope_type": "yarn", "factor": 2.0}
+    assert (once["rope_theta"], once["partial_rotary_factor"]) == (3e4, 0.5)
+
+
+def test_overrides_can_be_merged_into_a_normal_form() -> None:
+    config = normalise_config({"model_type": "llama", **SIZES})
+    changed = normalise_config({**config, "rope_parameters": {"rope_type": "linear", "factor": 4.0}, "head_dim": 8})
+    assert changed["rope_scaling"] == {"rope_type": "linear", "factor": 4.0}
+    assert changed["head_dim"] == 8
+
+
+def test_what_others_write_is_kept() -> None:
+    config = normalise_config({"model_type": "qwen3_moe", **SIZES, "num_experts": 8, "architectures": ["X"]})
+    assert config["num_experts"] == 8
+    assert config["head_dim"] == 16
+    assert normalise_config({"model_type": "gpt2", "n_embd": 768})["n_embd"] == 768
+
+
+def test_all_faults_are_listed_at_once() -> None:
+    with pytest.raises(CheckpointError) as error:
+        normalise_config({"model_type": "llama", "hidden_size": "64", "num_attention_heads": 0, "rope_theta": "big"})
+    for fault in ("hidden_size is '64'", "num_attention_heads is 0", "vocab_size is missing", "rope_theta is 'big'"):
+        assert fault in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_attention_heads": 3}, "3 attention heads cannot share 2 key/value heads"),
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers is 1000000000, more than"),
+    ],
+)
+def test_impossible_values(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        normalise_config({"model_type": "llama", **SIZES, **change})
+
+
+@pytest.mark.parametrize(
+    ("scaling", "expected"),
+    [
+        (None, 2048),
+        ({"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 512}, 2048),
+        ({"rope_type": "linear", "factor": 4.0}, 8192),
+        ({"rope_type": "dynamic", "factor": 2.0}, 4096),
+        ({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 1024}, 4096),
+        ({"rope_type": "yarn", "factor": 2.0}, 4096),
+    ],
+)
+def test_context_length(scaling: dict[str, Any] | None, expected: int) -> None:
+    config = normalise_config({"model_type": "llama", **SIZES, "rope_scaling": scaling})
+    assert context_length(config) == expected
+
+
+def test_every_family_is_known_to_transformers() -> None:
+    for family, config_class in CONFIGS.items():
+        architecture = normalise_config({"model_type": family, **SIZES})["architectures"][0]
+        assert transformers.AutoModelForCausalLM._model_mapping[config_class].__name__ == architecture
