@@ -164,9 +164,6 @@ class ArtifactStore:
     def path(self, name: str) -> Path:
         return self.directory / name
 
-    def has(self, name: str) -> bool:
-        return (self.path(name) / MANIFEST).is_file()
-
     def is_writable(self) -> bool:
         existing = self.directory
         while not existing.exists() and existing != existing.parent:
