@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from vllm.neuron.model_input import SamplingInput
+from vllm.sample.arrays import SamplingInput
 
 MASK64 = 2**64 - 1
 F = np.float32
