@@ -68,12 +68,12 @@ def build_app(args: argparse.Namespace) -> FastAPI:
     app = FastAPI(
         title="vLLM",
         version=__version__,
-        root_path=args.root_path,
         redirect_slashes=False,
         openapi_url="/openapi.json" if documented else None,
         docs_url="/docs" if documented else None,
         redoc_url="/redoc" if documented else None,
     )
+    app.root_path = args.root_path
     app.include_router(routes.api_router)
     app.include_router(routes.health_router)
     install_error_handlers(app)

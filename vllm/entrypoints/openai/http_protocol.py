@@ -3,6 +3,9 @@
 The parser (httptools) keeps a header until it is whole, so a header without an end would be kept without an end.
 Here bytes that are no body are counted as they arrive: past the bound the answer is 431 and the connection is
 closed. A connection that does not finish its headers in time is closed too. Trailers are dropped.
+
+What a client still sends after its answer is read and dropped for a moment, since closing at once could cost it the
+answer.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 HEADER_SECONDS = 30
+LINGER_SECONDS = 2
 
 
 class BoundedHttpProtocol(HttpToolsProtocol):
@@ -32,6 +36,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._body_bytes = 0
         self._in_body = False
         self._header_timer: asyncio.TimerHandle | None = None
+        self._linger_timer: asyncio.TimerHandle | None = None
+        self._refused = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -39,9 +45,12 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_header_timer()
+        self._stop_lingering()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self._refused:
+            return
         self._overhead += len(data)
         if not self._in_body and self._header_timer is None:
             self._start_header_timer()
@@ -62,10 +71,13 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._overhead -= len(body)
         self._body_bytes += len(body)
         super().on_body(body)
+        if self.cycle.response_complete and self._linger_timer is None:
+            self._linger()
 
     def on_message_complete(self) -> None:
         self._overhead = self._body_bytes = 0
         self._in_body = False
+        self._stop_lingering()
         super().on_message_complete()
 
     def _refuse_headers(self) -> None:
@@ -74,7 +86,18 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
             message = f"The headers are larger than {self.max_header_bytes} bytes."
             self.transport.write(_raw_error(status, message))
-        self.transport.close()
+            self._refused = True
+            self._linger()
+        else:
+            self.transport.close()
+
+    def _linger(self) -> None:
+        self._linger_timer = self.loop.call_later(LINGER_SECONDS, self.transport.close)
+
+    def _stop_lingering(self) -> None:
+        if self._linger_timer is not None:
+            self._linger_timer.cancel()
+            self._linger_timer = None
 
     def _start_header_timer(self) -> None:
         self._header_timer = self.loop.call_later(HEADER_SECONDS, self.transport.close)

@@ -13,6 +13,7 @@ import contextlib
 import ipaddress
 import signal
 import socket
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -65,6 +66,10 @@ def is_loopback(sock: socket.socket) -> bool:
 
 async def serve_http(app: FastAPI, sock: socket.socket, args: argparse.Namespace) -> int:
     """Serve until told to stop. The process's exit status."""
+    return await build_server(app, args).run_until_stopped(sock)
+
+
+def build_server(app: FastAPI, args: argparse.Namespace) -> DrainingServer:
     config = uvicorn.Config(
         app,
         http=BoundedHttpProtocol.with_bounds(args.max_header_bytes),
@@ -79,57 +84,62 @@ async def serve_http(app: FastAPI, sock: socket.socket, args: argparse.Namespace
         ssl_ca_certs=args.ssl_ca_certs,
         ssl_cert_reqs=args.ssl_cert_reqs,
     )
-    server = DrainingServer(config, app.state.in_flight, args.shutdown_timeout)
-    watcher = asyncio.create_task(_watch_engine(app.state.engine_client, server))
-    try:
-        await server.serve(sockets=[sock])
-    finally:
-        watcher.cancel()
-    return 1 if server.failed else 0
+    return DrainingServer(config, app.state.engine_client, app.state.in_flight, args.shutdown_timeout)
 
 
 class DrainingServer(uvicorn.Server):
     """Drains what is in flight before it stops to listen, so that /health can say so meanwhile."""
 
-    def __init__(self, config: uvicorn.Config, in_flight: InFlight, shutdown_timeout: float) -> None:
+    def __init__(
+        self, config: uvicorn.Config, engine_client: Any, in_flight: InFlight, shutdown_timeout: float
+    ) -> None:
         super().__init__(config)
-        self.failed = False
+        self._engine_client = engine_client
         self._in_flight = in_flight
         self._shutdown_timeout = shutdown_timeout
+        self._engine_died = False
         self._draining: asyncio.Task[None] | None = None
+
+    async def run_until_stopped(self, sock: socket.socket) -> int:
+        watcher = asyncio.create_task(self._watch_engine())
+        try:
+            await self.serve(sockets=[sock])
+        finally:
+            watcher.cancel()
+        return 1 if self._engine_died else 0
 
     def stop(self, seconds: float) -> None:
         """Begin to stop, giving what runs `seconds`. A second call stops at once."""
-        if self._draining is not None:
+        if self._draining is None:
+            self._draining = asyncio.ensure_future(self._drain(seconds))
+        else:
             self._in_flight.cancel_all()
             self.force_exit = True
-            return
-        self._draining = asyncio.ensure_future(self._drain(seconds))
 
     async def _drain(self, seconds: float) -> None:
         logger.info("stopping: %d requests are running, and have %g seconds", len(self._in_flight), seconds)
         await self._in_flight.drain(seconds)
         self.should_exit = True
 
+    async def _watch_engine(self) -> None:
+        while not self._engine_client.errored:
+            await asyncio.sleep(_ENGINE_CHECK_SECONDS)
+        logger.error("the engine is dead: %s", getattr(self._engine_client, "dead_error", "no reason known"))
+        if not envs.VLLM_KEEP_ALIVE_ON_ENGINE_DEATH:
+            self._engine_died = True
+            self.stop(_LAST_WORDS_SECONDS)
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:  # type: ignore[override]
+        """Signals begin to drain. Outside the main thread, whoever runs the server has them."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
         loop = asyncio.get_running_loop()
-        with contextlib.suppress(ValueError, RuntimeError):  # not in the main thread: whoever runs us has the signals
-            for number in _SIGNALS:
-                loop.add_signal_handler(number, self.stop, self._shutdown_timeout)
+        for number in _SIGNALS:
+            loop.add_signal_handler(number, self.stop, self._shutdown_timeout)
         try:
             yield
         finally:
             for number in _SIGNALS:
-                with contextlib.suppress(ValueError, RuntimeError):
-                    loop.remove_signal_handler(number)
-
-
-async def _watch_engine(engine_client: Any, server: DrainingServer) -> None:
-    while not engine_client.errored:
-        await asyncio.sleep(_ENGINE_CHECK_SECONDS)
-    logger.error("the engine is dead: %s", getattr(engine_client, "dead_error", "no reason known"))
-    if envs.VLLM_KEEP_ALIVE_ON_ENGINE_DEATH:
-        return
-    server.failed = True
-    server.stop(_LAST_WORDS_SECONDS)
+                loop.remove_signal_handler(number)

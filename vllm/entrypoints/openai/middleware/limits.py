@@ -15,11 +15,11 @@ DEFAULT_MAX_HEADERS = 256
 
 
 class BodyTooLarge(HTTPException):
-    """Raised to whoever reads the body. The connection is closed: what is left of the request is not read."""
+    """Raised to whoever reads the body."""
 
     def __init__(self, limit: int) -> None:
         status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
-        super().__init__(status, f"The body is larger than {limit} bytes.", {"Connection": "close"})
+        super().__init__(status, f"The body is larger than {limit} bytes.")
 
 
 class LimitsMiddleware:
@@ -51,7 +51,8 @@ class LimitsMiddleware:
 
     def _headers_too_large(self, scope: Scope) -> bool:
         headers = scope["headers"]
-        size = sum(len(name) + len(value) for name, value in headers)
+        size = len(scope["raw_path"]) + len(scope["query_string"])
+        size += sum(len(name) + len(value) for name, value in headers)
         return len(headers) > self._max_headers or size > self._max_header_bytes
 
     def _counted(self, receive: Receive) -> Receive:
@@ -77,5 +78,4 @@ def _declared_length(scope: Scope) -> int:
 
 async def _refuse(status: HTTPStatus, message: str, scope: Scope, receive: Receive, send: Send) -> None:
     response = error_json(error(status, "BadRequestError", message))
-    response.headers["Connection"] = "close"
     await response(scope, receive, send)

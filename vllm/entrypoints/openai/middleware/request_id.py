@@ -1,8 +1,8 @@
-"""The id of a request: the client's `X-Request-Id` if it is presentable, else a random one. Kept in
-`scope["state"]`.
+"""The id of a request: the client's `X-Request-Id` if it is presentable.
 
-The id names the response and the log lines. It is never a key: the engine is given an id of its own for each
-generation, so two requests that bring the same id share nothing.
+It is kept in `scope["state"]["request_id"]`, where whoever chooses another one puts that. The id names the response and
+the log lines. It is never a key: the engine is given an id of its own for each generation, so two requests that bring
+the same id share nothing.
 """
 
 from __future__ import annotations
@@ -41,12 +41,10 @@ class RequestIdMiddleware:
         if not self._respond:
             await self._app(scope, receive, send)
             return
-        header = request_id or random_id()
-        scope["state"]["request_id"] = header
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)["X-Request-Id"] = header
+                MutableHeaders(scope=message)["X-Request-Id"] = scope["state"]["request_id"] or random_id()
             await send(message)
 
         await self._app(scope, receive, send_with_id)
