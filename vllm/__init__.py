@@ -1,5 +1,7 @@
 """LLM serving with an in-tree AWS Neuron backend. Public names are imported when they are first used."""
 
+# ruff: noqa: F401
+
 from __future__ import annotations
 
 import importlib

@@ -59,6 +59,7 @@ class ModelConfig:
 
     # Derived by the engine from the checkpoint.
     hf_config: dict[str, Any] = field(default_factory=dict)
+    hf_generation_config: dict[str, Any] = field(default_factory=dict)
     model_path: str = ""
 
     @property

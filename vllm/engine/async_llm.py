@@ -1,0 +1,421 @@
+"""The engine for servers: the core in a child process, everything that concerns text in this one, asyncio in front.
+
+One task reads what the core sends and hands each request its outputs. A consumer that is slower than its stream gets
+several outputs joined; one that goes away has its request aborted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Iterable, Mapping
+from typing import Any
+
+from vllm.config import ModelConfig, VllmConfig
+from vllm.engine.arg_utils import AsyncEngineArgs, EngineArgs
+from vllm.engine.core_client import ProcessClient
+from vllm.engine.input_processor import InputProcessor, ProcessedRequest
+from vllm.engine.llm_engine import (
+    load_config_tokenizer,
+    no_lora,
+    record_arrival,
+    refuse_tracing,
+    required_tokenizer,
+)
+from vllm.engine.metrics import EngineMetrics
+from vllm.engine.output_processor import OutputProcessor
+from vllm.engine.tokenizer import Tokenizer
+from vllm.exceptions import EngineDeadError, QueueFullError, VLLMClientError
+from vllm.inputs import PromptType
+from vllm.logger import init_logger
+from vllm.lora.request import LoRARequest
+from vllm.outputs import RequestOutput
+from vllm.sampling_params import RequestOutputKind, SamplingParams
+from vllm.usage.usage_lib import UsageContext
+
+logger = init_logger(__name__)
+
+
+class RequestOutputCollector:
+    """Hands one request's outputs to its consumer. Those that were not fetched yet are joined, DELTA ones end to end."""
+
+    def __init__(self, output_kind: RequestOutputKind, request_id: str) -> None:
+        self.request_id = request_id
+        self._aggregate = output_kind is RequestOutputKind.DELTA
+        self._output: RequestOutput | None = None
+        self._error: Exception | None = None
+        self._ready = asyncio.Event()
+
+    def put(self, output: RequestOutput) -> None:
+        if self._output is None:
+            self._output = output
+            self._ready.set()
+        else:
+            self._output.add(output, self._aggregate)
+
+    def fail(self, error: Exception) -> None:
+        """What was put before is still fetched first."""
+        self._error = error
+        self._ready.set()
+
+    async def get(self) -> RequestOutput:
+        """The next output. Raises what `fail` was given."""
+        await self._ready.wait()
+        self._ready.clear()
+        output, self._output = self._output, None
+        if output is None:
+            raise self._error or EngineDeadError("the engine is gone")
+        if self._error is not None:
+            self._ready.set()
+        return output
+
+
+class AsyncLLM:
+    """Requests in, streams of `RequestOutput` out. Used from one event loop; made inside or outside of one."""
+
+    def __init__(self, vllm_config: VllmConfig, *, log_requests: bool = False) -> None:
+        """`vllm_config` is resolved. Blocks until the core is ready; raises EngineDeadError with its words if it fails."""
+        self.vllm_config = vllm_config
+        self.log_requests = log_requests
+        self.log_stats = not vllm_config.observability_config.disable_log_stats
+        self.tokenizer = load_config_tokenizer(vllm_config)
+        self.engine_core = ProcessClient(vllm_config)
+        self.input_processor = InputProcessor(vllm_config, self.engine_core.capabilities, self.tokenizer)
+        self.output_processor = OutputProcessor(
+            self.tokenizer, with_metrics=self.log_stats, stream_interval=vllm_config.scheduler_config.stream_interval
+        )
+        self.metrics = EngineMetrics(vllm_config, self.engine_core.executor_stats)
+        self._read_error: EngineDeadError | None = None
+        self._collectors: dict[str, RequestOutputCollector] = {}
+        self._reader: asyncio.Task[None] | None = None
+        self._unpaused = asyncio.Event()
+        self._unpaused.set()
+        self._closed = False
+        with contextlib.suppress(RuntimeError):  # no event loop yet: the first call that needs it starts the reader
+            self._start_reader()
+
+    @classmethod
+    def from_engine_args(
+        cls,
+        engine_args: EngineArgs,
+        start_engine_loop: bool = True,
+        usage_context: UsageContext = UsageContext.ENGINE_CONTEXT,
+        stat_loggers: None = None,
+    ) -> AsyncLLM:
+        """start_engine_loop: the loop always runs in its own process. stat_loggers: none can be added."""
+        return cls.from_vllm_config(
+            engine_args.create_engine_config(),
+            start_engine_loop,
+            usage_context,
+            stat_loggers,
+            enable_log_requests=getattr(engine_args, "enable_log_requests", False),
+        )
+
+    @classmethod
+    def from_vllm_config(
+        cls,
+        vllm_config: VllmConfig,
+        start_engine_loop: bool = True,
+        usage_context: UsageContext = UsageContext.ENGINE_CONTEXT,
+        stat_loggers: None = None,
+        enable_log_requests: bool = False,
+    ) -> AsyncLLM:
+        if not start_engine_loop or stat_loggers:
+            raise VLLMClientError("start_engine_loop=False and stat_loggers are not supported: leave them out")
+        return cls(vllm_config, log_requests=enable_log_requests)
+
+    # Generating.
+
+    async def generate(
+        self,
+        prompt: PromptType,
+        sampling_params: SamplingParams,
+        request_id: str,
+        *,
+        prompt_text: str | None = None,
+        lora_request: LoRARequest | None = None,
+        tokenization_kwargs: Mapping[str, Any] | None = None,
+        trace_headers: Mapping[str, str] | None = None,
+        priority: int = 0,
+        data_parallel_rank: int | None = None,
+    ) -> AsyncGenerator[RequestOutput, None]:
+        """The outputs of one request, by its output_kind; the last has `finished` set.
+
+        Closing or cancelling the generator aborts the request. Raises VLLMValidationError for a request that cannot
+        be run, QueueFullError where the queue is bounded and full, EngineDeadError when the engine is gone.
+        """
+        if data_parallel_rank:
+            raise VLLMClientError(f"data_parallel_rank={data_parallel_rank}: an engine is one replica")
+        collector = await self.add_request(
+            request_id,
+            prompt,
+            sampling_params,
+            lora_request=lora_request,
+            tokenization_kwargs=tokenization_kwargs,
+            trace_headers=trace_headers,
+            priority=priority,
+            prompt_text=prompt_text,
+        )
+        finished = False
+        try:
+            while not finished:
+                output = await collector.get()
+                finished = output.finished
+                yield output
+        finally:
+            self._collectors.pop(request_id, None)
+            if not finished:
+                self._abort([request_id])
+
+    async def add_request(
+        self,
+        request_id: str,
+        prompt: PromptType,
+        params: SamplingParams,
+        arrival_time: float | None = None,
+        lora_request: LoRARequest | None = None,
+        tokenization_kwargs: Mapping[str, Any] | None = None,
+        trace_headers: Mapping[str, str] | None = None,
+        priority: int = 0,
+        prompt_text: str | None = None,
+    ) -> RequestOutputCollector:
+        """Queue a request; its outputs come out of the collector. Raises as `generate` does."""
+        refuse_tracing(trace_headers)
+        await self._unpaused.wait()
+        self._check_alive()
+        self._start_reader()
+        request = self.input_processor.process(
+            request_id,
+            prompt,
+            params,
+            arrival_time=arrival_time,
+            lora_request=lora_request,
+            tokenization_kwargs=tokenization_kwargs,
+            priority=priority,
+            prompt_text=prompt_text,
+        )
+        self._check_queue(request)
+        collector = RequestOutputCollector(request.params.output_kind, request_id)
+        self.output_processor.add(request, collector.put)
+        self._collectors[request_id] = collector
+        try:
+            for core_request in request.core_requests:
+                if self.log_stats:
+                    record_arrival(self.metrics, core_request, params.n)
+                self.engine_core.add_request(core_request)
+        except BaseException:
+            self._collectors.pop(request_id, None)
+            self._abort([request_id])
+            raise
+        if self.log_requests:
+            logger.info("request %s: %d prompt tokens, %r", request_id, len(request.prompt_token_ids), params)
+        return collector
+
+    async def encode(self, *args: Any, **kwargs: Any) -> Any:
+        raise ValueError("AsyncLLM.encode() is only supported for pooling models; this engine generates text")
+
+    async def abort(self, request_id: str | Iterable[str]) -> None:
+        """End requests; each one's generator gives a last output with finish_reason "abort"."""
+        self._abort([request_id] if isinstance(request_id, str) else list(request_id))
+
+    async def pause_generation(self, *, wait_for_inflight_requests: bool = False, clear_cache: bool = True) -> None:
+        """Let nothing new begin; what runs is aborted, or waited for. Then forget cached prefixes, unless told not to."""
+        self._unpaused.clear()
+        if wait_for_inflight_requests:
+            await self.wait_for_requests_to_drain()
+        else:
+            self._abort(list(self._collectors))
+        if clear_cache:
+            await self.reset_prefix_cache()
+
+    async def resume_generation(self) -> None:
+        self._unpaused.set()
+
+    async def is_paused(self) -> bool:
+        return not self._unpaused.is_set()
+
+    async def wait_for_requests_to_drain(self, drain_timeout: float = 300) -> None:
+        """Raises TimeoutError if requests still run after drain_timeout seconds."""
+        deadline = asyncio.get_running_loop().time() + drain_timeout
+        while self.output_processor.num_unfinished:
+            if asyncio.get_running_loop().time() > deadline:
+                raise TimeoutError(f"{self.output_processor.num_unfinished} requests run after {drain_timeout} s")
+            await asyncio.sleep(0.02)
+
+    # State.
+
+    @property
+    def model_config(self) -> ModelConfig:
+        return self.vllm_config.model_config
+
+    @property
+    def default_sampling_params(self) -> dict[str, Any]:
+        """The checkpoint's defaults, as fields of `SamplingParams`."""
+        return self.input_processor.default_sampling_params
+
+    @property
+    def is_running(self) -> bool:
+        return not self.errored and not self._closed
+
+    @property
+    def is_stopped(self) -> bool:
+        return not self.is_running
+
+    @property
+    def errored(self) -> bool:
+        return (self.engine_core.dead_error or self._read_error) is not None
+
+    @property
+    def dead_error(self) -> Exception:
+        return self.engine_core.dead_error or self._read_error or EngineDeadError("the engine was shut down")
+
+    def get_tokenizer(self) -> Tokenizer:
+        """Raises ValueError where there is none."""
+        return required_tokenizer(self.tokenizer)
+
+    async def get_vllm_config(self) -> VllmConfig:
+        return self.vllm_config
+
+    async def get_model_config(self) -> ModelConfig:
+        return self.model_config
+
+    async def get_supported_tasks(self) -> tuple[str, ...]:
+        return ("generate",)
+
+    async def is_tracing_enabled(self) -> bool:
+        return False
+
+    async def check_health(self) -> None:
+        """Raises EngineDeadError if the engine is dead or stuck."""
+        self._check_alive()
+        self.engine_core.check_health()
+
+    async def do_log_stats(self) -> None:
+        self.metrics.log()
+
+    def get_metrics(self) -> list[Any]:
+        """Every metric of this engine, at this moment."""
+        return list(self.metrics.snapshot())
+
+    async def executor_stats(self) -> dict[str, Any]:
+        """Start-up seconds by phase, artifact and whether it was found, bytes by kind, padding by bucket."""
+        stats: dict[str, Any] = await self._call("executor_stats")
+        return stats
+
+    async def reset_prefix_cache(self) -> bool:
+        return bool(await self._call("reset_prefix_cache"))
+
+    async def reset_mm_cache(self) -> None:
+        """There is none: prompts are text."""
+
+    async def sleep(self, level: int = 1, mode: str = "abort") -> None:
+        raise NotImplementedError("sleep is not supported: the model stays on the device")
+
+    async def wake_up(self, tags: list[str] | None = None) -> None:
+        raise NotImplementedError("wake_up is not supported: the engine never sleeps")
+
+    async def is_sleeping(self) -> bool:
+        return False
+
+    async def start_profile(self) -> None:
+        raise NotImplementedError("no profiler is configured")
+
+    async def stop_profile(self) -> None:
+        raise NotImplementedError("no profiler is configured")
+
+    async def add_lora(self, lora_request: LoRARequest) -> bool:
+        raise no_lora()
+
+    async def remove_lora(self, lora_id: int) -> bool:
+        raise no_lora()
+
+    async def list_loras(self) -> set[int]:
+        return set()
+
+    async def pin_lora(self, lora_id: int) -> bool:
+        raise no_lora()
+
+    async def collective_rpc(self, method: str, *args: Any, **kwargs: Any) -> list[Any]:
+        raise NotImplementedError("collective_rpc is not supported: code of the caller's is not run in the engine")
+
+    def shutdown(self) -> None:
+        """Stop the core's process. Safe to call twice."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._reader is not None and not self._reader.get_loop().is_closed():
+            self._reader.cancel()
+        self._fail_requests(EngineDeadError("the engine was shut down"))
+        self.engine_core.shutdown()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_closed") and not self._closed:
+            self.shutdown()
+
+    # The way to the core.
+
+    def _check_alive(self) -> None:
+        if self.errored or self._closed:
+            raise self.dead_error
+
+    def _check_queue(self, request: ProcessedRequest) -> None:
+        """Raises QueueFullError for a request beyond the bounds of the queue."""
+        limits, outputs = self.vllm_config.scheduler_config, self.output_processor
+        num_new = len(request.core_requests)
+        num_waiting = outputs.num_core_requests + num_new - (limits.max_num_seqs or 0)
+        if limits.max_num_queued_reqs is not None and num_waiting > limits.max_num_queued_reqs:
+            self.metrics.record_rejection("max_num_queued_reqs")
+            raise QueueFullError(f"the queue is full: {limits.max_num_queued_reqs} requests wait. Try again later.")
+        if limits.max_num_queued_tokens is not None and num_waiting > 0:
+            num_tokens = outputs.num_waiting_tokens + num_new * len(request.prompt_token_ids)
+            if num_tokens > limits.max_num_queued_tokens:
+                self.metrics.record_rejection("max_num_queued_tokens")
+                raise QueueFullError(
+                    f"the queue is full: at most {limits.max_num_queued_tokens} prompt tokens wait. Try again later."
+                )
+
+    def _abort(self, request_ids: list[str]) -> None:
+        core_ids = self.output_processor.abort(request_ids)
+        if core_ids and not self.errored and not self._closed:
+            self.engine_core.abort(core_ids)
+
+    async def _call(self, method: str) -> Any:
+        self._check_alive()
+        self._start_reader()
+        return await self.engine_core.call(method)
+
+    def _start_reader(self) -> None:
+        """Raises RuntimeError outside of an event loop."""
+        loop = asyncio.get_running_loop()
+        if self._reader is None or self._reader.get_loop() is not loop:
+            self._reader = loop.create_task(self._read(), name="engine-outputs")
+
+    async def _read(self) -> None:
+        """Hand out what the core sends, until it is gone."""
+        try:
+            while True:
+                step = await self.engine_core.receive()
+                processed = self.output_processor.process(step.outputs)
+                if processed.abort_ids:
+                    self.engine_core.abort(processed.abort_ids)
+                self.metrics.record_step(step)
+                if self.log_stats:
+                    self.metrics.log()
+        except EngineDeadError as error:
+            self._fail_requests(error)
+        except Exception as error:
+            logger.exception("outputs of the engine cannot be read any more")
+            self._read_error = EngineDeadError(f"outputs of the engine cannot be read: {error}")
+            self._fail_requests(self._read_error)
+
+    def _fail_requests(self, error: Exception) -> None:
+        self.output_processor.fail_all()
+        for collector in self._collectors.values():
+            collector.fail(error)
+        self._collectors.clear()
+
+
+AsyncLLMEngine = AsyncLLM
+"""The name of earlier releases."""
+
+__all__ = ["AsyncEngineArgs", "AsyncLLM", "AsyncLLMEngine"]

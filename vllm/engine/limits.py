@@ -1,0 +1,146 @@
+"""Bounds on what one request may ask for, in one place behind every front end.
+
+Sizes that cost memory or time are bounded whoever asks; token ids must be of the vocabulary; what the loaded model on
+its target cannot do is refused by name. Each fault is a `VLLMValidationError` that names the parameter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from vllm import envs
+from vllm.core.contract import Capabilities
+from vllm.exceptions import VLLMValidationError
+from vllm.sampling_params import SamplingParams
+
+MAX_STOP_STRINGS = 128
+MAX_STOP_STRING_LEN = 4096
+MAX_STOP_TOKEN_IDS = 128
+MAX_LOGPROB_TOKEN_IDS = 128
+MAX_LOGIT_BIAS = 1024
+MAX_BAD_WORD_LEN = 4096
+MAX_CACHE_SALT_LEN = 1024
+MAX_REQUEST_ID_LEN = 1024
+
+_DEFAULTS = SamplingParams()
+
+_OF_THE_TARGET = (
+    "min_p",
+    "presence_penalty",
+    "frequency_penalty",
+    "repetition_penalty",
+    "seed",
+    "logit_bias",
+    "allowed_token_ids",
+    "bad_words",
+    "min_tokens",
+    "logprobs",
+    "prompt_logprobs",
+    "logprob_token_ids",
+)
+_OF_NO_TARGET = {
+    "structured_outputs": "they are not available yet; describe the form in the prompt",
+    "extra_args": "no logits processor reads them",
+    "thinking_token_budget": "no reasoning parser is configured; use max_tokens",
+    "repetition_detection": "use repetition_penalty, frequency_penalty or stop",
+    "watermarking": "outputs are not watermarked",
+    "prompt_logprob_token_ids": "use prompt_logprobs",
+    "prompt_logprob_start": "prompt_logprobs cover the whole prompt",
+    "routed_experts_prompt_start": "routed experts are not reported",
+    "trace_decode_token_ids": "decoding is not traced",
+}
+
+
+def check_sampling_params(
+    params: SamplingParams, capabilities: Capabilities, *, vocab_size: int, max_logprobs: int
+) -> None:
+    """Everything about a request's parameters that does not depend on its prompt."""
+    _check_supported(params, capabilities)
+    _check_sizes(params)
+    for name in ("stop_token_ids", "allowed_token_ids", "logprob_token_ids", "logit_bias"):
+        check_token_ids(getattr(params, name) or (), vocab_size, name)
+    for name in ("logprobs", "prompt_logprobs"):
+        _check_logprobs(name, getattr(params, name), min(max_logprobs, capabilities.max_logprobs), vocab_size)
+
+
+def check_token_ids(token_ids: Iterable[int], vocab_size: int, name: str) -> None:
+    for token_id in token_ids:
+        if not 0 <= token_id < vocab_size:
+            raise VLLMValidationError(
+                f"Token id {token_id} is out of vocabulary: {name} may hold ids from 0 to {vocab_size - 1}.",
+                parameter=name,
+                value=token_id,
+            )
+
+
+def check_bad_words(token_ids: Sequence[Sequence[int]]) -> None:
+    """After tokenisation, which may give two forms of a word."""
+    _check_count("bad_words", len(token_ids), envs.VLLM_MAX_NUM_BAD_WORDS, "token sequences")
+
+
+def check_cache_salt(salt: Any) -> None:
+    if salt is None:
+        return
+    if not isinstance(salt, str) or not salt or len(salt) > MAX_CACHE_SALT_LEN or not salt.isprintable():
+        raise VLLMValidationError(
+            f"cache_salt must be a printable text of 1 to {MAX_CACHE_SALT_LEN} characters.", parameter="cache_salt"
+        )
+
+
+def check_request_id(request_id: Any) -> None:
+    if not isinstance(request_id, str) or not 0 < len(request_id) <= MAX_REQUEST_ID_LEN:
+        raise VLLMValidationError(
+            f"request_id must be a text of 1 to {MAX_REQUEST_ID_LEN} characters, got {type(request_id).__name__}.",
+            parameter="request_id",
+        )
+
+
+def _check_supported(params: SamplingParams, capabilities: Capabilities) -> None:
+    for name, advice in _OF_NO_TARGET.items():
+        if getattr(params, name) != getattr(_DEFAULTS, name):
+            raise VLLMValidationError(f"{name} is not supported: {advice}.", parameter=name)
+    for name in _OF_THE_TARGET:
+        if name not in capabilities.sampling and getattr(params, name) != getattr(_DEFAULTS, name):
+            raise VLLMValidationError(
+                f"{name} is not supported by this model on the {capabilities.target} target; it honours "
+                f"{', '.join(sorted({'temperature', 'top_k', 'top_p', *capabilities.sampling}))}.",
+                parameter=name,
+                value=getattr(params, name),
+            )
+    if params.top_k > capabilities.max_top_k:
+        raise VLLMValidationError(
+            f"top_k must be at most {capabilities.max_top_k} on the {capabilities.target} target, got {params.top_k}.",
+            parameter="top_k",
+            value=params.top_k,
+        )
+
+
+def _check_sizes(params: SamplingParams) -> None:
+    _check_count("stop", len(params.stop or ()), MAX_STOP_STRINGS, "texts")
+    for text in params.stop or ():
+        _check_count("stop", len(text), MAX_STOP_STRING_LEN, "characters a text")
+    _check_count("stop_token_ids", len(params.stop_token_ids or ()), MAX_STOP_TOKEN_IDS, "ids")
+    _check_count("logprob_token_ids", len(params.logprob_token_ids or ()), MAX_LOGPROB_TOKEN_IDS, "ids")
+    _check_count("logit_bias", len(params.logit_bias or ()), MAX_LOGIT_BIAS, "entries")
+    _check_count("bad_words", len(params.bad_words or ()), envs.VLLM_MAX_NUM_BAD_WORDS, "texts")
+    for text in params.bad_words or ():
+        _check_count("bad_words", len(text), MAX_BAD_WORD_LEN, "characters a text")
+
+
+def _check_count(name: str, count: int, limit: int, unit: str) -> None:
+    if count > limit:
+        raise VLLMValidationError(f"{name} may hold at most {limit} {unit}, got {count}.", parameter=name, value=count)
+
+
+def _check_logprobs(name: str, count: int | None, limit: int, vocab_size: int) -> None:
+    if count is None:
+        return
+    wanted = vocab_size if count == -1 else count
+    if 0 <= limit < wanted:
+        shown = f"{count} (all {vocab_size})" if count == -1 else str(count)
+        raise VLLMValidationError(
+            f"{name}={shown} is more than the {limit} that may be asked for (--max-logprobs).",
+            parameter=name,
+            value=count,
+        )

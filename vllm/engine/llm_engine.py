@@ -1,0 +1,203 @@
+"""The engine in the caller's process, driven step by step: what `LLM` is built on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from vllm.config import ModelConfig, VllmConfig
+from vllm.core.outputs import EngineCoreOutput
+from vllm.engine.arg_utils import EngineArgs
+from vllm.engine.core_client import InprocClient
+from vllm.engine.input_processor import InputProcessor
+from vllm.engine.messages import EngineCoreRequest, StepOutput
+from vllm.engine.metrics import EngineMetrics
+from vllm.engine.output_processor import OutputProcessor
+from vllm.engine.tokenizer import Tokenizer
+from vllm.exceptions import VLLMClientError
+from vllm.inputs import PromptType
+from vllm.lora.request import LoRARequest
+from vllm.outputs import RequestOutput
+from vllm.sampling_params import SamplingParams
+from vllm.usage.usage_lib import UsageContext
+
+
+class LLMEngine:
+    """Requests in, `RequestOutput`s out, one step at a time. Not thread-safe."""
+
+    def __init__(self, vllm_config: VllmConfig) -> None:
+        """`vllm_config` is resolved, as `EngineArgs.create_engine_config` gives it."""
+        self.vllm_config = vllm_config
+        self.tokenizer = load_config_tokenizer(vllm_config)
+        self.engine_core = InprocClient(vllm_config)
+        self.log_stats = not vllm_config.observability_config.disable_log_stats
+        self.input_processor = InputProcessor(vllm_config, self.engine_core.capabilities, self.tokenizer)
+        self.output_processor = OutputProcessor(
+            self.tokenizer, with_metrics=self.log_stats, stream_interval=vllm_config.scheduler_config.stream_interval
+        )
+        self.metrics = EngineMetrics(vllm_config, self.engine_core.executor_stats)
+        self._closed = False
+
+    @classmethod
+    def from_engine_args(
+        cls, engine_args: EngineArgs, usage_context: UsageContext = UsageContext.ENGINE_CONTEXT
+    ) -> LLMEngine:
+        return cls(engine_args.create_engine_config())
+
+    @classmethod
+    def from_vllm_config(
+        cls, vllm_config: VllmConfig, usage_context: UsageContext = UsageContext.ENGINE_CONTEXT
+    ) -> LLMEngine:
+        return cls(vllm_config)
+
+    @property
+    def model_config(self) -> ModelConfig:
+        return self.vllm_config.model_config
+
+    @property
+    def default_sampling_params(self) -> dict[str, Any]:
+        """The checkpoint's defaults, as fields of `SamplingParams`."""
+        return self.input_processor.default_sampling_params
+
+    def add_request(
+        self,
+        request_id: str,
+        prompt: PromptType,
+        params: SamplingParams,
+        arrival_time: float | None = None,
+        lora_request: LoRARequest | None = None,
+        tokenization_kwargs: Mapping[str, Any] | None = None,
+        trace_headers: Mapping[str, str] | None = None,
+        priority: int = 0,
+        prompt_text: str | None = None,
+    ) -> str:
+        """Queue a request. Raises VLLMValidationError for one that cannot be run."""
+        refuse_tracing(trace_headers)
+        request = self.input_processor.process(
+            request_id,
+            prompt,
+            params,
+            arrival_time=arrival_time,
+            lora_request=lora_request,
+            tokenization_kwargs=tokenization_kwargs,
+            priority=priority,
+            prompt_text=prompt_text,
+        )
+        self.output_processor.add(request)
+        for core_request in request.core_requests:
+            if self.log_stats:
+                record_arrival(self.metrics, core_request, params.n)
+            self.engine_core.add_request(core_request)
+        return request_id
+
+    def step(self) -> list[RequestOutput]:
+        """Run one step; the progress and results it brought. Raises if the device is lost."""
+        step = self.engine_core.step()
+        processed = self.output_processor.process(step.outputs)
+        if processed.abort_ids:
+            self.engine_core.abort(processed.abort_ids)
+        self.metrics.record_step(step)
+        if self.log_stats:
+            self.metrics.log()
+        return processed.request_outputs
+
+    def abort_request(self, request_ids: str | Iterable[str]) -> None:
+        """End requests; unknown ids are no fault. Nothing more comes of them."""
+        ids = [request_ids] if isinstance(request_ids, str) else list(request_ids)
+        self._abort(self.output_processor.abort(ids))
+
+    def abort_all(self) -> None:
+        """End every request, and let the device free their rows."""
+        self._abort(self.output_processor.abort_all())
+        self.engine_core.step()
+
+    def _abort(self, core_ids: list[str]) -> None:
+        self.engine_core.abort(core_ids)
+        ends = [EngineCoreOutput(core_id, [], finish_reason="abort") for core_id in core_ids]
+        self.metrics.record_step(StepOutput(ends))
+
+    def has_unfinished_requests(self) -> bool:
+        return self.output_processor.num_unfinished > 0
+
+    def get_num_unfinished_requests(self) -> int:
+        return self.output_processor.num_unfinished
+
+    def get_tokenizer(self) -> Tokenizer:
+        """Raises ValueError where there is none."""
+        return required_tokenizer(self.tokenizer)
+
+    def get_model_config(self) -> ModelConfig:
+        return self.model_config
+
+    def get_vllm_config(self) -> VllmConfig:
+        return self.vllm_config
+
+    def get_supported_tasks(self) -> tuple[str, ...]:
+        return ("generate",)
+
+    def get_metrics(self) -> list[Any]:
+        """Every metric of this engine, at this moment."""
+        return list(self.metrics.snapshot())
+
+    def executor_stats(self) -> dict[str, Any]:
+        """Start-up seconds by phase, artifact and whether it was found, bytes by kind, padding by bucket."""
+        stats: dict[str, Any] = self.engine_core.call("executor_stats")
+        return stats
+
+    def do_log_stats(self) -> None:
+        self.metrics.log()
+
+    def reset_prefix_cache(self) -> bool:
+        return bool(self.engine_core.call("reset_prefix_cache"))
+
+    def add_lora(self, lora_request: LoRARequest) -> bool:
+        raise no_lora()
+
+    def remove_lora(self, lora_id: int) -> bool:
+        raise no_lora()
+
+    def list_loras(self) -> set[int]:
+        return set()
+
+    def pin_lora(self, lora_id: int) -> bool:
+        raise no_lora()
+
+    def shutdown(self) -> None:
+        """Release the device. Safe to call twice."""
+        if not self._closed:
+            self._closed = True
+            self.engine_core.shutdown()
+
+
+def load_config_tokenizer(config: VllmConfig) -> Tokenizer | None:
+    """The tokenizer that a config names; None with skip_tokenizer_init."""
+    model = config.model_config
+    if model.skip_tokenizer_init:
+        return None
+    return Tokenizer.load(
+        model.tokenizer or model.model_path or model.model,
+        chat_template=model.chat_template,
+        revision=model.tokenizer_revision if model.tokenizer else model.revision,
+        download_dir=model.download_dir,
+        token=model.hf_token,
+    )
+
+
+def record_arrival(metrics: EngineMetrics, request: EngineCoreRequest, n: int) -> None:
+    max_tokens = request.sampling_params.max_tokens or 0
+    metrics.record_arrival(request.req_id, request.arrival_time, len(request.prompt_token_ids), max_tokens, n)
+
+
+def required_tokenizer(tokenizer: Tokenizer | None) -> Tokenizer:
+    if tokenizer is None:
+        raise ValueError("there is no tokenizer: the engine was made with skip_tokenizer_init")
+    return tokenizer
+
+
+def no_lora() -> VLLMClientError:
+    return VLLMClientError("LoRA adapters are not served yet")
+
+
+def refuse_tracing(trace_headers: Mapping[str, str] | None) -> None:
+    if trace_headers:
+        raise VLLMClientError("trace_headers are not supported: requests are not traced")
