@@ -11,6 +11,8 @@ from collections.abc import AsyncGenerator
 from types import SimpleNamespace
 from typing import Any
 
+from prometheus_client import CollectorRegistry
+
 from vllm.exceptions import EngineDeadError
 from vllm.logprobs import Logprob
 from vllm.outputs import CompletionOutput, RequestOutput
@@ -58,10 +60,8 @@ class FakeEngine:
         self.failure: BaseException | None = None
         self.fail_after: int | None = None
         self.errored = False
-        self._tokenizer = FakeTokenizer()
-
-    def get_tokenizer(self) -> FakeTokenizer:
-        return self._tokenizer
+        self.tokenizer = FakeTokenizer()
+        self.metrics = SimpleNamespace(registry=CollectorRegistry())
 
     async def check_health(self) -> None:
         if self.errored:

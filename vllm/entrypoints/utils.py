@@ -8,7 +8,7 @@ import threading
 from collections.abc import AsyncGenerator, Callable, Iterable
 from concurrent.futures import Executor
 from contextlib import aclosing
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
@@ -71,10 +71,9 @@ async def run_with_deadline(executor: Executor, seconds: float, function: Callab
     work = executor.submit(interruptible.run)
 
     def check() -> None:
-        nonlocal timer
         if not work.done():
             interruptible.interrupt()
-            timer = loop.call_later(seconds, check)
+            loop.call_later(seconds, check)
 
     timer = loop.call_later(seconds, check)
     try:
@@ -84,13 +83,13 @@ async def run_with_deadline(executor: Executor, seconds: float, function: Callab
             timer.cancel()
 
 
-class _Interruptible:
-    def __init__(self, function: Callable[[], Any]) -> None:
+class _Interruptible(Generic[T]):
+    def __init__(self, function: Callable[[], T]) -> None:
         self._function = function
         self._lock = threading.Lock()
         self._thread_id: int | None = None
 
-    def run(self) -> Any:
+    def run(self) -> T:
         thread_id = self._thread_id = threading.get_ident()
         try:
             return self._function()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import importlib
 import inspect
 import signal
@@ -55,7 +56,8 @@ async def build_async_engine_client(args: argparse.Namespace) -> AsyncIterator[A
     """An `AsyncLLM` made from the arguments; shut down at the end."""
     from vllm.engine.async_llm import AsyncLLM
 
-    engine_client = AsyncLLM.from_engine_args(AsyncEngineArgs.from_cli_args(args))
+    engine_args = dataclasses.replace(AsyncEngineArgs.from_cli_args(args), enable_log_requests=False)  # logged here
+    engine_client = AsyncLLM.from_engine_args(engine_args)
     try:
         yield engine_client
     finally:
@@ -124,7 +126,7 @@ async def init_app_state(engine_client: Any, state: State, args: argparse.Namesp
     config = engine_client.model_config
     models = OpenAIServingModels(engine_client)
     renderer = PromptRenderer(
-        None if config.skip_tokenizer_init else engine_client.get_tokenizer(),
+        engine_client.tokenizer,
         max_model_len=config.max_len,
         content_format=args.chat_template_content_format,
         default_template_kwargs=args.default_chat_template_kwargs,
@@ -142,7 +144,7 @@ async def init_app_state(engine_client: Any, state: State, args: argparse.Namesp
     shared = (engine_client, models, renderer, options, request_logger, defaults)
     state.engine_client = engine_client
     state.in_flight = InFlight()
-    state.metrics = JoinedRegistry(HTTP_REGISTRY)
+    state.metrics = JoinedRegistry(engine_client.metrics.registry, HTTP_REGISTRY)
     state.openai_serving_models = models
     state.openai_serving_completion = OpenAIServingCompletion(*shared)
     state.openai_serving_chat = OpenAIServingChat(*shared)

@@ -160,7 +160,7 @@ def _words(name: str, value: Any) -> list[str]:
 
 def _add_option(group: Any, field: dataclasses.Field[Any], hint: Any) -> None:
     metadata = dict(field.metadata)
-    default = field.default if field.default is not dataclasses.MISSING else field.default_factory()  # type: ignore[misc]
+    default = getattr(FrontendArgs(), field.name)
     names = [f"--{field.name.replace('_', '-')}", *metadata.pop("aliases", ())]
     kwargs: dict[str, Any] = {"dest": field.name, "default": default, "help": metadata.pop("help").replace("%", "%%")}
     if hint is bool:

@@ -130,7 +130,7 @@ class DrainingServer(uvicorn.Server):
             self.stop(_LAST_WORDS_SECONDS)
 
     @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:  # type: ignore[override]
+    def capture_signals(self) -> Iterator[None]:
         """Signals begin to drain. Outside the main thread, whoever runs the server has them."""
         if threading.current_thread() is not threading.main_thread():
             yield

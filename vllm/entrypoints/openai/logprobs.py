@@ -7,7 +7,7 @@ a stream.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 LOWEST = -9999.0
@@ -23,7 +23,7 @@ class LogprobsFormatter:
     def completion(
         self,
         token_ids: Sequence[int],
-        logprobs: Sequence[Mapping[int, Any] | None],
+        logprobs: Iterable[Mapping[int, Any] | None],
         offset: int = 0,
     ) -> dict[str, Any]:
         """`CompletionLogProbs`. offset: where the first token starts in the text."""
@@ -44,12 +44,12 @@ class LogprobsFormatter:
         }
 
     def chat(
-        self, token_ids: Sequence[int], logprobs: Sequence[Mapping[int, Any] | None], num_top: int
+        self, token_ids: Sequence[int], logprobs: Iterable[Mapping[int, Any] | None], num_top: int
     ) -> dict[str, Any]:
         """`ChatLogprobs`."""
         return {"content": [self._chat_token(*pair, num_top) for pair in zip(token_ids, logprobs, strict=True)]}
 
-    def prompt(self, logprobs: Sequence[Mapping[int, Any] | None]) -> list[dict[int, dict[str, Any]] | None]:
+    def prompt(self, logprobs: Iterable[Mapping[int, Any] | None]) -> Any:
         """`PromptLogprobs`."""
         return [_prompt_position(at_position) if at_position else None for at_position in logprobs]
 

@@ -73,14 +73,13 @@ class OpenAIServingChat(OpenAIServing):
         for choice in choices:
             text = choice.message.content or ""
             self.request_logger.log_output(generation.id, choice.index, text, choice.finish_reason)
-        wants_prompt_logprobs = request.prompt_logprobs is not None and output.prompt_logprobs is not None
         return ChatCompletionResponse(
             id=generation.id,
             created=generation.created,
             model=generation.model,
             choices=choices,
             usage=self.usage([output]),
-            prompt_logprobs=formatter.prompt(output.prompt_logprobs) if wants_prompt_logprobs else None,
+            prompt_logprobs=self.prompt_logprobs(request, formatter, output),
             prompt_token_ids=list(output.prompt_token_ids or ()) if request.return_token_ids else None,
             prompt_text=generation.prompts[0].text if request.return_prompt_text else None,
         )

@@ -95,19 +95,17 @@ class OpenAIServingCompletion(OpenAIServing):
             stop_reason=completion.stop_reason,
             token_ids=piece.token_ids if request.return_token_ids else None,
             prompt_token_ids=prompt_ids if request.return_token_ids else None,
-            prompt_logprobs=formatter.prompt(output.prompt_logprobs)
-            if request.prompt_logprobs is not None and output.prompt_logprobs is not None
-            else None,
+            prompt_logprobs=self.prompt_logprobs(request, formatter, output),
         )
 
 
 @dataclass
 class Piece:
-    """What one output adds to a choice."""
+    """What one output adds to a choice. logprobs: a `CompletionLogProbs` as a dict, or None."""
 
     text: str
     token_ids: list[int]
-    logprobs: dict[str, Any] | None
+    logprobs: Any
 
 
 def piece_of(

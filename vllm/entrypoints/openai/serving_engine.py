@@ -187,8 +187,14 @@ class OpenAIServing:
 
     def formatter(self, request: SamplingFields) -> LogprobsFormatter:
         as_ids = request.return_tokens_as_token_ids
-        tokenizer = self.engine_client.get_tokenizer()
-        return LogprobsFormatter(tokenizer, self.options.return_tokens_as_token_ids if as_ids is None else as_ids)
+        as_ids = self.options.return_tokens_as_token_ids if as_ids is None else as_ids
+        return LogprobsFormatter(self.engine_client.tokenizer, as_ids)
+
+    def prompt_logprobs(self, request: SamplingFields, formatter: LogprobsFormatter, output: RequestOutput) -> Any:
+        """`PromptLogprobs` as plain dicts, where they were asked for (echoing computes them too)."""
+        if request.prompt_logprobs is None or output.prompt_logprobs is None:
+            return None
+        return formatter.prompt(output.prompt_logprobs)
 
     @property
     def defaults(self) -> dict[str, Any]:

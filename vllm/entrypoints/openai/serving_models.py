@@ -16,7 +16,7 @@ class OpenAIServingModels:
 
     def __init__(self, engine_client: Any, names: list[str] | None = None) -> None:
         config = engine_client.model_config
-        self.names = list(names or config.served_model_name or [config.model])
+        self.names: list[str] = list(names or config.served_model_name or [config.model])
         self._root = config.model
         self._max_model_len = config.max_len
         self._created = now()

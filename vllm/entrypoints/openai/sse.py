@@ -71,7 +71,7 @@ class Events(AsyncIterator[bytes]):
 
     def _follow(self) -> asyncio.Task[bytes | None]:
         if self._following is None:
-            self._following = asyncio.ensure_future(anext(self._source, None))  # type: ignore[arg-type]
+            self._following = asyncio.ensure_future(anext(self._source, None))
         return self._following
 
     async def _wait(self, seconds: float) -> bool:
