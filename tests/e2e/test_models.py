@@ -76,7 +76,9 @@ def random_tokens(count: int, seed: int = 0) -> list[int]:
     return np.random.default_rng(seed).integers(0, VOCAB_SIZE, count).tolist()
 
 
-@pytest.mark.parametrize(("family", "switch", "overrides"), CASES, ids=[f"{family}-{name}" for family, name, _ in CASES])
+@pytest.mark.parametrize(
+    ("family", "switch", "overrides"), CASES, ids=[f"{family}-{name}" for family, name, _ in CASES]
+)
 def test_logits_equal_transformers(family: str, switch: str, overrides: dict[str, object], tmp_path: Path) -> None:
     directory = make_checkpoint(tmp_path, family, **overrides)
     tokens = random_tokens(40)
@@ -154,7 +156,9 @@ def test_bfloat16_rounding_is_close_and_not_equal(tiny_llama: Path) -> None:
 
 
 def test_unsupported_architecture_lists_the_supported() -> None:
-    with pytest.raises(ValueError, match=r"Llama4ForCausalLM.*supported: LlamaForCausalLM, MistralForCausalLM") as error:
+    with pytest.raises(
+        ValueError, match=r"Llama4ForCausalLM.*supported: LlamaForCausalLM, MistralForCausalLM"
+    ) as error:
         build_graph({"architectures": ["Llama4ForCausalLM"]})
     assert all(name in str(error.value) for name in supported_architectures())
 
@@ -176,5 +180,7 @@ def test_unsupported_settings_are_refused(change: dict[str, object], message: st
 def test_weight_of_wrong_shape_is_named(tiny_llama: Path) -> None:
     checkpoint = open_checkpoint(tiny_llama)
     graph = build_graph({**checkpoint.config, "intermediate_size": 96})
-    with pytest.raises(ValueError, match=r"mlp\.gate_proj.*has shape \(256, 64\), the model's config makes it \(192, 64\)"):
+    with pytest.raises(
+        ValueError, match=r"mlp\.gate_proj.*has shape \(256, 64\), the model's config makes it \(192, 64\)"
+    ):
         load_weights(graph, checkpoint)

@@ -131,9 +131,9 @@ class ReferenceProgram:
         hidden = distance < 0
         if attrs.window > 0:
             hidden |= distance >= attrs.window
-        scores = torch.einsum("thd,shd->hts", q, k) * attrs.scale
+        scores = q.transpose(0, 1) @ k.permute(1, 2, 0) * attrs.scale
         weights = scores.masked_fill(hidden, -torch.inf).softmax(dim=-1)
-        return torch.einsum("hts,shd->thd", weights, v)
+        return (weights @ v.transpose(0, 1)).transpose(0, 1)
 
     def _silu_mul(self, op: Op, attrs: SimpleNamespace, step: Step) -> None:
         gate, up = self.buffers[op.inputs[0]].chunk(2, dim=1)
