@@ -63,9 +63,7 @@ class Driver:
         self._pending: dict[str, NewRequest] = {}
         self._finished: list[str] = []
 
-    def add(
-        self, req_id: str, prompt: list[int], blocks: list[int], params: SamplingParams | None = None
-    ) -> None:
+    def add(self, req_id: str, prompt: list[int], blocks: list[int], params: SamplingParams | None = None) -> None:
         """Admit a request; its first `step` carries it across."""
         params = params or SamplingParams(temperature=0.0, max_tokens=1000)
         self._pending[req_id] = NewRequest(req_id, prompt, params, blocks)
@@ -101,4 +99,5 @@ class Driver:
         """Advance one request alone until it has `count` tokens."""
         while len(self.tokens[req_id]) < count:
             self.step(**{req_id: 0})
+            assert req_id not in self.errors, self.errors
         return self.tokens[req_id]

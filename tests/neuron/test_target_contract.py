@@ -145,8 +145,7 @@ def test_chunking_does_not_matter(target, data):
     assert driver.generate("r", 3) == _alone(target, prompt, 3)[0]
 
 
-@pytest.mark.parametrize("name", TARGETS)
-@pytest.mark.parametrize("block_size", [8, 16, 32])
+@pytest.mark.parametrize(("name", "block_size"), [("null", 1), ("null", 8), ("null", 32), ("cpu", 16), ("cpu", 32)])
 def test_block_kv_equals_contiguous_kv(name, block_size, tiny_llama, tmp_path):
     config = resolved_config(tiny_llama, name)
     contiguous = load(config, tmp_path / "contiguous")
