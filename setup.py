@@ -1,7 +1,7 @@
 """Builds vllm._cpu, the native core of the `cpu` target. Everything else is in pyproject.toml.
 
-Kernels are compiled once an instruction set, each file with its own flags; which of them run is decided at load. Objects
-are compiled in parallel, and again only when a source or header is newer.
+Kernels are compiled once an instruction set, each file with its own flags; which of them run is decided at load.
+Objects are compiled in parallel, and again only when a source or header is newer.
 """
 
 import os

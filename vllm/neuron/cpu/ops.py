@@ -60,10 +60,10 @@ class NativeOutput:
 class NativeModel:
     """Packed weights mapped from a file, a KV cache, and programs.
 
-    weights_path, index: what `packing.pack` wrote and returned. num_layers, num_kv_heads, head_dim, vocab_size: the graph's.
-    max_context: the longest sequence. kv_dtype: "bf16" or "f32". num_threads: None takes what the machine grants.
-    isa: None takes VLLM_CPU_ISA. Raises ValueError for what does not fit together, RuntimeError or OSError for a file
-    that cannot be mapped.
+    weights_path, index: what `packing.pack` wrote and returned. num_layers, num_kv_heads, head_dim, vocab_size: the
+    graph's. max_context: the longest sequence. num_threads: None takes what the machine grants. isa: None takes
+    VLLM_CPU_ISA. Raises ValueError for what does not fit together, RuntimeError or OSError for a file that cannot be
+    mapped.
     """
 
     def __init__(
@@ -84,8 +84,8 @@ class NativeModel:
     ) -> None:
         if index.get("version") != LAYOUT_VERSION:
             raise ValueError(
-                f"{weights_path} was packed in layout version {index.get('version')}, this build reads {LAYOUT_VERSION}; "
-                "compile the model again"
+                f"{weights_path} was packed in layout version {index.get('version')}, this build reads "
+                f"{LAYOUT_VERSION}; compile the model again"
             )
         size = weights_path.stat().st_size
         if size != index["num_bytes"]:
@@ -120,7 +120,7 @@ class NativeModel:
         return int(self._model.num_threads)
 
     def memory(self) -> dict[str, int]:
-        """Bytes by kind: weights (mapped, shared between processes), kv_cache, arena (buffers and scratch of all programs)."""
+        """Bytes by kind: weights (mapped, shared between processes), kv_cache, arena (buffers and scratch)."""
         model = self._model
         return {"weights": model.weight_bytes, "kv_cache": model.kv_bytes, "arena": model.arena_bytes}
 

@@ -32,8 +32,8 @@ ALIGNMENT = 4096
 _CHUNK_VALUES = 1 << 22
 
 Scheme = Literal["native", "f32", "bf16", "int8", "int8_tensor", "q4_min"]
-"""What becomes of the matrices. native: quantised weights keep their form as far as there is a kernel for it, all others
-become bf16. The rest: every matrix becomes that; int8_tensor is int8 with one scale a checkpoint tensor."""
+"""What becomes of the matrices. native: quantised weights keep their form as far as there is a kernel for it, all
+others become bf16. The rest: every matrix becomes that; int8_tensor is int8 with one scale a checkpoint tensor."""
 
 Progress = Callable[[str, float], None]
 
@@ -63,8 +63,9 @@ def pack(
 ) -> dict[str, Any]:
     """Write the packed weights of `graph`; returns their index, which `ops.NativeModel` wants beside the file.
 
-    The index: {"version", "scheme", "num_bytes", "weights": {name: {"format", "shape", "offset", "num_bytes"}}}. Weights made of the same
-    tensors (tied embeddings) share their bytes. Raises ValueError for tensors whose shapes do not fit the graph.
+    The index: {"version", "scheme", "num_bytes", "weights": {name: {"format", "shape", "offset", "num_bytes"}}}.
+    Weights made of the same tensors (tied embeddings) share their bytes. Raises ValueError for tensors whose shapes do
+    not fit the graph.
     """
     interleaved = fused_weights(graph)
     entries: dict[str, dict[str, Any]] = {}
@@ -119,7 +120,7 @@ def _check_shapes(weight: Weight, tensors: list[Tensor]) -> None:
     )
     if found != tuple(weight.shape):
         raise ValueError(
-            f"weight {weight.name!r} must be {tuple(weight.shape)}, the checkpoint has {dict(zip(weight.sources, shapes, strict=False))}"
+            f"weight {weight.name!r} must be {tuple(weight.shape)}, the checkpoint has {shapes} in {weight.sources}"
         )
 
 
@@ -184,28 +185,28 @@ class _Rows:
     def __init__(self, tensors: list[Tensor], order: NDArray[np.int64], width: int) -> None:
         self.order, self.width = order, width
         starts = np.cumsum([0, *(tensor.shape[0] for tensor in tensors)])
-        self.parts = []
+        self.parts: list[tuple[Tensor, NDArray[np.intp], NDArray[np.int64]]] = []
         for tensor, start, stop in zip(tensors, starts, starts[1:], strict=False):
             here = np.flatnonzero((order >= start) & (order < stop))
             if here.size:
-                self.parts.append((len(self.parts), tensor, here, order[here] - start))
+                self.parts.append((tensor, here, order[here] - start))
         self.tensors = tensors
 
     def floats(self) -> Floats:
         rows = np.zeros((len(self.order), self.width), np.float32)
-        for _, tensor, here, there in self.parts:
+        for tensor, here, there in self.parts:
             first, last = int(there.min()), int(there.max()) + 1
             rows[here] = tensor.float32_rows(first, last)[there - first]
         return rows
 
     def codes(self, format: str, tensor_scales: list[float] | None) -> Codes:
-        if all(_NATIVE.get(tensor.format) == format for _, tensor, _, _ in self.parts):
-            parts = [(here, codes_of_gguf(tensor.raw()[there], tensor.format)) for _, tensor, here, there in self.parts]
+        if all(_NATIVE.get(tensor.format) == format for tensor, _, _ in self.parts):
+            parts = [(here, codes_of_gguf(tensor.raw()[there], tensor.format)) for tensor, here, there in self.parts]
             return Codes.scatter(parts, len(self.order), self.width, format)
         row_scales = None
         if tensor_scales is not None:
             row_scales = np.zeros(len(self.order), np.float32)
-            for _, tensor, here, _ in self.parts:
+            for tensor, here, _ in self.parts:
                 row_scales[here] = tensor_scales[self.tensors.index(tensor)]
         return quantize_rows(self.floats(), format, row_scales)
 
@@ -231,9 +232,9 @@ def _code_tiles(codes: Codes, format: str) -> NDArray[np.uint8]:
     parts = [_planes(codes.scale, num_tiles)]
     if codes.minimum is not None:
         parts.append(_planes(codes.minimum, num_tiles))
-    values = codes.values.reshape(num_tiles, TILE, -1, 4).transpose(0, 2, 1, 3)
+    values: NDArray[np.uint8] = codes.values.reshape(num_tiles, TILE, -1, 4).transpose(0, 2, 1, 3)
     if format in ("q4", "q4_min"):
-        values = values[:, 0::2] | values[:, 1::2] << 4
+        values = values[:, 0::2] | values[:, 1::2] << np.uint8(4)
     parts.append(values.reshape(num_tiles, -1))
     return np.concatenate(parts, axis=1)
 

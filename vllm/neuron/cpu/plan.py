@@ -1,9 +1,12 @@
 """`plan`: a graph at one bucket's shapes, as the list of ops that the native core runs.
 
-A `ProgramSpec` is plain JSON: {"max_tokens", "max_samples", "arena_bytes", "ops"}; an op is {"kind", "inputs", "output", "weights" (role ->
-name), "attrs"}, a buffer {"offset" (bytes into the arena), "width", "rows" ("tokens" or "samples")}. Buffers that are not
-alive at once share memory. Ops on samples come last and are run again for every `max_samples` selected positions, so what
-they read of the tokens stays alive to the end.
+A `ProgramSpec` is plain JSON:
+    program  {"max_tokens", "max_samples", "arena_bytes", "ops"}
+    op       {"kind", "inputs", "output", "weights" (role -> name), "attrs"}
+    buffer   {"offset" (bytes into the arena), "width", "rows" ("tokens" or "samples")}
+
+Buffers that are not alive at once share memory. Ops on samples come last and are run again for every `max_samples`
+selected positions, so what they read of the tokens stays alive to the end.
 """
 
 from __future__ import annotations
@@ -128,9 +131,11 @@ def _weights(item: FusedOp) -> dict[str, str]:
 
 
 def _attrs(item: FusedOp, default_top_k: int) -> dict[str, float | int]:
-    attrs = {name: value for name, value in item.op.attrs.items() if not isinstance(value, str)}
+    attrs: dict[str, float | int] = {
+        name: value if isinstance(value, float) else int(value) for name, value in item.op.attrs.items()
+    }
     if item.norm is not None:
-        attrs["eps"] = item.norm.attrs["eps"]
+        attrs["eps"] = float(item.norm.attrs["eps"])
     if item.silu_mul:
         attrs["silu_mul"] = 1
     if item.op.kind == "sample":
@@ -139,4 +144,4 @@ def _attrs(item: FusedOp, default_top_k: int) -> dict[str, float | int]:
         attrs.setdefault("scale", 1.0)
     if item.op.kind == "attention":
         attrs.setdefault("window", 0)
-    return {name: value if isinstance(value, float) else int(value) for name, value in attrs.items()}
+    return attrs

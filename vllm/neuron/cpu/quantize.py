@@ -21,7 +21,7 @@ _ZERO = {"int8": 128, "int8_group": 128, "q4": 8, "q4_min": 0}
 
 @dataclass(slots=True)
 class Codes:
-    """values: uint8 [rows, padded k]; scale: float32 [rows, 1] (int8) or float16 [rows, groups]; minimum: float16, or None."""
+    """values: uint8 [rows, padded k]; scale: float32 [rows, 1] (int8) or float16 [rows, groups]; minimum: as scale."""
 
     values: NDArray[np.uint8]
     scale: NDArray[Any]
@@ -44,7 +44,7 @@ class Codes:
 
 
 def codes_of_gguf(rows: NDArray[np.uint8], format: str) -> Codes:
-    """Blocks of q4_0, q4_1 or q8_0 (ggml's structures: halves d [, m], then 16 bytes of nibbles, or 32 bytes) as codes."""
+    """Blocks of q4_0, q4_1 or q8_0 as codes: halves d [, m], then 16 bytes of nibbles or 32 bytes (ggml)."""
     header = {"q4_0": 2, "q4_1": 4, "q8_0": 2}[format]
     block_bytes = header + (GROUP if format == "q8_0" else GROUP // 2)
     blocks = np.ascontiguousarray(rows).reshape(len(rows), -1, block_bytes)
@@ -82,4 +82,5 @@ def quantize_rows(rows: Floats, format: str, row_scales: Floats | None = None) -
 
 def _round(values: Floats, scale: Floats, zero: int, lowest: int, highest: int) -> NDArray[np.uint8]:
     inverse = np.divide(1.0, scale, out=np.zeros_like(scale), where=scale != 0)
-    return np.clip(np.rint(values * inverse) + zero, lowest, highest).astype(np.uint8)
+    codes: NDArray[np.uint8] = np.clip(np.rint(values * inverse) + zero, lowest, highest).astype(np.uint8)
+    return codes

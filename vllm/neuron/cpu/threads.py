@@ -1,4 +1,4 @@
-"""Which processors the native core's threads run on: the affinity mask, one a physical core, within the cgroup's quota."""
+"""Which processors the native core's threads run on: those of the affinity mask, one a core, within the quota."""
 
 from __future__ import annotations
 
