@@ -14,12 +14,13 @@ from fastapi import FastAPI
 from tests.server.fake_engine import FakeEngine
 from vllm.entrypoints.openai.api_server import build_app, init_app_state
 from vllm.entrypoints.openai.cli_args import make_arg_parser, parse_server_args
+from vllm.utils.argparse_utils import FlexibleArgumentParser
 
 BASE = "http://server"
 
 
 def server_args(*words: str) -> argparse.Namespace:
-    return parse_server_args(make_arg_parser(argparse.ArgumentParser()), ["fake/model", *words])
+    return parse_server_args(make_arg_parser(FlexibleArgumentParser()), ["fake/model", *words])
 
 
 async def make_app(engine: FakeEngine, *words: str) -> FastAPI:

@@ -46,6 +46,7 @@ from vllm.entrypoints.openai.serving_engine import ServingOptions
 from vllm.entrypoints.openai.serving_models import OpenAIServingModels
 from vllm.entrypoints.openai.serving_tokenization import OpenAIServingTokenization
 from vllm.logger import init_logger
+from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.version import __version__
 
 logger = init_logger(__name__)
@@ -199,9 +200,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = make_arg_parser(
-        argparse.ArgumentParser(prog="python -m vllm.entrypoints.openai.api_server", allow_abbrev=False)
-    )
+    parser = make_arg_parser(FlexibleArgumentParser(prog="python -m vllm.entrypoints.openai.api_server"))
     return run(parse_server_args(parser, sys.argv[1:] if argv is None else argv))
 
 

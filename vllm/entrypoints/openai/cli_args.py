@@ -1,8 +1,7 @@
 """The server's own options; the engine's come from `AsyncEngineArgs`.
 
 Each option is a field of `FrontendArgs`, with its default and its help: the parser and the reference in `docs/` are
-made from it. `--config FILE` gives options in YAML, with the names of the command line; the command line goes
-before the file.
+made from it.
 """
 
 # ruff: noqa: RUF009 (`option` returns a dataclasses.field)
@@ -13,17 +12,13 @@ import argparse
 import dataclasses
 import json
 import ssl
-import types
 import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import yaml
-
 from vllm.config import option
-from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.engine.arg_utils import AsyncEngineArgs, add_option
 from vllm.entrypoints.openai.middleware.limits import (
     DEFAULT_MAX_BODY_BYTES,
     DEFAULT_MAX_HEADER_BYTES,
@@ -44,9 +39,9 @@ class FrontendArgs:
         None, "Paths, separated by commas, whose requests are not logged: /health,/metrics."
     )
     allow_credentials: bool = option(False, "CORS: let browsers send credentials.")
-    allowed_origins: list[str] = option([], "CORS: origins whose pages may use this server, as JSON.", type="json")
-    allowed_methods: list[str] = option(["*"], "CORS: methods, as JSON.", type="json")
-    allowed_headers: list[str] = option(["*"], "CORS: headers, as JSON.", type="json")
+    allowed_origins: list[str] = option([], "CORS: origins whose pages may use this server, as JSON.")
+    allowed_methods: list[str] = option(["*"], "CORS: methods, as JSON.")
+    allowed_headers: list[str] = option(["*"], "CORS: headers, as JSON.")
     api_key: list[str] | None = option(
         None,
         "Keys, one of which each request must bring; also VLLM_API_KEY. Open without: /health, /ping, /metrics.",
@@ -92,29 +87,31 @@ class FrontendArgs:
 def make_arg_parser(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     """Add all options of the server, its own and the engine's, to `parser`."""
     parser.add_argument("model_tag", nargs="?", default=None, help="The model; the same as --model.")
-    parser.add_argument("--config", metavar="FILE", default=None, help="YAML file of options.")
+    parser.add_argument("--config", metavar="FILE", default=None, help="YAML file of options; others go before it.")
     group = parser.add_argument_group("Frontend")
     hints = typing.get_type_hints(FrontendArgs)
     for field in dataclasses.fields(FrontendArgs):
-        _add_option(group, field, hints[field.name])
+        add_option(group, field, hints[field.name])
     AsyncEngineArgs.add_cli_args(parser)
     return parser
 
 
 def parse_server_args(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:
-    """Read the command line and the file it names. Faults end the program with status 2, as argparse does."""
+    """Read the command line. Faults end the program with status 2, as argparse does."""
+    args = parser.parse_args(argv)
     try:
-        args = parser.parse_args(expand_config(list(argv)))
         validate_args(args)
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         parser.error(str(error))
     return args
 
 
 def validate_args(args: argparse.Namespace) -> None:
-    """Raises ValueError for options that contradict one another."""
+    """Bring options to their types. Raises ValueError for those that contradict one another."""
     if args.model_tag is not None:
         args.model = args.model_tag
+    for name in ("allowed_origins", "allowed_methods", "allowed_headers"):
+        setattr(args, name, _list_of(name, getattr(args, name)))
     if bool(args.ssl_keyfile) != bool(args.ssl_certfile):
         raise ValueError("--ssl-keyfile and --ssl-certfile belong together")
     if args.allow_credentials and "*" in args.allowed_origins:
@@ -125,61 +122,19 @@ def validate_args(args: argparse.Namespace) -> None:
         raise ValueError("--api-key must not be empty")
     for name in ("max_body_bytes", "max_header_bytes", "max_header_count"):
         if getattr(args, name) < 1:
-            raise ValueError(f"--{name.replace('_', '-')} must be positive, not {getattr(args, name)}")
+            raise ValueError(f"{_flag(name)} must be positive, not {getattr(args, name)}")
 
 
-def expand_config(argv: list[str]) -> list[str]:
-    """Put the options of `--config FILE` before those of the command line, which then go before them."""
-    for i, argument in enumerate(argv):
-        if argument == "--config" and i + 1 < len(argv):
-            return _options_of(Path(argv[i + 1])) + argv[:i] + argv[i + 2 :]
-        if argument.startswith("--config="):
-            return _options_of(Path(argument.partition("=")[2])) + argv[:i] + argv[i + 1 :]
-    return argv
-
-
-def _options_of(path: Path) -> list[str]:
-    if path.suffix not in (".yaml", ".yml"):
-        raise ValueError(f"--config reads YAML: {path} is neither .yaml nor .yml")
-    entries = yaml.safe_load(path.read_text()) or {}
-    if not isinstance(entries, dict):
-        raise ValueError(f"{path} must hold `option: value` lines")
-    return [word for name, value in entries.items() for word in _words(str(name), value)]
-
-
-def _words(name: str, value: Any) -> list[str]:
-    flag = f"--{name.replace('_', '-')}"
-    if isinstance(value, bool):
-        return [flag] if value else [f"--no-{flag[2:]}"]
-    if value is None:
-        return []
-    if isinstance(value, list):
-        return [flag, *map(str, value)]
-    return [f"{flag}={json.dumps(value) if isinstance(value, dict) else value}"]
-
-
-def _add_option(group: Any, field: dataclasses.Field[Any], hint: Any) -> None:
-    metadata = dict(field.metadata)
-    default = getattr(FrontendArgs(), field.name)
-    names = [f"--{field.name.replace('_', '-')}", *metadata.pop("aliases", ())]
-    kwargs: dict[str, Any] = {"dest": field.name, "default": default, "help": metadata.pop("help").replace("%", "%%")}
-    if hint is bool:
-        kwargs["action"] = argparse.BooleanOptionalAction
-    else:
-        kwargs["type"] = _json if metadata.get("type") == "json" else _plain_type(hint)
-        metadata.pop("type", None)
-        kwargs.update(metadata)
-    group.add_argument(*names, **kwargs)
-
-
-def _plain_type(hint: Any) -> Any:
-    if typing.get_origin(hint) in (types.UnionType, typing.Union):
-        hint = next(arg for arg in typing.get_args(hint) if arg is not type(None))
-    return str if typing.get_origin(hint) is list else hint
-
-
-def _json(text: str) -> Any:
+def _list_of(name: str, value: Any) -> list[str]:
+    """A list, or the JSON of one."""
     try:
-        return json.loads(text)
+        entries = json.loads(value) if isinstance(value, str) else value
     except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is not JSON: {error}") from None
+        raise ValueError(f"{_flag(name)} {value!r} is not JSON: {error}") from None
+    if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
+        raise ValueError(f'{_flag(name)} must be a JSON list of texts, such as ["https://a.example"], not {value!r}')
+    return entries
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"

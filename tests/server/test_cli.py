@@ -1,0 +1,90 @@
+"""The command line: sub-commands, options, files of options."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.server.conftest import server_args
+from vllm.entrypoints.cli.main import COMMANDS, main
+from vllm.entrypoints.openai.cli_args import make_arg_parser, parse_server_args
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+from vllm.version import __version__
+
+
+def test_version_and_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.strip() == __version__
+    assert main(["--help"]) == 0
+    listed = capsys.readouterr().out
+    assert all(name in listed for name in COMMANDS)
+    assert main([]) == 2
+
+
+def test_unknown_command_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sevre"]) == 2
+    assert "'serve'" in capsys.readouterr().err
+
+
+def test_collect_env_shows_no_secret(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_API_KEY", "very-secret")
+    assert main(["collect-env"]) == 0
+    text = capsys.readouterr().out
+    assert __version__ in text and "VLLM_API_KEY" in text and "very-secret" not in text
+
+
+@pytest.mark.parametrize("command", ["chat", "complete"])
+def test_clients_say_that_no_server_answers(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "--url", "http://127.0.0.1:9/v1", "-q", "hello"]) == 1
+    assert "no server answers at http://127.0.0.1:9/v1" in capsys.readouterr().err
+
+
+def test_defaults() -> None:
+    args = server_args()
+    assert (args.host, args.port, args.api_key, args.allowed_origins) == (None, 8000, None, [])
+    assert args.model == "fake/model"
+    assert not args.trust_request_chat_template and args.shutdown_timeout == 0
+
+
+def test_options() -> None:
+    args = server_args(
+        "--api-key", "a", "b", "--allowed-origins", '["x"]', "--middleware", "m.A", "--middleware", "m.B",
+        "--default-chat-template-kwargs", '{"k": 1}', "--no-disable-fastapi-docs",
+        "--h11-max-incomplete-event-size", "9", "--sse_keep_alive_interval", "2.5",
+    )  # fmt: skip
+    assert args.api_key == ["a", "b"] and args.middleware == ["m.A", "m.B"]
+    assert args.allowed_origins == ["x"] and args.default_chat_template_kwargs == {"k": 1}
+    assert args.max_header_bytes == 9 and args.sse_keep_alive_interval == 2.5
+    assert server_args().middleware == []
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--ssl-keyfile", "k"], "--ssl-certfile"),
+        (["--allow-credentials", "--allowed-origins", '["*"]'], "--allowed-origins"),
+        (["--uds", "/tmp/x", "--host", "0.0.0.0"], "--uds"),
+        (["--api-key", ""], "--api-key"),
+        (["--max-body-bytes", "0"], "--max-body-bytes"),
+        (["--allowed-origins", "["], "not JSON"),
+        (["--port", "http"], "--port"),
+        (["--config", "/nowhere/x.yaml"], "/nowhere/x.yaml"),
+        (["--config", "/nowhere/x.json"], "YAML"),
+        (["--no-such-option"], "--no-such-option"),
+    ],
+)
+def test_faults_end_with_status_2(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        server_args(*words)
+    assert end.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_file_of_options(tmp_path: Path) -> None:
+    file = tmp_path / "server.yaml"
+    file.write_text("port: 9000\nresponse_role: bot\napi-key: [a, b]\ndisable-fastapi-docs: true\nuds: null\n")
+    parser = make_arg_parser(FlexibleArgumentParser())
+    args = parse_server_args(parser, ["model", "--config", str(file), "--port", "9001"])
+    assert (args.port, args.response_role, args.api_key, args.disable_fastapi_docs) == (9001, "bot", ["a", "b"], True)
+    assert args.model == "model"
