@@ -177,17 +177,17 @@ def _normalise_rope(config: Config) -> None:
 
 
 def _normalise_window(config: Config) -> None:
-    """Which layers look back how far: none of Llama's, all of Mistral's, of Qwen's only if told, from a layer on."""
+    """Which layers look back how far: as `layer_types` says, else all of them from `max_window_layers` on.
+
+    Llama has no window, Mistral's holds for every layer whatever `layer_types` says, Qwen's only if it is switched on.
+    """
     model_type, num_layers = config["model_type"], config["num_hidden_layers"]
-    is_qwen = model_type.startswith("qwen")
-    if model_type == "llama" or (is_qwen and not config.get("use_sliding_window", False)):
+    if model_type == "llama" or (model_type.startswith("qwen") and not config.get("use_sliding_window", False)):
         config["sliding_window"] = None
     if config["sliding_window"] is None:
         config["layer_types"] = ["full_attention"] * num_layers
-    elif not is_qwen:
-        config["layer_types"] = ["sliding_attention"] * num_layers
-    elif not config.get("layer_types"):
-        num_full = min(config["max_window_layers"], num_layers)
+    elif model_type == "mistral" or not config.get("layer_types"):
+        num_full = min(config.get("max_window_layers", 0), num_layers)
         config["layer_types"] = ["full_attention"] * num_full + ["sliding_attention"] * (num_layers - num_full)
     if len(config["layer_types"]) != num_layers:
         raise CheckpointError(
