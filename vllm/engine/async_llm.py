@@ -37,7 +37,7 @@ logger = init_logger(__name__)
 
 
 class RequestOutputCollector:
-    """Hands one request's outputs to its consumer. Those that were not fetched yet are joined, DELTA ones end to end."""
+    """Hands one request's outputs to its consumer. Those not fetched yet are joined, DELTA ones end to end."""
 
     def __init__(self, output_kind: RequestOutputKind, request_id: str) -> None:
         self.request_id = request_id
@@ -74,7 +74,7 @@ class AsyncLLM:
     """Requests in, streams of `RequestOutput` out. Used from one event loop; made inside or outside of one."""
 
     def __init__(self, vllm_config: VllmConfig, *, log_requests: bool = False) -> None:
-        """`vllm_config` is resolved. Blocks until the core is ready; raises EngineDeadError with its words if it fails."""
+        """`vllm_config` is resolved. Blocks until the core is ready; EngineDeadError has its words if it fails."""
         self.vllm_config = vllm_config
         self.log_requests = log_requests
         self.log_stats = not vllm_config.observability_config.disable_log_stats
@@ -219,7 +219,7 @@ class AsyncLLM:
         self._abort([request_id] if isinstance(request_id, str) else list(request_id))
 
     async def pause_generation(self, *, wait_for_inflight_requests: bool = False, clear_cache: bool = True) -> None:
-        """Let nothing new begin; what runs is aborted, or waited for. Then forget cached prefixes, unless told not to."""
+        """Let nothing new begin; what runs is aborted, or waited for. clear_cache: forget cached prefixes then."""
         self._unpaused.clear()
         if wait_for_inflight_requests:
             await self.wait_for_requests_to_drain()

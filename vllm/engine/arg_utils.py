@@ -1,0 +1,341 @@
+"""What users may set: `EngineArgs`, flat, for keyword arguments and for the command line.
+
+Its fields, their defaults and help texts are those of the dataclasses in `config`; nothing is written twice.
+`create_engine_config` turns the arguments into a resolved `VllmConfig`: it opens the checkpoint, derives what follows
+from it, and asks the platform.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Callable, Iterator
+from dataclasses import MISSING, Field, dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from vllm import envs
+from vllm.checkpoint import Checkpoint, CheckpointError, context_length, normalise_config, open_checkpoint
+from vllm.checkpoint.checkpoint import read_json
+from vllm.config import (
+    CacheConfig,
+    LoRAConfig,
+    ModelConfig,
+    NeuronOptions,
+    ObservabilityConfig,
+    ParallelConfig,
+    SchedulerConfig,
+    VllmConfig,
+)
+from vllm.engine.foreign_args import FOREIGN_OPTIONS, ForeignOption
+from vllm.logger import init_logger
+from vllm.neuron import platform
+from vllm.neuron.faults import Faults
+from vllm.neuron.options import human_int, merged_override, parse_json_option
+
+logger = init_logger(__name__)
+
+SECTIONS: dict[str, type] = {
+    "model_config": ModelConfig,
+    "cache_config": CacheConfig,
+    "scheduler_config": SchedulerConfig,
+    "parallel_config": ParallelConfig,
+    "lora_config": LoRAConfig,
+    "neuron_options": NeuronOptions,
+    "observability_config": ObservabilityConfig,
+}
+"""Field of `VllmConfig` -> the dataclass in it. Their fields with a help text are options."""
+
+_NO_EFFECT = {
+    "enforce_eager": "programs are always compiled",
+    "gpu_memory_utilization": "the KV cache holds max_num_seqs sequences; bound it by kv_cache_memory_bytes",
+}
+_REFUSED = {
+    "structured_outputs_config": "structured outputs are not available yet",
+    "otlp_traces_endpoint": "requests are not traced",
+}
+
+
+def user_fields(cls: type) -> Iterator[Field[Any]]:
+    """The fields of a config class that users set."""
+    return (each for each in dataclasses.fields(cls) if "help" in each.metadata)
+
+
+def _option_specs() -> Iterator[tuple[str, Any, Any]]:
+    """(name, type, field) of every option, those of vLLM's own at the end."""
+    for cls in (*SECTIONS.values(), VllmConfig):
+        hints = typing.get_type_hints(cls)
+        for each in user_fields(cls):
+            yield each.name, hints[each.name], _copied(each)
+    for name, option in FOREIGN_OPTIONS.items():
+        effect = "Refused" if option.refused else "No effect"
+        metadata = {"help": f"{effect}: {option.reason}.", "foreign": option}
+        yield name, Any, dataclasses.field(default=option.default, metadata=metadata)
+
+
+def _copied(each: Field[Any]) -> Any:
+    if each.default_factory is not MISSING:
+        return dataclasses.field(default_factory=each.default_factory, metadata=each.metadata)
+    return dataclasses.field(default=each.default, metadata=each.metadata)
+
+
+_Options: Any = dataclasses.make_dataclass("_Options", list(_option_specs()))
+
+
+@dataclass
+class EngineArgs(_Options):  # type: ignore[misc]
+    """Arguments of the engine. An unknown keyword is a TypeError that names the nearest known one."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> EngineArgs:
+        known = {each.name for each in dataclasses.fields(cls)}
+        for name in kwargs:
+            if name not in known:
+                raise TypeError(_unknown_argument(cls.__name__, name, known))
+        return typing.cast(EngineArgs, super().__new__(cls))
+
+    @classmethod
+    def add_cli_args(cls, parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+        """Add every option to `parser`, one group for each section of the config."""
+        hints = typing.get_type_hints(cls)
+        titles = {each.name: section.__name__ for section in SECTIONS.values() for each in user_fields(section)}
+        groups: dict[str, Any] = {}
+        for each in dataclasses.fields(cls):
+            title = titles.get(
+                each.name, "Known options of no use here" if "foreign" in each.metadata else cls.__name__
+            )
+            if title not in groups:
+                groups[title] = parser.add_argument_group(title)
+            add_option(groups[title], each, hints[each.name])
+        return parser
+
+    @classmethod
+    def from_cli_args(cls, args: argparse.Namespace) -> EngineArgs:
+        names = (each.name for each in dataclasses.fields(cls))
+        return cls(**{name: getattr(args, name) for name in names if hasattr(args, name)})
+
+    def create_engine_config(self, usage_context: Any = None, headless: bool = False) -> VllmConfig:
+        """The resolved configuration. Raises ValueError (CheckpointError, NeuronConfigError) with what would work.
+
+        usage_context, headless: accepted as vLLM's callers give them; there is no usage report and one kind of engine.
+        """
+        values = self._checked_values()
+        self._note_options_of_no_use(values)
+        checkpoint = open_checkpoint(
+            values["model"],
+            revision=values["revision"],
+            download_dir=values["download_dir"],
+            token=values["hf_token"],
+            load_format=values["load_format"],
+        )
+        config = _build_config(values)
+        return platform.resolve(config.replace(model_config=_complete_model_config(config, checkpoint)))
+
+    def _checked_values(self) -> dict[str, Any]:
+        """Every option's value, brought to its type and checked against its choices."""
+        hints = typing.get_type_hints(type(self))
+        return {
+            each.name: _coerced(each, hints[each.name], getattr(self, each.name)) for each in dataclasses.fields(self)
+        }
+
+    def _note_options_of_no_use(self, values: dict[str, Any]) -> None:
+        for each in dataclasses.fields(self):
+            name, value = each.name, values[each.name]
+            foreign = each.metadata.get("foreign")
+            if isinstance(foreign, ForeignOption):
+                if not foreign.asks_for_nothing(value):
+                    _refuse_or_note(name, value, foreign.reason, foreign.refused)
+            elif name in _NO_EFFECT and value != each.default:
+                _refuse_or_note(name, value, _NO_EFFECT[name], refused=False)
+            elif name in _REFUSED and value:
+                _refuse_or_note(name, value, _REFUSED[name], refused=True)
+
+
+@dataclass
+class AsyncEngineArgs(EngineArgs):
+    """`EngineArgs`, and what concerns an engine that serves."""
+
+    enable_log_requests: bool = dataclasses.field(
+        default=False, metadata={"help": "Log each request: its id, its length and its sampling parameters."}
+    )
+
+
+def nearest_argument(name: str) -> str | None:
+    """The option that `name` is most like, if any is."""
+    known = [each.name for each in dataclasses.fields(EngineArgs)]
+    return next(iter(difflib.get_close_matches(name, known, n=1)), None)
+
+
+def _unknown_argument(what: str, name: str, known: set[str]) -> str:
+    close = difflib.get_close_matches(name, sorted(known), n=1)
+    return f"{what} got an unknown argument {name!r}" + (f"; did you mean {close[0]!r}?" if close else "")
+
+
+def _refuse_or_note(name: str, value: Any, reason: str, refused: bool) -> None:
+    if refused:
+        raise ValueError(f"{name}={value!r} is not supported: {reason}")
+    logger.warning("%s=%r has no effect: %s", name, value, reason)
+
+
+# The command line.
+
+
+def add_option(group: Any, each: Field[Any], hint: Any) -> None:
+    metadata = dict(each.metadata)
+    foreign = metadata.pop("foreign", None)
+    default = each.default_factory() if each.default_factory is not MISSING else each.default
+    names = [f"--{each.name.replace('_', '-')}", *metadata.pop("aliases", ())]
+    kwargs: dict[str, Any] = {"dest": each.name, "default": default, "help": metadata.pop("help").replace("%", "%%")}
+    if _is_flag(hint) or (foreign is not None and foreign.type is bool):
+        kwargs["action"] = argparse.BooleanOptionalAction
+    else:
+        kind = metadata.pop("type", None)
+        kwargs["type"] = foreign.type if foreign is not None else _READERS.get(kind, _plain_type(hint))
+        kwargs.update(metadata)
+    group.add_argument(*names, **kwargs)
+
+
+def _is_flag(hint: Any) -> bool:
+    return bool in (hint, *typing.get_args(hint)) and int not in typing.get_args(hint)
+
+
+def _plain_type(hint: Any) -> Any:
+    """What reads one word: int, float or str."""
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
+        hint = next(arg for arg in typing.get_args(hint) if arg is not type(None))
+    return str if typing.get_origin(hint) is not None or hint is Any else hint
+
+
+def _argument_type(read: Callable[[str], Any]) -> Callable[[str], Any]:
+    def read_argument(text: str) -> Any:
+        try:
+            return read(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return read_argument
+
+
+def _count(text: str) -> int | None:
+    """A count; "auto" and "-1" leave it open."""
+    return None if text.strip() in ("auto", "-1") else human_int(text)
+
+
+_READERS = {"json": _argument_type(parse_json_option), "human_int": _argument_type(_count)}
+
+
+# Keyword arguments.
+
+
+def _coerced(each: Field[Any], hint: Any, value: Any) -> Any:
+    """The value as the config wants it. Raises ValueError that says what is wrong with it."""
+    kind = each.metadata.get("type")
+    if isinstance(value, Path):
+        value = str(value)
+    if isinstance(value, str) and kind == "json":
+        value = parse_json_option(value)
+    elif isinstance(value, str) and kind == "human_int":
+        value = _count(value)
+    elif isinstance(value, str) and list in {typing.get_origin(arg) for arg in (hint, *typing.get_args(hint))}:
+        value = [value]
+    elif value == -1 and kind == "human_int":
+        value = None
+    elif each.name == "dtype" and not isinstance(value, str):
+        value = str(value).removeprefix("torch.")
+    if value is None and each.default_factory is not MISSING:
+        value = each.default_factory()
+    try:
+        checked = msgspec.convert(value, hint)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"{each.name}={value!r} cannot be used: {error}") from None
+    _check_choice(each, checked)
+    return checked
+
+
+def _check_choice(each: Field[Any], value: Any) -> None:
+    choices = each.metadata.get("choices")
+    if choices is None or value is None or value in choices:
+        return
+    close = difflib.get_close_matches(str(value), choices, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else f"choose from {', '.join(choices)}"
+    raise ValueError(f"{each.name}={value!r} is not known; {hint}")
+
+
+# The config.
+
+
+def _build_config(values: dict[str, Any]) -> VllmConfig:
+    def part(cls: type) -> dict[str, Any]:
+        return {each.name: values[each.name] for each in user_fields(cls)}
+
+    sections = {name: cls(**part(cls)) for name, cls in SECTIONS.items()}
+    return VllmConfig(**sections, **part(VllmConfig))
+
+
+def _complete_model_config(config: VllmConfig, checkpoint: Checkpoint) -> ModelConfig:
+    """What follows from the checkpoint."""
+    model = config.model_config
+    hf_config = checkpoint.config
+    if model.hf_overrides:
+        hf_config = normalise_config({**hf_config, **model.hf_overrides})
+    return dataclasses.replace(
+        model,
+        model_path=str(checkpoint.path),
+        served_model_name=model.served_model_name or [model.model],
+        hf_config=hf_config,
+        hf_generation_config=_generation_config(model, checkpoint),
+        max_model_len=_max_model_len(config, hf_config),
+        chat_template=_chat_template(model.chat_template),
+    )
+
+
+def _max_model_len(config: VllmConfig, hf_config: dict[str, Any]) -> int | None:
+    """The length asked for, checked against the model's, or the model's. None where the Neuron config says it."""
+    asked, longest = config.model_config.max_model_len, context_length(hf_config)
+    if asked is None:
+        in_neuron_config = merged_override(config.neuron_options, Faults()).get("seq_len")
+        asked = in_neuron_config if isinstance(in_neuron_config, int) else None
+        if asked is None:
+            return longest
+        if longest is None or asked <= longest or envs.VLLM_ALLOW_LONG_MAX_MODEL_LEN:
+            return None
+    if asked < 1:
+        raise ValueError(f"max_model_len={asked} leaves no room for a token; it must be at least 1, or auto")
+    if longest is not None and asked > longest and not envs.VLLM_ALLOW_LONG_MAX_MODEL_LEN:
+        raise ValueError(
+            f"max_model_len={asked} is more than the {longest} tokens that the model was made for (its config's "
+            "max_position_embeddings and rope scaling). Lower it, or set VLLM_ALLOW_LONG_MAX_MODEL_LEN=1 if you know "
+            "that the model bears it"
+        )
+    return asked
+
+
+def _generation_config(model: ModelConfig, checkpoint: Checkpoint) -> dict[str, Any]:
+    """Default sampling parameters and EOS tokens. "vllm" takes only the latter, which still end an output."""
+    given = checkpoint.generation_config
+    if model.generation_config == "vllm":
+        given = {key: value for key, value in given.items() if key == "eos_token_id"}
+    elif model.generation_config != "auto":
+        path = Path(model.generation_config)
+        path = path / "generation_config.json" if path.is_dir() else path
+        if not path.is_file():
+            raise CheckpointError(
+                f"generation_config={model.generation_config!r} is neither auto, vllm, nor a directory with a "
+                "generation_config.json"
+            )
+        given = read_json(path)
+    return {**given, **model.override_generation_config}
+
+
+def _chat_template(given: str | None) -> str | None:
+    """The text of a template that is given as such or as a file."""
+    if given is None or "{" in given or "\n" in given:
+        return given
+    path = Path(given)
+    if not path.is_file():
+        raise ValueError(f"chat_template={given!r} is neither a file nor a template (which would hold a {{)")
+    return path.read_text()

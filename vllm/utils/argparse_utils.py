@@ -1,0 +1,117 @@
+"""An argument parser that takes what users of vLLM write.
+
+- `--max_model_len` for `--max-model-len`;
+- `--config FILE.yaml`: options by name; the command line goes before the file;
+- `--additional-config.override_neuron_config.tp_degree 2`: one entry of an option that takes a mapping.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+class FlexibleArgumentParser(argparse.ArgumentParser):
+    """See the module. Options must be written in full."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("allow_abbrev", False)
+        super().__init__(*args, **kwargs)
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        words = list(sys.argv[1:] if args is None else args)
+        try:
+            words = join_dotted(dash_names(expand_config(words)))
+        except (ValueError, OSError) as error:
+            self.error(str(error))
+        return super().parse_known_args(words, namespace)
+
+
+def dash_names(words: list[str]) -> list[str]:
+    """Dashes for the underscores in the names of long options; what follows `--`, and values, stay as they are."""
+    dashed: list[str] = []
+    for i, word in enumerate(words):
+        if word == "--":
+            return dashed + words[i:]
+        if word.startswith("--"):
+            name, equals, value = word.partition("=")
+            option, dot, entry = name.partition(".")
+            word = option.replace("_", "-") + dot + entry + equals + value
+        dashed.append(word)
+    return dashed
+
+
+def expand_config(words: list[str]) -> list[str]:
+    """Put the options of `--config FILE` before the others. Raises ValueError for a file that is not such a mapping."""
+    for i, word in enumerate(words):
+        if word == "--config" and i + 1 < len(words):
+            return _words_of_file(Path(words[i + 1])) + words[:i] + words[i + 2 :]
+        if word.startswith("--config="):
+            return _words_of_file(Path(word.partition("=")[2])) + words[:i] + words[i + 1 :]
+    return words
+
+
+def _words_of_file(path: Path) -> list[str]:
+    if path.suffix not in (".yaml", ".yml"):
+        raise ValueError(f"--config reads YAML: {path} is neither .yaml nor .yml")
+    try:
+        entries = yaml.safe_load(path.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not YAML: {error}") from None
+    if not isinstance(entries, dict):
+        raise ValueError(f"{path} must hold lines of the form `option: value`")
+    return [word for name, value in entries.items() for word in _words_of(str(name), value)]
+
+
+def _words_of(name: str, value: Any) -> list[str]:
+    flag = f"--{name.replace('_', '-')}"
+    if isinstance(value, bool):
+        return [flag if value else f"--no-{flag[2:]}"]
+    if value is None:
+        return []
+    if isinstance(value, list):
+        return [flag, *map(str, value)]
+    return [f"{flag}={json.dumps(value) if isinstance(value, dict) else value}"]
+
+
+def join_dotted(words: list[str]) -> list[str]:
+    """Gather `--option.key.key value` into one `--option={json}` each."""
+    kept: list[str] = []
+    mappings: dict[str, dict[str, Any]] = {}
+    i = 0
+    while i < len(words):
+        name, equals, value = words[i].partition("=")
+        i += 1
+        if name == "--":
+            kept += words[i - 1 :]
+            break
+        if not name.startswith("--") or "." not in name:
+            kept.append(words[i - 1])
+            continue
+        if not equals:
+            if i >= len(words):
+                raise ValueError(f"{name} needs a value")
+            value = words[i]
+            i += 1
+        option, *keys = name.split(".")
+        _set_entry(mappings.setdefault(option, {}), keys, value, name)
+    at = kept.index("--") if "--" in kept else len(kept)
+    return kept[:at] + [f"{option}={json.dumps(mapping)}" for option, mapping in mappings.items()] + kept[at:]
+
+
+def _set_entry(mapping: dict[str, Any], keys: list[str], value: str, name: str) -> None:
+    *parents, last = keys
+    for key in parents:
+        mapping = mapping.setdefault(key, {})
+        if not isinstance(mapping, dict):
+            raise ValueError(f"{name} goes into {key}, which was given a plain value")
+    try:
+        mapping[last] = json.loads(value)
+    except ValueError:
+        mapping[last] = value

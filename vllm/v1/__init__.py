@@ -1,0 +1,1 @@
+"""Import paths of vLLM's V1 engine, for programs that use them."""

@@ -1,0 +1,5 @@
+"""vLLM's path of `LLMEngine`."""
+
+from vllm.engine.llm_engine import LLMEngine
+
+__all__ = ["LLMEngine"]

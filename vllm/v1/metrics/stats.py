@@ -1,0 +1,5 @@
+"""vLLM's path of per-request statistics."""
+
+from vllm.outputs import RequestStateStats
+
+__all__ = ["RequestStateStats"]
