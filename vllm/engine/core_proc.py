@@ -153,8 +153,8 @@ class CoreProcess:
 
 
 def _exit_with_parent() -> None:
-    """Standard input ends when the parent does."""
-    while sys.stdin.buffer.read(4096):
+    """Standard input ends when the parent does. Read without its buffer, whose lock would be held at our own end."""
+    while os.read(sys.stdin.fileno(), 4096):
         pass
     os._exit(0)
 
