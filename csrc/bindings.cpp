@@ -199,6 +199,7 @@ void check_width(const Step& step, const SamplingRows& sampling, bool has_sampli
   for (int i = 0; i < step.num_selected; ++i) {
     const int row = step.selected_row[i];
     int wanted = 0;
+    if (step.given_token[i] >= 0 && !step.num_prompt_logprobs) throw std::invalid_argument("scored tokens need num_prompt_logprobs");
     if (step.given_token[i] >= 0)
       wanted = std::min(step.num_prompt_logprobs[row], vocab);
     else if (has_sampling && sampling.num_logprobs[row] >= 0)
@@ -217,10 +218,7 @@ void run(Model& model, int handle, int vocab, const StepArrays& arrays, const py
   const SamplingRows sampling_rows = sampling.is_none() ? SamplingRows{} : sampling_of(reader, rows, vocab);
   Outputs out = outputs.view(step, model.result(handle));
   if (sampling.is_none()) out.tokens = nullptr;
-  if (out.logprobs.token_id) {
-    if (!step.num_prompt_logprobs) throw std::invalid_argument("log-probabilities need num_prompt_logprobs");
-    check_width(step, sampling_rows, !sampling.is_none(), out, vocab);
-  }
+  if (out.logprobs.token_id) check_width(step, sampling_rows, !sampling.is_none(), out, vocab);
   py::gil_scoped_release release;
   model.run(handle, step, sampling_rows, out);
 }

@@ -83,10 +83,12 @@ int Model::add_program(const ProgramSpec& spec) {
   auto program = std::make_unique<Program>();
   program->max_tokens = spec.max_tokens;
   program->max_samples = spec.max_samples;
+  program->num_embeddings = spec_.vocab;
   int index = 0;
   for (const OpSpec& op : spec.ops) {
     const bool on_samples = op.kind == "sample" || op.output.samples;
     if (!on_samples && !program->sample_ops.empty()) throw std::invalid_argument("op '" + op.kind + "' on tokens follows ops on samples");
+    if (op.kind == "embed") program->num_embeddings = matrix(op.weights.at("weight")).num_out;
     if (op.kind == "attention") {
       if (num_heads_ && num_heads_ != op.integer("num_heads")) throw std::invalid_argument("attention ops differ in num_heads");
       num_heads_ = op.integer("num_heads");
@@ -141,7 +143,7 @@ void Model::prepare(const Step& step) {
 
 void Model::run(int handle, const Step& step, const SamplingRows& sampling, const Outputs& outputs) {
   const Program& program = this->program(handle);
-  check_step(step, {program.max_tokens, spec_.vocab, spec_.kv.num_blocks, spec_.kv.block_size});
+  check_step(step, {program.max_tokens, program.num_embeddings, spec_.vocab, spec_.kv.num_blocks, spec_.kv.block_size});
   prepare(step);
   const Run run{step, sampling, outputs, arena_.data(), shared_scratch_.data(), thread_scratch_.data(), thread_scratch_bytes_,
                 last_.data(), queries_.data(), num_queries_, heads_per_slice_, 0, counters_.get()};

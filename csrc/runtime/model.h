@@ -48,6 +48,7 @@ class Model {
   struct Program {
     int max_tokens;
     int max_samples;
+    int num_embeddings;
     std::vector<std::unique_ptr<Op>> token_ops;
     std::vector<std::unique_ptr<Op>> sample_ops;
     BufferSpec result;

@@ -35,7 +35,7 @@ void check_row(const Step& step, const StepLimits& limits, int row) {
 void check_step(const Step& step, const StepLimits& limits) {
   if (step.num_tokens < 1 || step.num_tokens > limits.max_tokens)
     throw std::invalid_argument("a step of " + std::to_string(step.num_tokens) + " tokens does not fit a program for 1 to " + std::to_string(limits.max_tokens));
-  check_range("token id", step.token_ids, step.num_tokens, limits.vocab);
+  check_range("token id", step.token_ids, step.num_tokens, limits.num_embeddings);
   check_range("slot", step.slots, step.num_tokens, limits.num_blocks * limits.block_size);
   if (step.row_start[0] != 0 || step.row_start[step.num_rows] != step.num_tokens)
     throw std::invalid_argument("row_start must ascend from 0 to the number of tokens");

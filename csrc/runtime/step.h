@@ -27,6 +27,7 @@ struct Step {
 
 struct StepLimits {
   int max_tokens;
+  int num_embeddings;
   int vocab;
   int num_blocks;
   int block_size;

@@ -105,7 +105,7 @@ def test_results_do_not_depend_on_company(
     max_samples: int,
     seed: int,
 ) -> None:
-    """Any batch, chunks, blocks, block size and number of threads: every position's logits are equal to the last bit."""
+    """Any batch, chunks, blocks, block size and threads: every position's logits are equal to the last bit."""
     scheme, kv_dtype = types
     checkpoint = checkpoints[family]
     graph = build_graph(checkpoint.config)
