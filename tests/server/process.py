@@ -1,0 +1,111 @@
+"""A server in a process of its own, as users start it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import psutil
+
+_READY = re.compile(r"serving .* on (\S+)$")
+
+
+class ServerProcess:
+    """url: where it listens. log: the lines it wrote so far."""
+
+    def __init__(self, words: list[str], env: dict[str, str], module: str) -> None:
+        command = [sys.executable, "-m", module, *words]
+        self.process = subprocess.Popen(
+            command, env={**os.environ, **env}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
+        self.log: list[str] = []
+        self.url = ""
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        wait_until(lambda: bool(self.url) or self.process.poll() is not None, 120)
+        if not self.url:
+            self._reader.join(5)
+            raise AssertionError("the server did not start:\n" + "".join(self.log))
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.log.append(line)
+            if not self.url and (match := _READY.search(line.rstrip())):
+                self.url = match[1]
+
+    @property
+    def engine(self) -> psutil.Process:
+        """The engine's process."""
+        (child,) = (
+            child for child in psutil.Process(self.process.pid).children() if "vllm.engine.core_proc" in child.cmdline()
+        )
+        return child
+
+    def client(self, **options: Any) -> openai.OpenAI:
+        return openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=60, **options)
+
+    def async_client(self, **options: Any) -> openai.AsyncOpenAI:
+        return openai.AsyncOpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=60, **options)
+
+    @property
+    def model(self) -> str:
+        return self.client().models.list().data[0].id
+
+    def get(self, path: str) -> httpx.Response:
+        return httpx.get(self.url + path, timeout=10)
+
+    def metric(self, name: str) -> float:
+        """The sum over all labels of a metric."""
+        lines = self.get("/metrics").text.splitlines()
+        return sum(float(line.rpartition(" ")[2]) for line in lines if re.match(rf"{name}(\{{|\s)", line))
+
+    def is_idle(self) -> bool:
+        return self.metric("vllm:num_requests_running") == self.metric("vllm:num_requests_waiting") == 0
+
+    def stop(self) -> int:
+        """Send SIGTERM and wait. The exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(30)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise
+
+
+@contextlib.contextmanager
+def serve(
+    model: Path,
+    *words: str,
+    device: str = "null",
+    env: dict[str, str] | None = None,
+    module: str = "vllm.entrypoints.openai.api_server",
+) -> Iterator[ServerProcess]:
+    listen = [] if "--uds" in words else ["--port", "0"]
+    options = ["--model", str(model), "--device", device, *listen, "--served-model-name", "test-model"]
+    if module.endswith("cli.main"):
+        options = ["serve", str(model), *options[2:]]
+    server = ServerProcess([*options, *words], env or {}, module)
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 15) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to pass"
+        time.sleep(0.02)
