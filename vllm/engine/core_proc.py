@@ -2,7 +2,8 @@
 
 The configuration comes through standard input, as JSON, and the parent keeps that pipe open: when it closes, the parent
 is gone and so is this process. Requests come and outputs go over two ZMQ sockets in the parent's private directory; a
-thread of its own sends heartbeats, so that a parent can tell a long step from a dead or stopped process.
+thread of its own sends heartbeats, so that a parent can tell a long step from a dead or stopped process. Signals that
+service managers send to a whole group are left to the parent, which drains its streams before it stops the engine.
 """
 
 from __future__ import annotations
@@ -142,7 +143,12 @@ class CoreProcess:
         while self.running:
             started = self.step_started
             age = time.monotonic() - started if started else 0.0
-            self.heartbeat.send(encoder.encode(Heartbeat(age)))
+            try:
+                self.heartbeat.send(encoder.encode(Heartbeat(age)))
+            except zmq.ZMQError:
+                if self.running:
+                    raise
+                return  # closed at the end, between the question and the sending
             time.sleep(HEARTBEAT_SECONDS)
 
     def _push(self, address: str) -> zmq.Socket[bytes]:
@@ -160,7 +166,8 @@ def _exit_with_parent() -> None:
 
 
 def main() -> int:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     process = CoreProcess(sys.argv[1])
     try:
         line = sys.stdin.buffer.readline()
