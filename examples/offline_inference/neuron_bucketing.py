@@ -38,7 +38,8 @@ def main() -> None:
         print(f"{name}: {[output.outputs[0].text for output in outputs]}")
         for metric in llm.get_metrics():
             if metric.name == "vllm:bucket_padding_tokens" and metric.value:
-                print(f"    {metric.labels}: {metric.value:.0f} tokens of padding")
+                kind, bucket = metric.labels["kind"], metric.labels["bucket"]
+                print(f"    {kind} bucket {bucket}: {metric.value:.0f} tokens of padding")
 
 
 if __name__ == "__main__":

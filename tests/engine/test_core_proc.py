@@ -125,6 +125,13 @@ async def test_a_killed_child_is_noticed_and_said(client):
         client.add_request(_request("late", [4]))
 
 
+async def test_a_signal_to_the_whole_group_is_the_parents_to_handle(client):
+    for number in (signal.SIGINT, signal.SIGTERM):
+        os.kill(client.process.pid, number)
+    client.add_request(_request("good", [4, 5]))
+    assert (await _collect(client, {"good"}))["good"][1] == "length"
+
+
 def test_a_stopped_child_is_noticed_and_forgiven(client):
     client.check_health()
     os.kill(client.process.pid, signal.SIGSTOP)
