@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vllm.config import VllmConfig
-from vllm.core.contract import BucketUse, ModelRunnerOutput, NewRequest, SchedulerOutput, TokenLogprobs
+from vllm.core.contract import BucketUse, CachedRequest, ModelRunnerOutput, NewRequest, SchedulerOutput, TokenLogprobs
 from vllm.logger import init_logger
 from vllm.neuron.buckets import first_fit
 from vllm.neuron.device import DeviceLost, DeviceModel
@@ -79,7 +79,8 @@ class NeuronModelRunner:
         for req_id in step.finished_req_ids:
             self.batch.remove(req_id)
         works: list[Work] = []
-        for request in (*step.new_requests, *step.cached_requests):
+        requests: list[NewRequest | CachedRequest] = [*step.new_requests, *step.cached_requests]
+        for request in requests:
             req_id = request.req_id
             try:
                 row = self.batch.add(request) if isinstance(request, NewRequest) else self.batch.update(request)
@@ -94,7 +95,7 @@ class NeuronModelRunner:
         return works
 
     def _forwards(self, works: list[Work]) -> Iterable[list[Work]]:
-        """Rows that run together, by line: all of them where the target mixes, else decodes, and prompts by the batch."""
+        """Rows that run together, by line: all where the target mixes, else all decodes, and prompts by the batch."""
         works.sort(key=lambda work: work.row.line)
         if self.device.capabilities.mixed_steps:
             return [works] if works else []
