@@ -1,10 +1,10 @@
 """The OpenAI-compatible server: `python -m vllm.entrypoints.openai.api_server --model ...`, or `vllm serve`.
 
-run_server ─ setup_server            arguments checked, socket bound
-           ─ build_async_engine_client    the engine, in its own process
-           ─ build_app                    routes and middleware
-           ─ init_app_state               serving classes, on `app.state`
-           ─ launcher.serve_http          until told to stop
+    run_server ─ setup_server                 arguments checked, socket bound
+               ─ build_app                    routes and middleware
+               ─ build_async_engine_client    the engine, in its own process
+               ─ init_app_state               serving classes, on `app.state`
+               ─ launcher.serve_http          until told to stop
 """
 
 from __future__ import annotations
@@ -45,11 +45,12 @@ from vllm.entrypoints.openai.serving_completion import OpenAIServingCompletion
 from vllm.entrypoints.openai.serving_engine import ServingOptions
 from vllm.entrypoints.openai.serving_models import OpenAIServingModels
 from vllm.entrypoints.openai.serving_tokenization import OpenAIServingTokenization
+from vllm.exceptions import VLLMError
 from vllm.logger import init_logger
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.version import __version__
 
-logger = init_logger(__name__)
+logger = init_logger("vllm.entrypoints.openai.api_server")  # also where this module is the program
 
 
 @contextlib.asynccontextmanager
@@ -182,9 +183,9 @@ def _interrupt(*_: Any) -> None:
 async def run_server(args: argparse.Namespace) -> int:
     """Serve until told to stop. The process's exit status."""
     address, sock = setup_server(args)
+    app = build_app(args)
     with sock:
         async with build_async_engine_client(args) as engine_client:
-            app = build_app(args)
             await init_app_state(engine_client, app.state, args)
             if args.disable_access_log_for_endpoints:
                 hide_from_access_log(args.disable_access_log_for_endpoints.split(","))
@@ -193,10 +194,14 @@ async def run_server(args: argparse.Namespace) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
+    """As `run_server`. What users can mend is one line of the log."""
     try:
         return uvloop.run(run_server(args))
     except KeyboardInterrupt:
         return 130
+    except (ValueError, OSError, VLLMError) as error:
+        logger.error("the server cannot start: %s", error, exc_info=envs.VLLM_LOGGING_LEVEL == "DEBUG")
+        return 1
 
 
 def main(argv: list[str] | None = None) -> int:
