@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import os
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.neuron.configs import QWEN25_7B, TINYLLAMA, build
+from vllm.config import VllmConfig
 from vllm.neuron import platform
 from vllm.neuron.faults import Faults, NeuronConfigError
 from vllm.neuron.platform import kv_layout, resolve, resolve_quietly
@@ -79,6 +81,18 @@ def test_nothing_is_mutated_and_twice_is_once(monkeypatch):
     assert resolve(config) == first
     assert resolve(first) == first
     assert first.neuron_config.context_buckets == [256, 512]
+
+
+def test_a_resolved_config_crosses_processes_as_json():
+    class Dtype:
+        def __str__(self) -> str:
+            return "torch.float32"
+
+    override = {"torch_dtype": Dtype(), "quantize_clamp_bound": float("inf"), "lm_head_pad": True}
+    first = resolve(build(additional_config={"override-neuron-config": override}))
+    text = msgspec.json.encode(first.replace(neuron_config=None))
+    assert resolve(msgspec.json.decode(text, type=VllmConfig)) == first
+    assert first.neuron_options.override_neuron_config["torch_dtype"] == "torch.float32"
 
 
 # Settings and keys of the same meaning.
@@ -220,6 +234,7 @@ def test_quantised_gguf_files_may_say_so():
         {"on_device_sampling_config": {"deterministic": True}},
         {"on_device_sampling_config": {"global_topk": 1000}},
         {"torch_dtype": "float8_e4m3fn"},
+        {"quantized": True, "modules_to_not_convert": ["lm_head"]},
     ],
 )
 def test_keys_that_are_not_served_are_refused(entry):
@@ -300,6 +315,12 @@ def test_keys_without_effect_here_are_named():
     )
     assert "fused_qkv, mlp_kernel_enabled:" in notice
     assert "no effect on the cpu target" in notice
+
+
+def test_the_accelerators_quantised_checkpoint_is_not_read_here():
+    override = {"quantized": True, "quantized_checkpoints_path": "/quantized"}
+    (notice,) = notices_of(override_neuron_config=override)
+    assert "the cpu target quantises the checkpoint itself" in notice
 
 
 def test_extended_buckets_are_noticed():

@@ -5,7 +5,8 @@ nothing given is mutated, and resolving twice is resolving once. All faults are 
 
 What it decides: the target; the KV layout (contiguous: one block a sequence, `block_size = max_model_len`); the rows,
 prompts and tokens of a step as plain numbers for the scheduler; and the `NeuronConfig`. vLLM's settings and the Neuron
-config's keys that mean the same must agree; where only one of the two is given, the other follows.
+config's keys that mean the same must agree; where only one of the two is given, the other follows. All spellings of the
+override become one, of JSON types, so that a resolved config can cross to another process and be resolved there again.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from vllm.neuron.neuron_config_sections import TORCH_DTYPES, dtype_name
 from vllm.neuron.options import merged_override
 from vllm.neuron.parallel import HeadSharding, degree_fault, kv_bytes_per_token
 from vllm.neuron.refusals import refuse_keys, refuse_options, uses_block_kv
-from vllm.neuron.section import keys
+from vllm.neuron.section import keys, plain
 
 logger = init_logger(__name__)
 
@@ -62,7 +63,11 @@ def resolve_quietly(config: VllmConfig) -> tuple[VllmConfig, list[str]]:
     faults.raise_if_any("the configuration")
     if neuron_config is None:
         raise AssertionError("a Neuron config that could not be built left no fault")
-    resolved = _with_step_limits(settled, neuron_config).replace(target=target, neuron_config=neuron_config)
+    resolved = _with_step_limits(settled, neuron_config).replace(
+        target=target,
+        neuron_config=neuron_config,
+        neuron_options=replace(config.neuron_options, additional_config={}, override_neuron_config=plain(override)),
+    )
     return resolved, list(_notices(resolved, neuron_config))
 
 
@@ -287,6 +292,8 @@ def _notices(config: VllmConfig, neuron_config: NeuronConfig) -> Iterator[str]:
     if heads and heads.degree > 1:
         split = "" if config.target == "neuronx" else f"; the {config.target} target splits nothing"
         yield heads.describe() + split
+    if config.target == "cpu" and neuron_config.quantized_checkpoints_path:
+        yield "quantized_checkpoints_path is not read: the cpu target quantises the checkpoint itself"
     if config.target != "neuronx":
         accelerator_only = {item.name for item in keys(NeuronConfig) if item.metadata["accelerator_only"]}
         idle = sorted(accelerator_only & neuron_config.changed().keys())

@@ -111,6 +111,9 @@ def refuse_keys(options: VllmConfig, config: NeuronConfig, target: str, faults: 
         _refuse_on_accelerator(config, faults)
     else:
         _refuse_static_sampling(config, target, faults)
+    if target == "cpu" and config.modules_to_not_convert:
+        why = "the cpu target knows no exceptions from quantisation"
+        faults.add("modules_to_not_convert", config.modules_to_not_convert, why, "Leave it out")
 
 
 def _refuse_static_sampling(config: NeuronConfig, target: str, faults: Faults) -> None:

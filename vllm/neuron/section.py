@@ -113,7 +113,7 @@ class Section:
 
     def to_dict(self) -> dict[str, Any]:
         """Every key in order of declaration, as JSON types only (infinity as the text "inf")."""
-        return {item.name: _plain(getattr(self, item.name)) for item in keys(type(self))}
+        return {item.name: plain(getattr(self, item.name)) for item in keys(type(self))}
 
     def changed(self) -> dict[str, Any]:
         """Keys whose value is neither the default nor what the default's rule gives."""
@@ -296,16 +296,17 @@ def _type_text(hint: Any) -> str:
     return _NAMES.get(origin, str(getattr(origin, "__name__", origin)))
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """`value` as JSON types: sections as mappings, infinity as "inf", anything else that JSON lacks by its text."""
     if isinstance(value, Section):
         return value.to_dict()
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, Mapping):
-        return {str(name): _plain(item) for name, item in value.items()}
+        return {str(name): plain(item) for name, item in value.items()}
     if isinstance(value, float) and math.isinf(value):
         return "inf"
-    return value
+    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
 
 
 def _describe(cls: type[Section], item: dataclasses.Field[Any]) -> KeyInfo:
@@ -315,7 +316,7 @@ def _describe(cls: type[Section], item: dataclasses.Field[Any]) -> KeyInfo:
     return KeyInfo(
         name=item.name,
         type=choices or _type_text(_hints(cls)[item.name]),
-        default=item.metadata["rule_text"] if default is DERIVED else str(_plain(default)),
+        default=item.metadata["rule_text"] if default is DERIVED else str(plain(default)),
         help=item.metadata["help"],
         group=(owner.__doc__ or "").strip().splitlines()[0].rstrip("."),
         accelerator_only=item.metadata["accelerator_only"],
