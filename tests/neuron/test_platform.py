@@ -370,6 +370,14 @@ def test_unknown_target_in_the_environment(monkeypatch):
     assert "Did you mean 'null'?" in faults_of()["VLLM_NEURON_TARGET"]
 
 
+def test_a_device_that_cannot_be_used_is_mentioned(monkeypatch):
+    monkeypatch.setattr(platform, "_has_device", lambda: True)
+    monkeypatch.setattr(platform.importlib.util, "find_spec", lambda name: None)
+    (notice,) = notices_of()
+    assert notice.startswith("the Neuron device of this machine is not used: ")
+    assert "device" in faults_of(device="neuronx")
+
+
 def test_what_only_the_accelerator_minds(accelerator):
     accelerator("")
     quantized = {"quantized": True, "quantization_dtype": "int4"}

@@ -85,11 +85,17 @@ def choose_target(device: str | None, faults: Faults) -> str:
 
 def _why_no_accelerator() -> str:
     """Why the neuronx target cannot run here; "" if it can."""
-    if not any(Path("/dev").glob("neuron[0-9]*")):
+    if not _has_device():
         return "there is no Neuron device on this machine (/dev/neuron*)"
+    if importlib.util.find_spec(TARGETS["neuronx"].partition(":")[0]) is None:
+        return "this version does not drive NeuronCores yet"
     if importlib.util.find_spec("neuronx_distributed_inference") is None:
         return "the package neuronx-distributed-inference is not installed (see requirements-neuron.txt)"
     return ""
+
+
+def _has_device() -> bool:
+    return any(Path("/dev").glob("neuron[0-9]*"))
 
 
 def _check_environment(config: VllmConfig, override: Mapping[str, Any], faults: Faults) -> None:
@@ -287,6 +293,8 @@ def _check_kv_memory(config: VllmConfig, faults: Faults) -> None:
 
 
 def _notices(config: VllmConfig, neuron_config: NeuronConfig) -> Iterator[str]:
+    if config.target == "cpu" and _has_device() and (reason := _why_no_accelerator()):
+        yield f"the Neuron device of this machine is not used: {reason}"
     yield from neuron_config.notices
     heads = HeadSharding.from_hf_config(neuron_config.tp_degree, config.model_config.hf_config)
     if heads and heads.degree > 1:
