@@ -287,6 +287,19 @@ def test_old_vocabularies_are_converted(tmp_path: Path) -> None:
         assert ours.backend.encode(text).ids == theirs.encode(text), text
 
 
+def test_a_sentence_piece_model_is_converted(
+    sentence_piece: sentencepiece.SentencePieceProcessor, tiny_llama: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "tokenizer.model").write_bytes(sentence_piece.serialized_model_proto())
+    (tmp_path / "config.json").write_text((tiny_llama / "config.json").read_text())
+    names = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "LlamaTokenizer", **names}))
+    ours = load_tokenizer(tmp_path)
+    for text in ("The quick brown fox", "12 tokens, 🙂 é", "a  b\n\nc"):
+        assert ours.backend.encode(text, add_special_tokens=False).ids == sentence_piece.encode(text)
+    assert (ours.bos_token_id, ours.eos_token_id) == (1, 2)
+
+
 def test_no_tokenizer(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"holds no tokenizer\.json; pass a tokenizer"):
         load_tokenizer(tmp_path)

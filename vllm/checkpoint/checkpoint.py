@@ -109,7 +109,7 @@ def _no_weights(path: Path, load_format: str) -> str:
     wanted = {"auto": "*.safetensors or *.gguf"}.get(load_format, f"*.{load_format}")
     pickles = sorted(file.name for pattern in _PICKLES for file in path.glob(pattern))
     if not pickles:
-        return f"{path} holds no {wanted} file"
+        return f"{path} holds no {wanted} file (a GGUF file of a hub repository is named owner/name/file.gguf)"
     return (
         f"{path} holds its weights as pickles ({', '.join(pickles[:3])}), which can run code when read and are never "
         "opened. Convert them in an environment that you trust with them: "

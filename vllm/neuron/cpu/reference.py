@@ -133,7 +133,8 @@ class ReferenceProgram:
             hidden |= distance >= attrs.window
         scores = q.transpose(0, 1) @ k.permute(1, 2, 0) * attrs.scale
         weights = scores.masked_fill(hidden, -torch.inf).softmax(dim=-1)
-        return (weights @ v.transpose(0, 1)).transpose(0, 1)
+        attended: torch.Tensor = weights @ v.transpose(0, 1)
+        return attended.transpose(0, 1)
 
     def _silu_mul(self, op: Op, attrs: SimpleNamespace, step: Step) -> None:
         gate, up = self.buffers[op.inputs[0]].chunk(2, dim=1)
