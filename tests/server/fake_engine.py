@@ -25,6 +25,9 @@ VOCAB_SIZE = 256
 class FakeTokenizer:
     chat_template = "{% for message in messages %}{{ message.role }}: {{ message['content'] }}\n{% endfor %}"
 
+    def get_vocab(self) -> dict[str, int]:
+        return {chr(token): token for token in range(VOCAB_SIZE)}
+
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         return ([1] if add_special_tokens else []) + list(text.encode())
 

@@ -1,17 +1,16 @@
 """The OpenAI-compatible server: `python -m vllm.entrypoints.openai.api_server --model ...`, or `vllm serve`.
 
-    run_server ─ setup_server                 arguments checked, socket bound
-               ─ build_app                    routes and middleware
-               ─ build_async_engine_client    the engine, in its own process
-               ─ init_app_state               serving classes, on `app.state`
-               ─ launcher.serve_http          until told to stop
+run_server ─ setup_server                 arguments checked, socket bound
+           ─ build_app                    routes and middleware
+           ─ build_async_engine_client    the engine, in its own process
+           ─ init_app_state               serving classes, on `app.state`
+           ─ launcher.serve_http          until told to stop
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 import importlib
 import inspect
 import signal
@@ -58,8 +57,8 @@ async def build_async_engine_client(args: argparse.Namespace) -> AsyncIterator[A
     """An `AsyncLLM` made from the arguments; shut down at the end."""
     from vllm.engine.async_llm import AsyncLLM
 
-    engine_args = dataclasses.replace(AsyncEngineArgs.from_cli_args(args), enable_log_requests=False)  # logged here
-    engine_client = AsyncLLM.from_engine_args(engine_args)
+    logged_here = argparse.Namespace(**{**vars(args), "enable_log_requests": False})
+    engine_client = AsyncLLM.from_engine_args(AsyncEngineArgs.from_cli_args(logged_here))
     try:
         yield engine_client
     finally:

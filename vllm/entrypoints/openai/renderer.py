@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import jinja2
 
@@ -53,6 +53,7 @@ class PromptRenderer:
         self._default_kwargs = default_template_kwargs or {}
         self._trust_request_template = trust_request_template
         self._formats: dict[str, ContentFormat] = {}
+        self._max_chars = max_model_len * _longest_token(tokenizer)
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="render")
 
     @property
@@ -64,12 +65,20 @@ class PromptRenderer:
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def render(self, prompt: str | list[int], add_special_tokens: bool) -> RenderedPrompt:
-        if isinstance(prompt, str):
-            return RenderedPrompt(prompt, await self.encode(prompt, add_special_tokens))
-        return RenderedPrompt(None, prompt)
+    async def render(
+        self, prompt: str | list[int], add_special_tokens: bool, truncated: Literal["left", "right"] | None = None
+    ) -> RenderedPrompt:
+        """truncated: which end of a prompt that is too long is going to be cut off, if one is."""
+        if not isinstance(prompt, str):
+            return RenderedPrompt(None, prompt)
+        return RenderedPrompt(prompt, await self.encode(self._bounded(prompt, truncated), add_special_tokens))
 
-    async def render_chat(self, request: TemplateFields, extra_kwargs: dict[str, Any] | None = None) -> RenderedPrompt:
+    async def render_chat(
+        self,
+        request: TemplateFields,
+        extra_kwargs: dict[str, Any] | None = None,
+        truncated: Literal["left", "right"] | None = None,
+    ) -> RenderedPrompt:
         """Raises VLLMValidationError, jinja2.TemplateError or DeadlineExceeded."""
         template = self._template_of(request)
         conversation = parse_chat_messages(request.messages, self._format_of(template))
@@ -90,7 +99,19 @@ class PromptRenderer:
             return str(text)
 
         text = await self._run_template(apply)
-        return RenderedPrompt(text, await self.encode(text, request.add_special_tokens))
+        return await self.render(text, request.add_special_tokens, truncated)
+
+    def _bounded(self, text: str, truncated: Literal["left", "right"] | None) -> str:
+        """A text with more characters than the longest tokens could cover is not tokenised to be told that."""
+        if len(text) <= self._max_chars:
+            return text
+        if truncated is not None:
+            return text[-self._max_chars :] if truncated == "left" else text[: self._max_chars]
+        raise VLLMValidationError(
+            f"This model's maximum context length is {self._max_model_len} tokens. However, your prompt has "
+            f"{len(text)} characters, which cannot fit. Shorten the prompt.",
+            parameter="prompt",
+        )
 
     async def _run_template(self, apply: Callable[[], str]) -> str:
         """What goes wrong inside a template, whatever it is, comes from the conversation."""
@@ -138,3 +159,8 @@ class PromptRenderer:
         if source not in self._formats:
             self._formats[source] = detect_content_format(source)
         return self._formats[source]
+
+
+def _longest_token(tokenizer: Any) -> int:
+    """In characters. No text of n tokens is longer than n times this."""
+    return max(map(len, tokenizer.get_vocab()), default=1) if tokenizer is not None else 1

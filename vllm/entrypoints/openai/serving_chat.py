@@ -38,7 +38,7 @@ class OpenAIServingChat(OpenAIServing):
         self.models.resolve(request.model)
         response_id = self.response_id("chatcmpl", request, raw_request)
         effort = {"reasoning_effort": request.reasoning_effort} if request.reasoning_effort is not None else None
-        prompt = await self.renderer.render_chat(request, effort)
+        prompt = await self.renderer.render_chat(request, effort, request.truncated)
         prompt = self.truncate(request, prompt, request.output_limit)
         generation = self.generate(request, response_id, [prompt], lambda prompt: self._params(request, prompt))
         if request.stream:

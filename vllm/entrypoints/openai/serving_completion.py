@@ -41,7 +41,7 @@ class OpenAIServingCompletion(OpenAIServing):
         return self._response(request, generation, echoes, await self.collect(generation))
 
     async def _render(self, request: CompletionRequest, prompt: str | list[int]) -> RenderedPrompt:
-        rendered = await self.renderer.render(prompt, request.add_special_tokens)
+        rendered = await self.renderer.render(prompt, request.add_special_tokens, request.truncated)
         return self.truncate(request, rendered, request.max_tokens)
 
     def _params(self, request: CompletionRequest, prompt: RenderedPrompt) -> SamplingParams:

@@ -165,7 +165,7 @@ class OpenAIServing:
         if keep == -1:
             keep = max(1, self.max_model_len - max(1, requested or 1))
         ids = prompt.token_ids
-        return prompt._replace(token_ids=ids[:keep] if request.truncation_side == "right" else ids[-keep:])
+        return prompt._replace(token_ids=ids[:keep] if request.truncated == "right" else ids[-keep:])
 
     def output_limit(self, requested: int | None, num_prompt_tokens: int, name: str = "max_tokens") -> int:
         """How many tokens may be generated: what was asked for, as far as the context has room."""

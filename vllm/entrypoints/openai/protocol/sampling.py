@@ -112,6 +112,11 @@ class SamplingFields(OpenAIBaseModel):
         return 1 if self.n is None else self.n
 
     @property
+    def truncated(self) -> Literal["left", "right"] | None:
+        """Which end of a prompt that is too long is cut off, if one is."""
+        return None if self.truncate_prompt_tokens is None else self.truncation_side or "left"
+
+    @property
     def include_usage(self) -> bool:
         return self.stream_options is not None and self.stream_options.include_usage
 
