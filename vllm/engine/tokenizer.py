@@ -77,7 +77,8 @@ class Tokenizer:
         truncation: bool = False,
         max_length: int | None = None,
     ) -> list[int]:
-        encoded = self.backend_tokenizer.encode(text, text_pair, add_special_tokens=add_special_tokens)
+        source = text if text_pair is None else (text, text_pair)
+        (encoded,) = self.backend_tokenizer.encode_batch_fast([source], add_special_tokens=add_special_tokens)
         ids: list[int] = encoded.ids
         return self._truncated(ids, max_length) if truncation else ids
 
