@@ -11,7 +11,6 @@ import copy
 import math
 import operator
 from enum import Enum, IntEnum
-from functools import cached_property
 from typing import Any
 
 import msgspec
@@ -42,7 +41,7 @@ class RequestOutputKind(Enum):
     FINAL_ONLY = 2
 
 
-class StructuredOutputsParams(msgspec.Struct, omit_defaults=True, dict=True):
+class StructuredOutputsParams(msgspec.Struct, omit_defaults=True):
     """The form an output must have; exactly one of the first six fields says which.
 
     json: a JSON schema, as an object or its text. regex: a regular expression for the whole output. choice: the output
@@ -132,7 +131,7 @@ class RepetitionDetectionParams(msgspec.Struct, omit_defaults=True):
     min_count: int = 0
 
 
-class SamplingParams(msgspec.Struct, omit_defaults=True, dict=True):
+class SamplingParams(msgspec.Struct, omit_defaults=True):
     """How one request is sampled, when it ends, and what is reported of it. Use keywords.
 
     n: outputs for the prompt. presence_penalty, frequency_penalty: -2 to 2, over the output. repetition_penalty: > 0,
@@ -217,7 +216,7 @@ class SamplingParams(msgspec.Struct, omit_defaults=True, dict=True):
             return SamplingType.GREEDY
         return SamplingType.RANDOM if self.seed is None else SamplingType.RANDOM_SEED
 
-    @cached_property
+    @property
     def all_stop_token_ids(self) -> set[int]:
         """Every token that ends the output: stop_token_ids, and EOS unless ignore_eos."""
         return {*(self.stop_token_ids or ()), *self._eos_token_ids}
@@ -228,7 +227,6 @@ class SamplingParams(msgspec.Struct, omit_defaults=True, dict=True):
         """Set the EOS tokens from those of the tokenizer and of the checkpoint's generation config."""
         ids = [*_as_ids(eos_token_id), *_as_ids(generation_config.get("eos_token_id"))]
         self._eos_token_ids = [] if self.ignore_eos else list(dict.fromkeys(ids))
-        self.__dict__.pop("all_stop_token_ids", None)
 
     def clone(self) -> SamplingParams:
         """A copy that shares no list or dict with this one, but for those inside structured_outputs and extra_args."""
@@ -319,7 +317,7 @@ class SamplingParams(msgspec.Struct, omit_defaults=True, dict=True):
         self.temperature, self.top_p, self.top_k, self.min_p = 0.0, 1.0, 0, 0.0
 
 
-class BeamSearchParams(msgspec.Struct, omit_defaults=True, dict=True):
+class BeamSearchParams(msgspec.Struct, omit_defaults=True):
     """How `LLM.beam_search` searches. Beams are ranked by cumulative log-probability / length ** length_penalty."""
 
     beam_width: int

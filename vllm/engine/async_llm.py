@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import weakref
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from typing import Any
 
@@ -91,6 +92,7 @@ class AsyncLLM:
         self._unpaused = asyncio.Event()
         self._unpaused.set()
         self._closed = False
+        self._finalizer = weakref.finalize(self, self.engine_core.shutdown)
         with contextlib.suppress(RuntimeError):  # no event loop yet: the first call that needs it starts the reader
             self._start_reader()
 
@@ -346,11 +348,7 @@ class AsyncLLM:
         if self._reader is not None and not self._reader.get_loop().is_closed():
             self._reader.cancel()
         self._fail_requests(EngineDeadError("the engine was shut down"))
-        self.engine_core.shutdown()
-
-    def __del__(self) -> None:
-        if hasattr(self, "_closed") and not self._closed:
-            self.shutdown()
+        self._finalizer()
 
     # The way to the core.
 
