@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
-import typing
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -55,10 +54,10 @@ def _routes(app: FastAPI) -> Iterator[list[str]]:
 
 
 def _options(cls: Any) -> Iterator[list[str]]:
+    defaults = cls()
     for field in dataclasses.fields(cls):
-        default = field.default if field.default is not dataclasses.MISSING else field.default_factory()  # type: ignore[misc]
         names = [f"`--{field.name.replace('_', '-')}`", *(f"`{name}`" for name in field.metadata.get("aliases", ()))]
-        yield [", ".join(names), _code(default), field.metadata["help"]]
+        yield [", ".join(names), _code(getattr(defaults, field.name)), field.metadata["help"]]
 
 
 def _fields_table(cls: type[OpenAIBaseModel], without: Iterable[str]) -> str:
