@@ -44,7 +44,7 @@ def test_offline_without_bucketing_gives_the_same_text(tinyllama):
 
     greedy = SamplingParams(temperature=0.0, max_tokens=12, ignore_eos=True)
     options = {"model": str(tinyllama), "max_num_seqs": 4, "max_model_len": 128, "tensor_parallel_size": 32}
-    override = dict(override_neuron_config=dict(enable_bucketing=False))
+    override = {"override_neuron_config": {"enable_bucketing": False}}
     assert _texts(LLM(**options), greedy) == _texts(LLM(**options, additional_config=override), greedy)
 
 
