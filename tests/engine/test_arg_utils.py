@@ -122,6 +122,8 @@ def test_an_unknown_keyword_names_the_nearest():
         ({"dtype": "bfloat1"}, "did you mean 'bfloat16'"),
         ({"scheduling_policy": "lifo"}, "choose from fcfs, priority"),
         ({"max_model_len": "many"}, "many"),
+        ({"stream_interval": 0}, r"stream_interval=0 .* at least 1"),
+        ({"max_num_queued_reqs": -1}, "at least 0"),
         ({"max_model_len": 0}, "max_model_len=0"),
         ({"max_model_len": 513}, "513 is more than the 512"),
         ({"chat_template": "nowhere.jinja"}, "neither a file nor a template"),

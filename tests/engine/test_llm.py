@@ -466,3 +466,18 @@ def test_a_lost_device_ends_the_call_and_says_so(tiny_llama, monkeypatch):
         llm.generate(PROMPTS, greedy(), use_tqdm=False)
     assert not llm.llm_engine.has_unfinished_requests()
     llm.shutdown()
+
+
+# The real model.
+
+
+def test_a_real_model_streams_the_text_it_returns(smollm2):
+    llm = LLM(str(smollm2), device="cpu", max_num_seqs=2, max_model_len=96)
+    prompts = ["The capital of France is", "Repeat: 😀 日本語 🏳️‍🌈 😀 日本語"]
+    expected = llm.generate(prompts, greedy(24), use_tqdm=False)
+    assert " Paris" in expected[0].outputs[0].text
+    for prompt, output in zip(prompts, expected, strict=True):
+        llm.llm_engine.add_request("stream", prompt, greedy(24, output_kind=RequestOutputKind.DELTA))
+        deltas = _steps(llm.llm_engine)["stream"]
+        assert "".join(delta.outputs[0].text for delta in deltas) == output.outputs[0].text
+    llm.shutdown()

@@ -59,6 +59,13 @@ _REFUSED = {
     "structured_outputs_config": "structured outputs are not available yet",
     "otlp_traces_endpoint": "requests are not traced",
 }
+_AT_LEAST = {
+    "stream_interval": 1,
+    "max_consecutive_prefills": 1,
+    "max_num_queued_reqs": 0,
+    "max_num_queued_tokens": 0,
+    "max_logprobs": -1,
+}
 
 
 def user_fields(cls: type) -> Iterator[Field[Any]]:
@@ -253,6 +260,9 @@ def _coerced(each: Field[Any], hint: Any, value: Any) -> Any:
     except msgspec.ValidationError as error:
         raise ValueError(f"{each.name}={value!r} cannot be used: {error}") from None
     _check_choice(each, checked)
+    least = _AT_LEAST.get(each.name)
+    if least is not None and checked is not None and checked < least:
+        raise ValueError(f"{each.name}={checked} cannot be used: it must be at least {least}")
     return checked
 
 
