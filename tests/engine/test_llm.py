@@ -58,6 +58,8 @@ def test_one_set_of_parameters_for_each_prompt(llm):
     assert [len(output.outputs[0].token_ids) for output in outputs] == [1, 2, 3, 4]
     with pytest.raises(VLLMValidationError, match=r"prompts \(4\) and params \(1\)"):
         llm.generate(PROMPTS, [greedy()], use_tqdm=False)
+    with pytest.raises(VLLMValidationError, match=r"prompts \(4\) and params \(0\)"):
+        llm.generate(PROMPTS, [], use_tqdm=False)
 
 
 def test_no_prompts_no_results(llm):

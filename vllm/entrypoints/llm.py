@@ -248,7 +248,9 @@ class LLM:
                 "mm_processor_kwargs: prompts are text or token ids.", parameter="mm_processor_kwargs"
             )
         singles = _as_list(prompts)
-        params = _one_each("params", sampling_params or self.get_default_sampling_params(), len(singles))
+        if sampling_params is None:
+            sampling_params = self.get_default_sampling_params()
+        params = _one_each("params", sampling_params, len(singles))
         loras = _one_each("lora_request", lora_request, len(singles))
         priorities = _one_each("priority", 0 if priority is None else priority, len(singles))
         ids: list[str] = []
