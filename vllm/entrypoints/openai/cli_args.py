@@ -4,8 +4,6 @@ Each option is a field of `FrontendArgs`, with its default and its help: the par
 made from it.
 """
 
-# ruff: noqa: RUF009 (`option` returns a dataclasses.field)
-
 from __future__ import annotations
 
 import argparse

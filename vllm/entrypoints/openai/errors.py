@@ -79,6 +79,8 @@ def _validation_fault(fault: dict[str, Any]) -> tuple[str, str | None]:
     cause = fault.get("ctx", {}).get("error")
     if isinstance(cause, VLLMValidationError):
         return str(cause), cause.parameter
+    if fault["type"] == "json_invalid":
+        return f"The body is not valid JSON: {cause}", None
     place = ".".join(str(part)[:_MAX_PLACE] for part in fault["loc"] if part != "body")
     return (f"{place}: {fault['msg']}", place) if place else (str(fault["msg"]), None)
 

@@ -35,6 +35,7 @@ from vllm.entrypoints.openai.protocol import (
 )
 from vllm.entrypoints.openai.protocol.tokenization import tokenize_request_form
 from vllm.entrypoints.openai.sse import Events, EventStream
+from vllm.entrypoints.openai.strict_json import StrictRoute
 from vllm.version import __version__
 
 CLIENT_CLOSED_REQUEST = 499
@@ -53,7 +54,7 @@ _FAILURES: dict[int | str, dict[str, Any]] = {
 }
 
 health_router = APIRouter()
-api_router = APIRouter(responses=_FAILURES)
+api_router = APIRouter(responses=_FAILURES, route_class=StrictRoute)
 
 
 def require_json(request: Request) -> None:

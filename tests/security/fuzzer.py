@@ -1,0 +1,172 @@
+"""Random requests: valid ones, nearly valid ones, hostile ones; some clients leave. By seed, so a find can be
+repeated.
+
+`python -m tests.security.fuzzer URL [SECONDS] [SEED]` fuzzes a running server, and ends with status 1 at the first
+answer that is neither a success nor the client's fault.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import sys
+import time
+from collections import Counter
+from typing import Any
+
+import httpx
+
+COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
+TOKENIZE, DETOKENIZE = "/tokenize", "/detokenize"
+
+TEXTS = ["", "a", "hello world", "\u2603\U0001f600", "\ud800", "\x00", "a\nb", "<|im_end|>", "{{ 7 * 7 }}", "{% for"]
+NUMBERS = [0, 1, -1, 2, 7, 255, 256, 319, 320, 2**31, 2**63, -(2**63), 2**64, 10**30, 0.5, -0.5, 1e308, 1e-308]
+HOSTILE: list[Any] = [
+    None, True, False, [], {}, [[]], [None], {"a": None}, "1", "NaN", [1, "a"], ["a"] * 2000, list(range(2000)), "x" * 20_000,
+    {str(i): i for i in range(2000)}, [[[[[[[]]]]]]], {"$ref": "#"}, {"__proto__": {}}, *NUMBERS, *TEXTS,
+]  # fmt: skip
+
+VALID: dict[str, list[Any]] = {
+    "model": ["test-model", None, ""],
+    "max_tokens": [1, 5, 20, None],
+    "temperature": [0, 0.5, 1, 2, None],
+    "top_p": [0.1, 1],
+    "top_k": [-1, 0, 1, 50],
+    "min_p": [0, 0.1],
+    "n": [1, 2, 3],
+    "seed": [0, 1, 2**62, -1, None],
+    "stop": ["e", ["a", "the"], [], None],
+    "stop_token_ids": [[5], [], None],
+    "ignore_eos": [True, False],
+    "min_tokens": [0, 1, 5],
+    "presence_penalty": [-2, 0, 2],
+    "frequency_penalty": [-2, 0, 2],
+    "repetition_penalty": [0.5, 1, 2],
+    "logit_bias": [{"5": 1}, {"5": -100, "6": 100}, {}],
+    "allowed_token_ids": [[40, 41, 42], None],
+    "bad_words": [["the"], []],
+    "skip_special_tokens": [True, False],
+    "include_stop_str_in_output": [True, False],
+    "prompt_logprobs": [0, 2, None],
+    "truncate_prompt_tokens": [1, 10, -1],
+    "truncation_side": ["left", "right"],
+    "stream": [True, False, None],
+    "stream_options": [{"include_usage": True}, {"include_usage": True, "continuous_usage_stats": True}],
+    "return_token_ids": [True],
+    "return_tokens_as_token_ids": [True],
+    "cache_salt": ["salt", "x"],
+    "request_id": ["mine", "a-b.c"],
+    "priority": [0],
+    "user": ["me"],
+    "echo": [True, False],
+    "logit_biass": [{}],
+    "response_format": [{"type": "text"}, {"type": "json_object"}],
+    "some_label": ["x"],
+}
+OF_COMPLETIONS: dict[str, list[Any]] = {
+    "prompt": ["The quick", "", [3, 4], [[3], [4, 5]], ["a", "b"], "x " * 200, [320], [-1], [[]]],
+    "logprobs": [0, 3, 20, None],
+    "add_special_tokens": [True, False],
+    "suffix": [None, "end"],
+}
+OF_CHAT: dict[str, list[Any]] = {
+    "messages": [
+        [{"role": "user", "content": "hello"}],
+        [{"role": "system", "content": "a"}, {"role": "user", "content": [{"type": "text", "text": "b"}]}],
+        [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "Well"}],
+        [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]}],
+        [{"role": "user"}],
+        [],
+    ],
+    "logprobs": [True, False],
+    "top_logprobs": [0, 3],
+    "add_generation_prompt": [True, False],
+    "continue_final_message": [True, False],
+    "chat_template_kwargs": [{"a": 1}, {"messages": []}, {"self": 1}, {}],
+    "chat_template": ["{{ messages }}"],
+    "tools": [[], [{"type": "function", "function": {"name": "f"}}]],
+    "tool_choice": ["none", "auto"],
+    "reasoning_effort": ["low"],
+    "max_completion_tokens": [1, 9],
+}
+
+
+def random_request(dice: random.Random) -> tuple[str, Any]:
+    """A path and a body."""
+    path = dice.choice([COMPLETIONS, COMPLETIONS, CHAT, CHAT, TOKENIZE, DETOKENIZE])
+    if dice.random() < 0.05:
+        return path, dice.choice(HOSTILE)
+    fields = {**VALID, **(OF_CHAT if path == CHAT else OF_COMPLETIONS)}
+    if path in (TOKENIZE, DETOKENIZE):
+        fields = {**OF_CHAT, **OF_COMPLETIONS, "tokens": [[1, 2], [], [400], ["a"]], "return_token_strs": [True]}
+    needed = {COMPLETIONS: "prompt", CHAT: "messages", DETOKENIZE: "tokens"}.get(
+        path, dice.choice(["prompt", "messages"])
+    )
+    body = {needed: fields[needed][0] if dice.random() < 0.7 else dice.choice(fields[needed])}
+    for name in dice.sample(sorted(fields), dice.randint(0, 6)):
+        body[name] = dice.choice(fields[name])
+    body.setdefault("max_tokens", dice.choice([1, 4, 8]))
+    for _ in range(dice.choice([0, 0, 1, 2])):
+        body[dice.choice(sorted(fields))] = dice.choice(HOSTILE)
+    return path, body
+
+
+def is_fine(status: int) -> bool:
+    """A success, or the client's fault."""
+    return 200 <= status < 500
+
+
+class Fuzzer:
+    """counts: answers by status. faults: requests whose answers are not fine, with the answers."""
+
+    def __init__(self, client: httpx.AsyncClient, seed: int) -> None:
+        self.counts: Counter[int] = Counter()
+        self.faults: list[str] = []
+        self._client = client
+        self._dice = random.Random(seed)
+
+    async def run(self, num_requests: int, num_at_once: int = 16) -> None:
+        slots = asyncio.Semaphore(num_at_once)
+
+        async def one(path: str, body: Any, leave_after: float | None) -> None:
+            async with slots:
+                await self._send(path, body, leave_after)
+
+        requests = [(*random_request(self._dice), self._patience()) for _ in range(num_requests)]
+        await asyncio.gather(*(one(*request) for request in requests))
+
+    def _patience(self) -> float | None:
+        return self._dice.uniform(0, 0.05) if self._dice.random() < 0.15 else None
+
+    async def _send(self, path: str, body: Any, leave_after: float | None) -> None:
+        content = json.dumps(body).encode()
+        headers = {"Content-Type": "application/json"}
+        try:
+            answer = await asyncio.wait_for(self._client.post(path, content=content, headers=headers), leave_after)
+        except asyncio.TimeoutError:
+            self.counts[0] += 1
+            return
+        self.counts[answer.status_code] += 1
+        failed_stream = '"code":5' in answer.text.replace(" ", "") and answer.status_code == 200
+        if not is_fine(answer.status_code) or failed_stream:
+            self.faults.append(f"{path} {content[:2000]!r} -> {answer.status_code} {answer.text[:500]}")
+
+
+async def main(url: str, seconds: float = 60, seed: int = 0) -> int:
+    deadline = time.monotonic() + seconds
+    async with httpx.AsyncClient(base_url=url, timeout=120) as client:
+        while time.monotonic() < deadline:
+            fuzzer = Fuzzer(client, seed)
+            await fuzzer.run(500)
+            print(f"seed {seed}: {dict(sorted(fuzzer.counts.items()))}", flush=True)
+            if fuzzer.faults:
+                print("\n".join(fuzzer.faults))
+                return 1
+            seed += 1
+    return 0
+
+
+if __name__ == "__main__":
+    address, *numbers = sys.argv[1:]
+    sys.exit(asyncio.run(main(address, *map(float, numbers[:1]), *map(int, numbers[1:2]))))
