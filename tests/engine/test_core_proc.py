@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.neuron.driver import resolved_config
+from vllm.engine import core_client
 from vllm.engine.core_client import InprocClient, ProcessClient
 from vllm.engine.messages import EngineCoreRequest
 from vllm.exceptions import EngineDeadError
@@ -146,6 +147,15 @@ def test_a_stopped_child_is_noticed_and_forgiven(client):
         except EngineDeadError:
             time.sleep(0.05)
     raise AssertionError("the child answers again, but is still held stalled")
+
+
+async def test_a_child_that_stays_silent_is_given_up_and_its_requests_hear_of_it(client, monkeypatch):
+    monkeypatch.setattr(core_client, "GIVE_UP_SECONDS", 2.5)
+    os.kill(client.process.pid, signal.SIGSTOP)
+    client.add_request(_request("waiting", [4, 5]))
+    with pytest.raises(EngineDeadError, match="no life"):
+        await asyncio.wait_for(client.receive(), 30)
+    assert client.process.wait(5) == -signal.SIGKILL
 
 
 def test_a_child_that_cannot_start_says_why_in_its_own_words(config, monkeypatch):

@@ -15,7 +15,15 @@ from vllm.neuron.platform import resolve
 from vllm.sampling_params import SamplingParams
 
 
-def resolved_config(model: Path, device: str, *, max_num_seqs: int = 4, max_model_len: int = 64, **model_options: Any):
+def resolved_config(
+    model: Path,
+    device: str,
+    *,
+    max_num_seqs: int = 4,
+    max_model_len: int = 64,
+    scheduling_policy: str = "fcfs",
+    **model_options: Any,
+) -> VllmConfig:
     """A resolved config for a checkpoint, float32 unless said otherwise."""
     checkpoint = open_checkpoint(str(model))
     options = {"dtype": "float32", **model_options}
@@ -28,7 +36,7 @@ def resolved_config(model: Path, device: str, *, max_num_seqs: int = 4, max_mode
             **options,
         ),
         cache_config=CacheConfig(),
-        scheduler_config=SchedulerConfig(max_num_seqs=max_num_seqs),
+        scheduler_config=SchedulerConfig(max_num_seqs=max_num_seqs, scheduling_policy=scheduling_policy),
         neuron_options=NeuronOptions(device=device),
     )
     return resolve(config)

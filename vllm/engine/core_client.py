@@ -2,8 +2,8 @@
 
 `InprocClient` is driven by its caller, step by step. `ProcessClient` owns a child process (`core_proc`), a private
 directory with its sockets, and a thread that watches it: an ended child is seen at once; one that shows no life for
-STALL_SECONDS is unhealthy by `check_health`, and well again when it answers; one that stays so for longer than a step
-may take is given up.
+STALL_SECONDS is unhealthy by `check_health`, and well again when it answers; one that stays silent for
+GIVE_UP_SECONDS, or whose step takes longer than a step may, is killed, and every request hears of it.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ from vllm.neuron.executor import NeuronExecutor
 logger = init_logger(__name__)
 
 STALL_SECONDS = 1.5
+GIVE_UP_SECONDS = 10.0
 _POLL_MS = 250
 _GRACE_SECONDS = 5.0
 
@@ -244,9 +245,14 @@ class ProcessClient:
             silence = time.monotonic() - self._last_beat
             if self.process.poll() is not None:
                 self._die(self._obituary())
-            elif max(silence, self._step_age) > limit:
-                self.process.kill()
-                self._die(f"the engine process was stuck for more than VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS={limit:g} s")
+            elif silence > GIVE_UP_SECONDS:
+                self._kill(f"the engine process showed no life for {silence:.0f} s")
+            elif self._step_age > limit:
+                self._kill(f"a step of the engine took more than VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS={limit:g} s")
+
+    def _kill(self, message: str) -> None:
+        self.process.kill()
+        self._die(message)
 
     def _die(self, message: str) -> None:
         if self.dead_error is None and not self._closing:

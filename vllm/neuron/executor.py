@@ -41,5 +41,6 @@ class NeuronExecutor:
         """The device lives in this process: if this runs, it does."""
 
     def shutdown(self) -> None:
-        logger.info("bucket padding: %s", self.bucket_stats.summary())
+        if summary := self.bucket_stats.summary():
+            logger.info("bucket padding: %s", summary)
         self.worker.shutdown()
