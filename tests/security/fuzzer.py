@@ -23,8 +23,8 @@ TOKENIZE, DETOKENIZE = "/tokenize", "/detokenize"
 TEXTS = ["", "a", "hello world", "\u2603\U0001f600", "\ud800", "\x00", "a\nb", "<|im_end|>", "{{ 7 * 7 }}", "{% for"]
 NUMBERS = [0, 1, -1, 2, 7, 255, 256, 319, 320, 2**31, 2**63, -(2**63), 2**64, 10**30, 0.5, -0.5, 1e308, 1e-308]
 HOSTILE: list[Any] = [
-    None, True, False, [], {}, [[]], [None], {"a": None}, "1", "NaN", [1, "a"], ["a"] * 2000, list(range(2000)), "x" * 20_000,
-    {str(i): i for i in range(2000)}, [[[[[[[]]]]]]], {"$ref": "#"}, {"__proto__": {}}, *NUMBERS, *TEXTS,
+    None, True, False, [], {}, [[]], [None], {"a": None}, "1", "NaN", [1, "a"], ["a"] * 2000, list(range(2000)),
+    "x" * 20_000, {str(i): i for i in range(2000)}, [[[[[[[]]]]]]], {"$ref": "#"}, {"__proto__": {}}, *NUMBERS, *TEXTS,
 ]  # fmt: skip
 
 VALID: dict[str, list[Any]] = {

@@ -72,6 +72,10 @@ def test_options() -> None:
         (["--config", "/nowhere/x.yaml"], "/nowhere/x.yaml"),
         (["--config", "/nowhere/x.json"], "YAML"),
         (["--no-such-option"], "--no-such-option"),
+        (["--max-model-lenn", "9"], "did you mean --max-model-len?"),
+        (["stray"], "'stray'"),
+        (["--enable-auto-tool-choice"], "tool calling"),
+        (["--api-server-count", "4"], "load balancer"),
     ],
 )
 def test_faults_end_with_status_2(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -79,6 +83,12 @@ def test_faults_end_with_status_2(words: list[str], message: str, capsys: pytest
         server_args(*words)
     assert end.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_options_of_vllm_that_ask_for_nothing() -> None:
+    server_args(
+        "--api-server-count", "1", "--no-enable-auto-tool-choice", "--log-error-stack", "--fingerprint-mode", "x"
+    )
 
 
 def test_file_of_options(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import difflib
 import json
 import ssl
 import typing
@@ -17,6 +18,7 @@ from typing import Any
 
 from vllm.config import option
 from vllm.engine.arg_utils import AsyncEngineArgs, add_option
+from vllm.entrypoints.openai.foreign_args import add_foreign_args, check_foreign_args
 from vllm.entrypoints.openai.middleware.limits import (
     DEFAULT_MAX_BODY_BYTES,
     DEFAULT_MAX_HEADER_BYTES,
@@ -91,12 +93,15 @@ def make_arg_parser(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     for field in dataclasses.fields(FrontendArgs):
         add_option(group, field, hints[field.name])
     AsyncEngineArgs.add_cli_args(parser)
+    add_foreign_args(parser)
     return parser
 
 
 def parse_server_args(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:
     """Read the command line. Faults end the program with status 2, as argparse does."""
-    args = parser.parse_args(argv)
+    args, unknown = parser.parse_known_args(argv)
+    if unknown:
+        parser.error(_unknown_words(parser, unknown))
     try:
         validate_args(args)
     except ValueError as error:
@@ -106,6 +111,7 @@ def parse_server_args(parser: argparse.ArgumentParser, argv: Sequence[str]) -> a
 
 def validate_args(args: argparse.Namespace) -> None:
     """Bring options to their types. Raises ValueError for those that contradict one another."""
+    check_foreign_args(args)
     if args.model_tag is not None:
         args.model = args.model_tag
     for name in ("allowed_origins", "allowed_methods", "allowed_headers"):
@@ -121,6 +127,13 @@ def validate_args(args: argparse.Namespace) -> None:
     for name in ("max_body_bytes", "max_header_bytes", "max_header_count"):
         if getattr(args, name) < 1:
             raise ValueError(f"{_flag(name)} must be positive, not {getattr(args, name)}")
+
+
+def _unknown_words(parser: argparse.ArgumentParser, words: Sequence[str]) -> str:
+    word = next((word for word in words if word.startswith("-")), words[0])
+    known = [flag for action in parser._actions for flag in action.option_strings]
+    nearest = difflib.get_close_matches(word.partition("=")[0], known, n=1)
+    return f"unknown option {word!r}" + (f"; did you mean {nearest[0]}?" if nearest else "")
 
 
 def _list_of(name: str, value: Any) -> list[str]:

@@ -17,6 +17,7 @@ from fastapi import FastAPI
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.entrypoints.openai.api_server import build_app
 from vllm.entrypoints.openai.cli_args import FrontendArgs, validate_args
+from vllm.entrypoints.openai.foreign_args import FOREIGN_FRONTEND_OPTIONS
 from vllm.entrypoints.openai.middleware.authentication import OPEN_PATHS
 from vllm.entrypoints.openai.protocol import ChatCompletionRequest, CompletionRequest
 from vllm.entrypoints.openai.protocol.base import OpenAIBaseModel
@@ -33,6 +34,7 @@ def page() -> str:
     pieces = [_HEAD, "## Routes\n", _table(["Route", "Methods", "Needs a key"], _routes(_app()))]
     pieces += ["Every other path needs a key too, where keys are set.\n"]
     pieces += ["## Options of the server\n", _table(["Option", "Default", "Meaning"], _options(FrontendArgs))]
+    pieces += ["## Options of vLLM's server that are not here\n", _table(["Option", "Why"], _foreign_options())]
     pieces += ["## Options of the engine\n", _table(["Option", "Default", "Meaning"], _options(AsyncEngineArgs))]
     pieces += ["## Fields of both kinds of request\n", _fields_table(SamplingFields, ())]
     shared = SamplingFields.model_fields
@@ -58,6 +60,12 @@ def _options(cls: Any) -> Iterator[list[str]]:
     for field in dataclasses.fields(cls):
         names = [f"`--{field.name.replace('_', '-')}`", *(f"`{name}`" for name in field.metadata.get("aliases", ()))]
         yield [", ".join(names), _code(getattr(defaults, field.name)), field.metadata["help"]]
+
+
+def _foreign_options() -> Iterator[list[str]]:
+    for name, option in FOREIGN_FRONTEND_OPTIONS.items():
+        effect = "Refused" if option.refused else "No effect"
+        yield [f"`--{name.replace('_', '-')}`", f"{effect}: {option.reason}."]
 
 
 def _fields_table(cls: type[OpenAIBaseModel], without: Iterable[str]) -> str:
