@@ -20,6 +20,7 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "serve": Command("vllm.entrypoints.cli.serve", "Serve a model over HTTP, with the API of OpenAI."),
+    "run-batch": Command("vllm.entrypoints.cli.run_batch", "Answer a file of requests, without a server."),
     "chat": Command("vllm.entrypoints.cli.chat", "Talk with a running server."),
     "complete": Command("vllm.entrypoints.cli.complete", "Have a running server complete texts."),
     "collect-env": Command("vllm.entrypoints.cli.collect_env", "Print what a bug report needs to say of this machine."),

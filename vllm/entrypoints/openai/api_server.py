@@ -16,7 +16,7 @@ import inspect
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import uvloop
@@ -193,13 +193,17 @@ async def run_server(args: argparse.Namespace) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
-    """As `run_server`. What users can mend is one line of the log."""
+    return report_start_errors(lambda: uvloop.run(run_server(args)))
+
+
+def report_start_errors(work: Callable[[], int]) -> int:
+    """The exit status of `work`. What users can mend is one line of the log."""
     try:
-        return uvloop.run(run_server(args))
+        return work()
     except KeyboardInterrupt:
         return 130
     except (ValueError, OSError, VLLMError) as error:
-        logger.error("the server cannot start: %s", error, exc_info=envs.VLLM_LOGGING_LEVEL == "DEBUG")
+        logger.error("cannot start: %s", error, exc_info=envs.VLLM_LOGGING_LEVEL == "DEBUG")
         return 1
 
 

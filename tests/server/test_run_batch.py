@@ -1,0 +1,88 @@
+"""Files of requests, in the form of OpenAI's batch API."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.datastructures import State
+
+from tests.server.conftest import server_args
+from tests.server.fake_engine import FakeEngine
+from vllm.entrypoints.openai.api_server import init_app_state
+from vllm.entrypoints.openai.run_batch import BatchRunner, run_file
+
+CHAT = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 3}
+
+
+def line(custom_id: str, url: str, body: Any, **changes: Any) -> str:
+    return json.dumps({"custom_id": custom_id, "method": "POST", "url": url, "body": body, **changes})
+
+
+@pytest.fixture
+async def runner(engine: FakeEngine) -> BatchRunner:
+    state = State()
+    await init_app_state(engine, state, server_args())
+    return BatchRunner(state)
+
+
+async def test_lines_in_and_out(runner: BatchRunner, tmp_path: Path) -> None:
+    lines = [
+        line("a", "/v1/chat/completions", CHAT),
+        "",
+        line("b", "/v1/completions", {"prompt": "x", "max_tokens": 2}),
+        "not json",
+        line("c", "/v1/completions", {"prompt": ""}),
+        line("d", "/v1/embeddings", {}),
+        line("e", "/v1/completions", {"prompt": "x", "stream": True}),
+        line("f", "/v1/completions", {"prompt": "x"}, method="GET"),
+        line("g", "/v1/completions", {"prompt": "x", "model": "other"}),
+        line("h", "/v1/completions", {"prompt": "x", "temprature": 1}),
+        line("i", "/v1/completions", {"prompt": "y", "max_tokens": 2}),
+    ]
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text("\n".join(lines))
+    assert await run_file(runner, source, target) == (10, 7)
+    answers = [json.loads(text) for text in target.read_text().splitlines()]
+    assert [answer["custom_id"] for answer in answers] == ["a", "b", None, "c", "d", "e", "f", "g", "h", "i"]
+    statuses = [answer["response"]["status_code"] for answer in answers]
+    assert statuses == [200, 200, 400, 400, 404, 400, 400, 404, 400, 200]
+    assert answers[0]["response"]["body"]["choices"][0]["message"]["content"]
+    assert answers[1]["response"]["body"]["usage"]["completion_tokens"] == 2
+    for answer in answers:
+        assert (answer["error"] is None) == (answer["response"]["status_code"] == 200)
+    assert "`temperature`" in answers[8]["error"]["message"]
+
+
+async def test_failure_of_one_line(runner: BatchRunner, engine: FakeEngine) -> None:
+    engine.failure = KeyError("internal")
+    answer = await runner.run(line("a", "/v1/completions", {"prompt": "x"}))
+    assert answer["response"]["status_code"] == 500 and "internal" not in json.dumps(answer)
+
+
+def test_command(tiny_llama: Path, tmp_path: Path) -> None:
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    bodies = [{"prompt": f"Prompt {i}", "max_tokens": 4, "seed": i, "ignore_eos": True} for i in range(40)]
+    source.write_text("\n".join(line(str(i), "/v1/completions", body) for i, body in enumerate(bodies)))
+    words = ["run-batch", "-i", str(source), "-o", str(target), "--model", str(tiny_llama), "--device", "null"]
+    command = [
+        sys.executable,
+        "-m",
+        "vllm.entrypoints.cli.main",
+        *words,
+        "--max-model-len",
+        "128",
+        "--max-num-seqs",
+        "4",
+    ]
+    subprocess.run(command, check=True, timeout=120, capture_output=True)
+    answers = [json.loads(text) for text in target.read_text().splitlines()]
+    assert [answer["custom_id"] for answer in answers] == [str(i) for i in range(40)]
+    assert all(answer["response"]["body"]["usage"]["completion_tokens"] == 4 for answer in answers)
+    missing = [*command[: command.index("-i") + 1], "http://x/in.jsonl", *command[command.index("-o") :]]
+    done = subprocess.run(missing, timeout=60, capture_output=True, text=True)
+    assert done.returncode == 1 and "not a file" in done.stderr
