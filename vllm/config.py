@@ -36,7 +36,9 @@ class ModelConfig:
         choices=["auto", "half", "float16", "bfloat16", "float", "float32"],
     )
     max_model_len: int | None = option(
-        None, "Longest sequence, prompt and output together. Default: the model's own. Accepts 1k, 2K.", type="human_int"
+        None,
+        "Longest sequence, prompt and output together. Default: the model's own. Accepts 1k, 2K.",
+        type="human_int",
     )
     seed: int = option(0, "Seed of requests that bring none.")
     revision: str | None = option(None, "Branch, tag or commit of a hub checkpoint.")
@@ -44,11 +46,15 @@ class ModelConfig:
     load_format: str = option("auto", "Form of the weights.", choices=["auto", "safetensors", "gguf", "dummy"])
     download_dir: str | None = option(None, "Where hub checkpoints are kept. Default: the hub client's cache.")
     hf_token: str | None = option(None, "Access token of the hub.")
-    hf_overrides: dict[str, Any] = option({}, "Entries that replace those of the checkpoint's config.json.", type="json")
+    hf_overrides: dict[str, Any] = option(
+        {}, "Entries that replace those of the checkpoint's config.json.", type="json"
+    )
     quantization: str | None = option(
         None, "Weight quantisation; on Neuron use override_neuron_config's `quantized` keys.", aliases=["-q"]
     )
-    enforce_eager: bool = option(False, "Accepted for compatibility: programs are always compiled, eager has no meaning.")
+    enforce_eager: bool = option(
+        False, "Accepted for compatibility: programs are always compiled, eager has no meaning."
+    )
     max_logprobs: int = option(20, "Most log-probabilities a request may ask for.")
     logprobs_mode: str = option("raw_logprobs", "What logprobs report.", choices=["raw_logprobs"])
     generation_config: str = option(
@@ -80,11 +86,19 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class CacheConfig:
-    block_size: int | None = option(None, "Tokens in a KV block. Default: max_model_len (contiguous KV), 32 with block KV.")
-    num_gpu_blocks_override: int | None = option(None, "Number of KV blocks. Default: enough for max_num_seqs sequences.")
-    enable_prefix_caching: bool | None = option(None, "Reuse the KV of equal prompt prefixes. Default: the target's own.")
+    block_size: int | None = option(
+        None, "Tokens in a KV block. Default: max_model_len (contiguous KV), 32 with block KV."
+    )
+    num_gpu_blocks_override: int | None = option(
+        None, "Number of KV blocks. Default: enough for max_num_seqs sequences."
+    )
+    enable_prefix_caching: bool | None = option(
+        None, "Reuse the KV of equal prompt prefixes. Default: the target's own."
+    )
     prefix_caching_hash_algo: str = option("sha256", "Hash of the prefix chain.", choices=["sha256"])
-    kv_cache_dtype: str = option("auto", "Storage type of the KV cache.", choices=["auto", "bfloat16", "float32", "fp8", "int8"])
+    kv_cache_dtype: str = option(
+        "auto", "Storage type of the KV cache.", choices=["auto", "bfloat16", "float32", "fp8", "int8"]
+    )
     gpu_memory_utilization: float = option(0.92, "Share of the device's memory that may be used.")
     kv_cache_memory_bytes: int | None = option(None, "Most bytes the KV cache may take.", type="human_int")
 
@@ -94,7 +108,9 @@ class CacheConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SchedulerConfig:
-    max_num_seqs: int | None = option(None, "Sequences that run at once: rows of the compiled decode program. Default: 32.")
+    max_num_seqs: int | None = option(
+        None, "Sequences that run at once: rows of the compiled decode program. Default: 32."
+    )
     max_num_batched_tokens: int | None = option(
         None, "Most tokens in one step. Default: what max_num_seqs and max_model_len need.", type="human_int"
     )
@@ -104,7 +120,9 @@ class SchedulerConfig:
         4, "While sequences are running, at most this many prefill steps pass between two decode steps."
     )
     max_num_queued_reqs: int | None = option(None, "Waiting requests beyond which new ones are refused (429).")
-    max_num_queued_tokens: int | None = option(None, "Waiting prompt tokens beyond which new requests are refused.", type="human_int")
+    max_num_queued_tokens: int | None = option(
+        None, "Waiting prompt tokens beyond which new requests are refused.", type="human_int"
+    )
     async_scheduling: bool | None = option(None, "Overlap host work with the device's. Default: the target's own.")
     stream_interval: int = option(1, "Tokens between two streamed pieces.")
 
@@ -118,10 +136,16 @@ class SchedulerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ParallelConfig:
-    tensor_parallel_size: int = option(1, "NeuronCores the model is split over. The cpu target runs any degree unsplit.", aliases=["-tp"])
+    tensor_parallel_size: int = option(
+        1, "NeuronCores the model is split over. The cpu target runs any degree unsplit.", aliases=["-tp"]
+    )
     pipeline_parallel_size: int = option(1, "Only 1 is supported.", aliases=["-pp"])
-    data_parallel_size: int = option(1, "Only 1 is supported: run one server a replica behind a load balancer.", aliases=["-dp"])
-    distributed_executor_backend: str | None = option(None, "How ranks are reached. One process drives all cores.", choices=["uni", "mp"])
+    data_parallel_size: int = option(
+        1, "Only 1 is supported: run one server a replica behind a load balancer.", aliases=["-dp"]
+    )
+    distributed_executor_backend: str | None = option(
+        None, "How ranks are reached. One process drives all cores.", choices=["uni", "mp"]
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +161,8 @@ class NeuronOptions:
     """What users say about the Neuron backend; `neuron.neuron_config.NeuronConfig` is what becomes of it."""
 
     device: str | None = option(
-        None, "Device target: auto, neuronx, cpu, null. Default: VLLM_NEURON_TARGET, else neuronx where a device is, else cpu."
+        None,
+        "Device target: auto, neuronx, cpu, null. Default: VLLM_NEURON_TARGET, else neuronx where a device is, else cpu.",
     )
     additional_config: dict[str, Any] = option(
         {}, 'Backend options, e.g. {"override_neuron_config": {"enable_bucketing": false}}.', type="json"

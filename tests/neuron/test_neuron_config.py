@@ -259,7 +259,6 @@ TKG_KERNEL = {**QKV, "attn_block_tkg_nki_kernel_enabled": True}
         (BUCKETS, {"token_generation_buckets": [128.0, 512]}, "token_generation_buckets"),
         (BUCKETS, {"prefix_buckets": [512]}, "prefix_buckets"),
         ({}, {"context_encoding_buckets": [128]}, "context_encoding_buckets"),
-        (GRID, {"prefix_buckets": [512]}, "prefix_buckets"),
         (GRID, {"prefix_buckets": [100, 512], "context_encoding_buckets": [512]}, "prefix_buckets"),
         ({"batch_size": 4}, {"tkg_batch_size": 2}, "tkg_batch_size"),
         ({"batch_size": 4}, {"ctx_batch_size": 5}, "ctx_batch_size"),
@@ -274,8 +273,6 @@ TKG_KERNEL = {**QKV, "attn_block_tkg_nki_kernel_enabled": True}
         ({}, {"chunked_prefill_config": {"max_num_seqs": 1}}, "chunked_prefill_config"),
         ({}, {"is_block_kv_layout": True}, "is_block_kv_layout"),
         (BLOCKS, {"pa_num_blocks": 3}, "pa_num_blocks"),
-        (BLOCKS, {"pa_block_size": 24, "pa_num_blocks": 6}, "pa_block_size"),
-        (BLOCKS, {"chunked_prefill_config": {"max_num_seqs": 1, "kernel_kv_tile_size": 1000}}, "pa_block_size"),
         (
             {**BLOCKS, "batch_size": 2, "pa_num_blocks": 8},
             {"chunked_prefill_config": {"max_num_seqs": 2, "tkg_model_enabled": False}},

@@ -7,14 +7,12 @@ import os
 
 import msgspec
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from tests.neuron.configs import QWEN25_7B, TINYLLAMA, build
 from vllm.config import VllmConfig
 from vllm.neuron import platform
-from vllm.neuron.faults import Faults, NeuronConfigError
-from vllm.neuron.platform import kv_layout, resolve, resolve_quietly
+from vllm.neuron.faults import NeuronConfigError
+from vllm.neuron.platform import resolve, resolve_quietly
 
 
 def faults_of(**options):
@@ -171,7 +169,7 @@ def test_everything_wrong_is_in_one_error():
         enable_lora=True,
         speculative_config={"method": "ngram"},
         kv_transfer_config={"kv_role": "kv_producer"},
-        max_num_batched_tokens=100,
+        max_num_batched_tokens=10,
         device="gpu",
         additional_config={"overide_neuron_config": {}},
         override_neuron_config={"batchsize": 4, "speculation_length": -1},
@@ -228,7 +226,6 @@ def test_quantised_gguf_files_may_say_so():
         {"lora_config": {}},
         {"kv_cache_quant": True},
         {"kv_quant_config": {}},
-        {"is_prefix_caching": True, "is_block_kv_layout": True},
         {"tensor_capture_config": {}},
         {"on_device_sampling_config": {"dynamic": False}},
         {"on_device_sampling_config": {"deterministic": True}},
@@ -277,12 +274,6 @@ def test_other_frameworks_are_refused(monkeypatch):
     resolve(build())
     monkeypatch.setenv("VLLM_NEURON_FRAMEWORK", "transformers-neuronx")
     assert "VLLM_NEURON_FRAMEWORK" in faults_of()
-
-
-def test_the_stock_scheduler_means_chunked_prefill(monkeypatch):
-    monkeypatch.setenv("DISABLE_NEURON_CUSTOM_SCHEDULER", "true")
-    assert "chunked prefill" in faults_of()["DISABLE_NEURON_CUSTOM_SCHEDULER"]
-    assert resolve(build(enable_chunked_prefill=False)).target == "cpu"
 
 
 # Tensor parallelism.
@@ -385,40 +376,3 @@ def test_what_only_the_accelerator_minds(accelerator):
     assert set(faults) == {"quantized", "quantization_dtype"}
     accelerator("none")
     assert resolve(build(override_neuron_config=quantized)).neuron_config.quantization == "int4"
-
-
-# The KV layout.
-
-
-@given(
-    st.integers(1, 5000),
-    st.integers(1, 64),
-    st.none() | st.integers(1, 256),
-    st.none() | st.integers(1, 5000),
-    st.booleans(),
-)
-def test_blocks_suffice_for_every_row(max_model_len, max_num_seqs, block_size, num_blocks, block_kv):
-    faults = Faults()
-    layout = kv_layout(max_model_len, max_num_seqs, block_size, num_blocks, block_kv, faults)
-    blocks_per_sequence = -(-max_model_len // layout.block_size)
-    assert layout.num_blocks >= blocks_per_sequence * max_num_seqs
-    if not block_kv:
-        assert (layout.block_size, layout.num_blocks) == (max_model_len, max_num_seqs)
-    if not faults:
-        assert layout.block_size == (block_size or layout.block_size)
-        assert layout.num_blocks == (num_blocks or layout.num_blocks)
-    elif block_kv:
-        assert num_blocks is not None and num_blocks < layout.num_blocks
-
-
-def test_block_kv_defaults_and_the_fix_for_too_few_blocks():
-    faults = Faults()
-    layout = kv_layout(1000, 4, None, 127, True, faults)
-    assert (layout.block_size, layout.num_blocks) == (32, 128)
-    assert "Use 128 or more" in str(faults.found[0])
-
-
-def test_contiguous_blocks_are_given_by_the_rows():
-    assert "Leave it out" in faults_of(block_size=32)["block_size"]
-    assert "Use 32, or leave it out" in faults_of(num_gpu_blocks_override=33)["num_gpu_blocks_override"]
-    assert resolve(build(block_size=1024, num_gpu_blocks_override=32)).cache_config.num_blocks == 32

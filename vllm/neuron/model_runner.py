@@ -2,7 +2,8 @@
 
 The scheduler has no phases; compiled programs do. A row that starts at position 0 and takes its whole prompt is a
 prefill, one new token behind computed ones is a decode, everything else is a chunk (or, with drafts, a verify). A
-target that runs mixed steps gets all rows in one pass; the others one forward a kind.
+target that runs mixed steps gets all rows in one pass, a chunk unless they are of one kind, and its bucket counts the
+tokens of all rows side by side; the others get one forward a kind, whose bucket counts the tokens of the longest row.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 from vllm.config import VllmConfig
 from vllm.core.contract import BucketUse, CachedRequest, ModelRunnerOutput, NewRequest, SchedulerOutput, TokenLogprobs
 from vllm.logger import init_logger
-from vllm.neuron.buckets import first_fit
+from vllm.neuron.buckets import SHORTEST_BUCKET, first_fit, generate_buckets
 from vllm.neuron.device import DeviceLost, DeviceModel
 from vllm.neuron.input_batch import InputBatch, Row
 from vllm.neuron.model_input import Kind, LogprobRows, ModelInput, ModelOutput
@@ -58,13 +59,15 @@ class NeuronModelRunner:
         if block_size is None or num_rows is None:
             raise ValueError("the config is not resolved: block_size and max_num_seqs are unknown")
         self.block_size = block_size
+        self.mixed = device.capabilities.mixed_steps
+        self.mixed_buckets = generate_buckets(SHORTEST_BUCKET, config.scheduler_config.max_num_batched_tokens or 1)
         max_len = config.model_config.max_len
         self.blocks_per_row = -(-max_len // block_size)
         self.batch = InputBatch(
             num_rows,
             max_len + config.scheduler_config.num_lookahead_tokens,
             config.model_config.vocab_size,
-            contiguous=self.blocks_per_row == 1,
+            contiguous=self.blocks_per_row == 1 and config.cache_config.num_blocks <= num_rows,
             default_top_k=device.capabilities.default_top_k,
         )
 
@@ -97,7 +100,7 @@ class NeuronModelRunner:
     def _forwards(self, works: list[Work]) -> Iterable[list[Work]]:
         """Rows that run together, by line: all where the target mixes, else all decodes, and prompts by the batch."""
         works.sort(key=lambda work: work.row.line)
-        if self.device.capabilities.mixed_steps:
+        if self.mixed:
             return [works] if works else []
         kinds: dict[Kind, list[Work]] = {}
         for work in works:
@@ -188,18 +191,23 @@ class NeuronModelRunner:
         kind = kinds.pop() if len(kinds) == 1 else Kind.CHUNK
         neuron = self.config.neuron_config
         if kind in (Kind.PREFILL, Kind.CHUNK):
+            if self.mixed:
+                return kind, first_fit(int(num_tokens.sum()), self.mixed_buckets)
             return kind, first_fit(int(num_tokens.max()), neuron.context_buckets)
         return kind, first_fit(int((computed + num_tokens - 1).max()), neuron.token_buckets)
 
     def _bucket_use(self, model_input: ModelInput) -> BucketUse:
         """What the accelerator's compiled shape would have been for this forward."""
         kind, bucket, rows = model_input.kind, model_input.bucket, model_input.num_rows
+        tokens, all_rows = int(model_input.num_tokens.sum()), self.batch.tokens.shape[0]
+        if kind in (Kind.PREFILL, Kind.CHUNK) and self.mixed:
+            return BucketUse(kind.value, bucket, rows, tokens, all_rows, bucket)
         if kind in (Kind.PREFILL, Kind.CHUNK):
             batch = self.config.scheduler_config.prefill_batch_size
             bucket_rows, width = -(-rows // batch) * batch, bucket
         else:
-            bucket_rows, width = self.batch.tokens.shape[0], int(model_input.num_tokens.max())
-        return BucketUse(kind.value, bucket, rows, int(model_input.num_tokens.sum()), bucket_rows, bucket_rows * width)
+            bucket_rows, width = all_rows, int(model_input.num_tokens.max())
+        return BucketUse(kind.value, bucket, rows, tokens, bucket_rows, bucket_rows * width)
 
     def _collect(
         self, works: list[Work], model_input: ModelInput, output: ModelOutput, result: ModelRunnerOutput

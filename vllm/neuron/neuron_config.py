@@ -50,6 +50,7 @@ class NeuronConfig(ModelKeys):
         if not faults:
             self._extend("context_encoding_buckets", self.max_context_length)
             self._extend("token_generation_buckets", self.max_length)
+            self._complete_grid()
 
     def _apply_implications(self) -> None:
         for name, causes in _IMPLIED_BY.items():
@@ -67,6 +68,13 @@ class NeuronConfig(ModelKeys):
         if full != user:
             self._set(name, full)
             self._notice(f"{name}={user} ends below {maximum}, the longest legal length: {maximum} was added to it")
+
+    def _complete_grid(self) -> None:
+        """Under prefix caching, prefix and context buckets form one grid: where one is given, both are."""
+        names = ("prefix_buckets", "context_encoding_buckets")
+        missing = [name for name in names if getattr(self, name) is None]
+        if self.is_prefix_caching and self.enable_bucketing and len(missing) == 1:
+            self._set(missing[0], buckets.generate_buckets(buckets.SHORTEST_PREFIX_BUCKET, self.max_context_length))
 
     @property
     def context_buckets(self) -> list[int]:
@@ -119,7 +127,9 @@ def default_neuron_config(config: VllmConfig, overrides: Mapping[str, Any] | Non
     replaces single entries of vLLM's too.
     """
     values = {**_from_vllm(config), **(overrides or {})}
-    sampling = values["on_device_sampling_config"]
+    chunked, sampling = values["chunked_prefill_config"], values["on_device_sampling_config"]
+    if isinstance(chunked, Mapping):
+        values["chunked_prefill_config"] = {"max_num_seqs": values["batch_size"], **chunked}
     if isinstance(sampling, Mapping):
         values["on_device_sampling_config"] = {**_sampling_of_requests(config), **sampling}
     return NeuronConfig.from_dict(values)

@@ -134,13 +134,6 @@ def _check_bucket_users(config: ModelKeys, faults: Faults) -> None:
         subject.needs(name, "enable_bucketing", "it has no effect with enable_bucketing=False")
     subject.needs("prefix_buckets", "is_prefix_caching", "it has no effect without prefix caching")
     if config.is_prefix_caching:
-        subject.require(
-            (config.prefix_buckets is None) == (config.context_encoding_buckets is None),
-            "prefix_buckets",
-            "under prefix caching it and context_encoding_buckets form one grid",
-            "Give both or neither",
-            "context_encoding_buckets",
-        )
         for name in ("prefix_buckets", "context_encoding_buckets"):
             uneven = [bucket for bucket in getattr(config, name) or [] if bucket % config.pa_block_size]
             fix = f"Use multiples of {config.pa_block_size}"
@@ -205,20 +198,7 @@ def _check_block_kv(config: ModelKeys, faults: Faults) -> None:
         "seq_len",
         "batch_size",
     )
-    subject.require(
-        config.pa_block_size & (config.pa_block_size - 1) == 0,
-        "pa_block_size",
-        "a KV block must be a power of two long",
-        "Use 16, 32, 64 or 128",
-    )
     if config.chunked_prefill_config is not None:
-        subject.require(
-            config.chunked_prefill_config.kernel_kv_tile_size % config.pa_block_size == 0,
-            "pa_block_size",
-            f"must divide kernel_kv_tile_size={config.chunked_prefill_config.kernel_kv_tile_size}",
-            "Use a smaller power of two",
-            "chunked_prefill_config",
-        )
         subject.require(
             config.chunked_prefill_config.tkg_model_enabled or config.batch_size == 1,
             "chunked_prefill_config",

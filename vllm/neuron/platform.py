@@ -3,7 +3,7 @@
 A pure function of the config, the environment variables in `envs` and the presence of a device: nothing is written,
 nothing given is mutated, and resolving twice is resolving once. All faults are reported in one `NeuronConfigError`.
 
-What it decides: the target; the KV layout (contiguous: one block a sequence, `block_size = max_model_len`); the rows,
+What it decides: the target; the KV layout (`kv_layout`: contiguous, or blocks for prefixes and chunks); the rows,
 prompts and tokens of a step as plain numbers for the scheduler; and the `NeuronConfig`. vLLM's settings and the Neuron
 config's keys that mean the same must agree; where only one of the two is given, the other follows. All spellings of the
 override become one, of JSON types, so that a resolved config can cross to another process and be resolved there again.
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +22,21 @@ from vllm.config import VllmConfig
 from vllm.logger import init_logger
 from vllm.neuron.device import TARGETS
 from vllm.neuron.faults import Faults, NeuronConfigError, nearest
+from vllm.neuron.kv_layout import BLOCK_KV_KEYS, DEFAULT_BLOCK_SIZE, KVModes, kv_layout, kv_modes
 from vllm.neuron.neuron_config import NeuronConfig, default_neuron_config, torch_dtype
 from vllm.neuron.neuron_config_sections import TORCH_DTYPES, dtype_name
 from vllm.neuron.options import merged_override
 from vllm.neuron.parallel import HeadSharding, degree_fault, kv_bytes_per_token
-from vllm.neuron.refusals import refuse_keys, refuse_options, uses_block_kv
+from vllm.neuron.refusals import refuse_keys, refuse_options
 from vllm.neuron.section import keys, plain
 
 logger = init_logger(__name__)
 
 DEFAULT_MAX_NUM_SEQS = 32
-DEFAULT_BLOCK_SIZE = 32
+DEFAULT_STEP_TOKENS = 512
+"""Tokens of a mixed step: what a running stream may have to wait for between two of its tokens."""
+BLOCK_KV_BY_DEFAULT: frozenset[str] = frozenset()
+"""Targets that cache prefixes and mix pieces of prompts with decodes unless told not to."""
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
@@ -52,14 +56,12 @@ def resolve_quietly(config: VllmConfig) -> tuple[VllmConfig, list[str]]:
     faults = Faults()
     target = choose_target(config.neuron_options.device, faults)
     override = merged_override(config.neuron_options, faults)
-    _check_environment(config, override, faults)
+    _check_environment(override, faults)
     refuse_options(config, target, faults)
-    settled = _settle(config, override, faults)
-    neuron_config = _build_neuron_config(settled, override, faults)
-    _check_step_tokens(settled, override, faults)
-    _check_model(settled, neuron_config, faults)
-    if neuron_config is not None:
-        refuse_keys(settled, neuron_config, target, faults)
+    modes = kv_modes(config, override, target in BLOCK_KV_BY_DEFAULT, faults)
+    if not modes.asked and modes.block_kv and _find_faults(config, override, target, modes):
+        modes = KVModes(prefix_caching=False, chunked_prefill=False)
+    settled, neuron_config = _settle_and_check(config, override, target, modes, faults)
     faults.raise_if_any("the configuration")
     if neuron_config is None:
         raise AssertionError("a Neuron config that could not be built left no fault")
@@ -69,6 +71,25 @@ def resolve_quietly(config: VllmConfig) -> tuple[VllmConfig, list[str]]:
         neuron_options=replace(config.neuron_options, additional_config={}, override_neuron_config=plain(override)),
     )
     return resolved, list(_notices(resolved, neuron_config))
+
+
+def _settle_and_check(
+    config: VllmConfig, override: Mapping[str, Any], target: str, modes: KVModes, faults: Faults
+) -> tuple[VllmConfig, NeuronConfig | None]:
+    settled = _settle(config, override, modes, faults)
+    neuron_config = _build_neuron_config(settled, override, faults)
+    _check_step_tokens(settled, override, faults)
+    _check_model(settled, neuron_config, faults)
+    if neuron_config is not None:
+        refuse_keys(settled, neuron_config, target, faults)
+    return settled, neuron_config
+
+
+def _find_faults(config: VllmConfig, override: Mapping[str, Any], target: str, modes: KVModes) -> Faults:
+    """What would stand against these modes."""
+    faults = Faults()
+    _settle_and_check(config, override, target, modes, faults)
+    return faults
 
 
 def choose_target(device: str | None, faults: Faults) -> str:
@@ -98,7 +119,7 @@ def _has_device() -> bool:
     return any(Path("/dev").glob("neuron[0-9]*"))
 
 
-def _check_environment(config: VllmConfig, override: Mapping[str, Any], faults: Faults) -> None:
+def _check_environment(override: Mapping[str, Any], faults: Faults) -> None:
     if envs.NEURON_ON_DEVICE_SAMPLING_DISABLED and override.get("on_device_sampling_config") is not None:
         why = "NEURON_ON_DEVICE_SAMPLING_DISABLED says otherwise"
         faults.add(
@@ -107,15 +128,12 @@ def _check_environment(config: VllmConfig, override: Mapping[str, Any], faults: 
     if envs.VLLM_NEURON_FRAMEWORK != "neuronx-distributed-inference":
         why = "only neuronx-distributed-inference is supported"
         faults.add("VLLM_NEURON_FRAMEWORK", envs.VLLM_NEURON_FRAMEWORK, why, "Unset it")
-    if envs.DISABLE_NEURON_CUSTOM_SCHEDULER and config.scheduler_config.enable_chunked_prefill is None:
-        why = "it asks for chunked prefill, which is not served yet"
-        faults.add("DISABLE_NEURON_CUSTOM_SCHEDULER", True, why, "Unset it, or use --no-enable-chunked-prefill")
 
 
 # Settings that a vLLM option and a Neuron key both name.
 
 
-def _settle(config: VllmConfig, override: Mapping[str, Any], faults: Faults) -> VllmConfig:
+def _settle(config: VllmConfig, override: Mapping[str, Any], modes: KVModes, faults: Faults) -> VllmConfig:
     """The config with one value for each such setting, and the KV layout that follows."""
     model, scheduler, parallel, cache = (
         config.model_config,
@@ -132,18 +150,30 @@ def _settle(config: VllmConfig, override: Mapping[str, Any], faults: Faults) -> 
         max_model_len = 1
     settled = config.replace(
         model_config=replace(model, max_model_len=max_model_len, dtype=_agreed_dtype(model.dtype, override, faults)),
-        scheduler_config=replace(scheduler, max_num_seqs=max_num_seqs or DEFAULT_MAX_NUM_SEQS),
+        scheduler_config=replace(
+            scheduler,
+            max_num_seqs=max_num_seqs or DEFAULT_MAX_NUM_SEQS,
+            enable_chunked_prefill=modes.chunked_prefill,
+        ),
         parallel_config=replace(parallel, tensor_parallel_size=degree or 1),
+        cache_config=replace(cache, enable_prefix_caching=modes.prefix_caching),
     )
+    block_size = _agreed("pa_block_size", override, "block_size", cache.block_size, faults)
+    token_bytes = _kv_bytes_per_token(settled)
+    memory = cache.kv_cache_memory_bytes
+    size = block_size or DEFAULT_BLOCK_SIZE
     layout = kv_layout(
         max_model_len,
         max_num_seqs or DEFAULT_MAX_NUM_SEQS,
-        _agreed("pa_block_size", override, "block_size", cache.block_size, faults),
+        block_size,
         _agreed("pa_num_blocks", override, "num_gpu_blocks_override", cache.num_gpu_blocks_override, faults),
-        uses_block_kv(config),
+        modes.block_kv,
         faults,
+        spare=modes.prefix_caching,
+        max_blocks=memory // (size * token_bytes) if memory and token_bytes else None,
     )
-    return settled.replace(cache_config=replace(cache, block_size=layout.block_size, num_blocks=layout.num_blocks))
+    cache = replace(settled.cache_config, block_size=layout.block_size, num_blocks=layout.num_blocks)
+    return settled.replace(cache_config=cache)
 
 
 _AGREED_KEYS = frozenset({"tp_degree", "batch_size", "seq_len", "pa_block_size", "pa_num_blocks"})
@@ -182,46 +212,13 @@ def _agreed_dtype(dtype: str, override: Mapping[str, Any], faults: Faults) -> st
     return str(given)
 
 
-# The KV layout.
-
-
-@dataclass(frozen=True, slots=True)
-class KVLayout:
-    """Blocks of the KV cache. Contiguous: one block holds one sequence, and its id is the row."""
-
-    block_size: int
-    num_blocks: int
-
-
-def kv_layout(
-    max_model_len: int,
-    max_num_seqs: int,
-    block_size: int | None,
-    num_blocks: int | None,
-    block_kv: bool,
-    faults: Faults,
-) -> KVLayout:
-    """Block size and count for `max_num_seqs` whole sequences; given numbers must suffice for them."""
-    size = block_size or (min(DEFAULT_BLOCK_SIZE, max_model_len) if block_kv else max_model_len)
-    if not block_kv and size != max_model_len:
-        why = f"contiguous KV keeps a sequence in one block of max_model_len={max_model_len} tokens"
-        faults.add("block_size", size, why, "Leave it out", involves=["max_model_len"])
-        size = max_model_len
-    needed = -(-max_model_len // size) * max_num_seqs
-    count = num_blocks or needed
-    if count < needed or (count > needed and not block_kv):
-        why = f"{max_num_seqs} sequences of {max_model_len} tokens take {needed} blocks of {size}"
-        fix = f"Use {needed}{' or more' if block_kv else ''}, or leave it out"
-        faults.add("num_gpu_blocks_override", count, why, fix, involves=["max_model_len", "max_num_seqs"])
-        count = needed
-    return KVLayout(size, count)
-
-
 # The Neuron config and what the scheduler needs of it.
 
 
 def _build_neuron_config(config: VllmConfig, override: Mapping[str, Any], faults: Faults) -> NeuronConfig | None:
-    entries = {name: value for name, value in override.items() if name not in _AGREED_KEYS}
+    entries = {
+        name: value for name, value in override.items() if name not in _AGREED_KEYS and not _is_settled(name, value)
+    }
     if override.get("torch_dtype") is not None and config.model_config.dtype in BYTES:
         del entries["torch_dtype"]
     try:
@@ -231,33 +228,57 @@ def _build_neuron_config(config: VllmConfig, override: Mapping[str, Any], faults
         return None
 
 
+def _is_settled(name: str, value: Any) -> bool:
+    """Whether `kv_modes` has taken a key in. Values of wrong types are left for the Neuron config to complain of."""
+    return name in BLOCK_KV_KEYS and (value is None or isinstance(value, bool))
+
+
 def _with_step_limits(config: VllmConfig, neuron_config: NeuronConfig) -> VllmConfig:
     """The config with what the compiled programs limit, as plain numbers for the scheduler."""
-    scheduler, cache = config.scheduler_config, config.cache_config
+    scheduler = config.scheduler_config
     longest, rows, prompts = neuron_config.max_context_length, neuron_config.batch_size, neuron_config.ctx_batch_size
+    lookahead, mixed = neuron_config.speculation_length, bool(scheduler.enable_chunked_prefill)
+    step_tokens = scheduler.max_num_batched_tokens
+    if step_tokens is None:
+        prompt_tokens = min(DEFAULT_STEP_TOKENS, longest * rows) if mixed else longest * prompts
+        step_tokens = max(prompt_tokens, rows * (1 + lookahead))
     return config.replace(
         scheduler_config=replace(
             scheduler,
-            max_num_batched_tokens=scheduler.max_num_batched_tokens or max(longest * prompts, rows),
-            prefill_batch_size=prompts,
+            max_num_batched_tokens=step_tokens,
+            prefill_batch_size=rows if mixed and prompts == 1 else prompts,
             max_prefill_tokens=0,
             max_prompt_len=longest,
-            mixed_steps=False,
-            num_lookahead_tokens=neuron_config.speculation_length,
-            enable_chunked_prefill=bool(scheduler.enable_chunked_prefill),
-        ),
-        cache_config=replace(cache, enable_prefix_caching=bool(cache.enable_prefix_caching)),
+            mixed_steps=mixed,
+            num_lookahead_tokens=lookahead,
+        )
     )
 
 
 def _check_step_tokens(config: VllmConfig, override: Mapping[str, Any], faults: Faults) -> None:
-    tokens = config.scheduler_config.max_num_batched_tokens
-    longest, rows = override.get("max_context_length"), config.scheduler_config.max_num_seqs or DEFAULT_MAX_NUM_SEQS
+    tokens, rows = config.scheduler_config.max_num_batched_tokens, config.scheduler_config.max_num_seqs or 1
+    if tokens is None:
+        return
+    if tokens < 1:
+        faults.add("max_num_batched_tokens", tokens, "a step holds at least one token", "Leave it out")
+    elif config.scheduler_config.enable_chunked_prefill:
+        why = f"a step must hold one token for each of {rows} sequences"
+        fix = f"Use {rows} or more, lower max_num_seqs, or leave it out"
+        if tokens < rows:
+            faults.add("max_num_batched_tokens", tokens, why, fix, involves=["max_num_seqs", "batch_size"])
+    else:
+        _check_whole_prompts_fit(config, override, tokens, rows, faults)
+
+
+def _check_whole_prompts_fit(
+    config: VllmConfig, override: Mapping[str, Any], tokens: int, rows: int, faults: Faults
+) -> None:
+    longest = override.get("max_context_length")
     longest = longest if isinstance(longest, int) else config.model_config.max_len
     needed = max(longest, rows)
-    if tokens is not None and tokens < needed:
+    if tokens < needed:
         why = f"a step must hold the longest prompt ({longest} tokens) or one token for each of {rows} sequences"
-        fix = f"Use {needed} or more, or leave it out"
+        fix = f"Use {needed} or more, enable_chunked_prefill, or leave it out"
         faults.add("max_num_batched_tokens", tokens, why, fix, involves=["max_model_len", "max_context_length"])
 
 
@@ -282,20 +303,31 @@ def _check_model(config: VllmConfig, neuron_config: NeuronConfig | None, faults:
 
 def _check_kv_memory(config: VllmConfig, faults: Faults) -> None:
     cache, limit = config.cache_config, config.cache_config.kv_cache_memory_bytes
-    dtype = torch_dtype(config.model_config.dtype if cache.kv_cache_dtype == "auto" else cache.kv_cache_dtype)
-    if limit is None or not cache.block_size or dtype not in BYTES:
+    if limit is None or not cache.block_size:
         return
-    tokens = cache.block_size * cache.num_blocks
-    needed = kv_bytes_per_token(config.model_config.hf_config, BYTES[dtype]) * tokens
+    needed = _kv_bytes_per_token(config) * cache.block_size * cache.num_blocks
     if needed > limit:
         why = f"the KV cache takes {needed} bytes: {cache.num_blocks} blocks of {cache.block_size} tokens"
         faults.add("kv_cache_memory_bytes", limit, why, "Lower max_num_seqs or max_model_len, or raise it")
+
+
+def _kv_bytes_per_token(config: VllmConfig) -> int:
+    """Bytes of one token's KV; 0 where they are not known."""
+    dtype = config.cache_config.kv_cache_dtype
+    dtype = torch_dtype(config.model_config.dtype if dtype == "auto" else dtype)
+    return kv_bytes_per_token(config.model_config.hf_config, BYTES[dtype]) if dtype in BYTES else 0
 
 
 def _notices(config: VllmConfig, neuron_config: NeuronConfig) -> Iterator[str]:
     if config.target == "cpu" and _has_device() and (reason := _why_no_accelerator()):
         yield f"the Neuron device of this machine is not used: {reason}"
     yield from neuron_config.notices
+    if config.scheduler_config.mixed_steps:
+        tokens = config.scheduler_config.max_num_batched_tokens
+        yield (
+            f"chunked prefill: a step computes at most {tokens} tokens (max_num_batched_tokens), so that no running "
+            "stream waits for more than those before its next token"
+        )
     heads = HeadSharding.from_hf_config(neuron_config.tp_degree, config.model_config.hf_config)
     if heads and heads.degree > 1:
         split = "" if config.target == "neuronx" else f"; the {config.target} target splits nothing"

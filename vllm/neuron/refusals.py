@@ -5,12 +5,16 @@
 
 from __future__ import annotations
 
+from vllm import envs
 from vllm.config import ModelConfig, VllmConfig
 from vllm.neuron.faults import Faults
 from vllm.neuron.neuron_config import NeuronConfig
 
-BLOCK_KV_TARGETS: frozenset[str] = frozenset()
+BLOCK_KV_TARGETS = frozenset({"cpu", "null"})
 """Targets on which the engine serves block KV: prefix caching and chunked prefill."""
+
+CPU_BLOCK_MULTIPLE = 16
+"""The cpu target's attention takes so many positions at once."""
 
 DTYPES = {
     "cpu": ("bfloat16", "float32"),
@@ -32,11 +36,6 @@ _UNSERVED = {
     "a quantised KV cache is not served yet": ("kv_cache_quant", "kv_quant_config"),
     "tensors cannot be captured or replaced while serving": ("tensor_capture_config", "tensor_replacement_config"),
 }
-
-
-def uses_block_kv(config: VllmConfig) -> bool:
-    """Whether vLLM's settings ask for KV blocks smaller than a sequence: prefix caching or chunked prefill."""
-    return bool(config.cache_config.enable_prefix_caching or config.scheduler_config.enable_chunked_prefill)
 
 
 def refuse_options(config: VllmConfig, target: str, faults: Faults) -> None:
@@ -92,6 +91,8 @@ def _refuse_block_kv(config: VllmConfig, faults: Faults) -> None:
         faults.add("enable_prefix_caching", True, why, "Use --no-enable-prefix-caching, or leave it out")
     if config.scheduler_config.enable_chunked_prefill:
         faults.add("enable_chunked_prefill", True, why, "Use --no-enable-chunked-prefill, or leave it out")
+    elif config.scheduler_config.enable_chunked_prefill is None and envs.DISABLE_NEURON_CUSTOM_SCHEDULER:
+        faults.add("DISABLE_NEURON_CUSTOM_SCHEDULER", True, why, "Unset it, or use --no-enable-chunked-prefill")
 
 
 def refuse_keys(options: VllmConfig, config: NeuronConfig, target: str, faults: Faults) -> None:
@@ -100,9 +101,9 @@ def refuse_keys(options: VllmConfig, config: NeuronConfig, target: str, faults: 
         for name in names:
             if value := getattr(config, name):
                 faults.add(name, value, reason, "Leave it out")
-    if config.is_block_kv_layout and not uses_block_kv(options) and target not in BLOCK_KV_TARGETS:
-        name = "is_prefix_caching" if config.is_prefix_caching else "chunked_prefill_config"
-        faults.add(name, getattr(config, name), "block KV is not served yet", "Leave it and is_block_kv_layout out")
+    if config.is_block_kv_layout and target not in BLOCK_KV_TARGETS:
+        why = f"block KV is not served on the {target} target yet"
+        faults.add("is_block_kv_layout", True, why, "Leave out what asks for it")
     dtypes = DTYPES.get(target, ())
     if dtypes and config.torch_dtype not in dtypes:
         why = f"the {target} target does not compute in it"
@@ -111,9 +112,19 @@ def refuse_keys(options: VllmConfig, config: NeuronConfig, target: str, faults: 
         _refuse_on_accelerator(config, faults)
     else:
         _refuse_static_sampling(config, target, faults)
+    if target == "cpu":
+        _refuse_uneven_blocks(config, faults)
     if target == "cpu" and config.modules_to_not_convert:
         why = "the cpu target knows no exceptions from quantisation"
         faults.add("modules_to_not_convert", config.modules_to_not_convert, why, "Leave it out")
+
+
+def _refuse_uneven_blocks(config: NeuronConfig, faults: Faults) -> None:
+    size = config.pa_block_size
+    if size < config.seq_len and size % CPU_BLOCK_MULTIPLE:
+        below = max(size // CPU_BLOCK_MULTIPLE, 1) * CPU_BLOCK_MULTIPLE
+        why = f"the cpu target reads KV in blocks of a multiple of {CPU_BLOCK_MULTIPLE} tokens"
+        faults.add("block_size", size, why, f"Use {below}, {below + CPU_BLOCK_MULTIPLE}, or leave it out")
 
 
 def _refuse_static_sampling(config: NeuronConfig, target: str, faults: Faults) -> None:
@@ -127,8 +138,19 @@ def _refuse_static_sampling(config: NeuronConfig, target: str, faults: Faults) -
 
 
 def _refuse_on_accelerator(config: NeuronConfig, faults: Faults) -> None:
+    if config.is_block_kv_layout:
+        _refuse_odd_blocks(config, faults)
     if config.quantized and config.quantization_dtype == "int4":
         faults.add("quantization_dtype", "int4", "only the cpu target has it", 'Use "int8" or "f8e4m3"')
     if config.quantized and not config.quantized_checkpoints_path:
         why = "the library reads quantised weights from quantized_checkpoints_path"
         faults.add("quantized", True, why, "Set quantized_checkpoints_path")
+
+
+def _refuse_odd_blocks(config: NeuronConfig, faults: Faults) -> None:
+    size, chunked = config.pa_block_size, config.chunked_prefill_config
+    if size & (size - 1):
+        faults.add("block_size", size, "a KV block must be a power of two long", "Use 16, 32, 64 or 128")
+    if chunked is not None and chunked.kernel_kv_tile_size % size:
+        why = f"must divide kernel_kv_tile_size={chunked.kernel_kv_tile_size}"
+        faults.add("block_size", size, why, "Use a smaller power of two")

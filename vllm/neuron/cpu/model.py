@@ -4,7 +4,8 @@ An artifact holds
 
     weights.bin             every weight in kernel order, mapped at load and shared by all processes that load it
     index.json              where each weight lies, and what the KV cache of the model looks like
-    programs/<name>.json    one a compiled shape: prefill-<bucket>, and decode (its shape does not depend on the bucket,
+    programs/<name>.json    one a compiled shape: prefill-<bucket>, or with chunked prefill `mixed`, for decodes and
+                            pieces of prompts side by side; and decode (its shape does not depend on the bucket,
                             since attention reads a row's own context and no more)
 
 Programs take packed rows, so padding costs nothing here; a compiled shape only says how much memory a step may need.
@@ -68,6 +69,7 @@ class CpuDeviceModel(DeviceModel):
             "layout": LAYOUT_VERSION,
             "scheme": weight_scheme(config),
             "kv_dtype": kv_dtype(config),
+            "mixed_tokens": mixed_tokens(config),
         }
 
     @classmethod
@@ -137,20 +139,29 @@ class CpuDeviceModel(DeviceModel):
         """Threads and memory go with the last reference."""
 
     def _program(self, model_input: ModelInput) -> str:
-        if model_input.kind in (Kind.PREFILL, Kind.CHUNK):
-            return f"prefill-{model_input.bucket}"
-        return "decode"
+        if model_input.kind not in (Kind.PREFILL, Kind.CHUNK):
+            return "decode"
+        return "mixed" if self.capabilities.mixed_steps else f"prefill-{model_input.bucket}"
 
 
 def program_shapes(config: VllmConfig) -> dict[str, tuple[int, int]]:
     """Name -> most tokens of a step, and most positions whose logits are in memory at once."""
     rows, prompts = config.neuron_config.batch_size, config.scheduler_config.prefill_batch_size
-    shapes = {
-        f"prefill-{bucket}": (bucket * prompts, max(prompts, min(SCORED_AT_ONCE, bucket)))
-        for bucket in config.neuron_config.context_buckets
-    }
+    if tokens := mixed_tokens(config):
+        shapes = {"mixed": (tokens, max(rows, min(SCORED_AT_ONCE, tokens)))}
+    else:
+        shapes = {
+            f"prefill-{bucket}": (bucket * prompts, max(prompts, min(SCORED_AT_ONCE, bucket)))
+            for bucket in config.neuron_config.context_buckets
+        }
     shapes["decode"] = (rows * (1 + config.scheduler_config.num_lookahead_tokens), rows)
     return shapes
+
+
+def mixed_tokens(config: VllmConfig) -> int:
+    """Most tokens of a mixed step; 0 where steps are not mixed."""
+    scheduler = config.scheduler_config
+    return int(scheduler.max_num_batched_tokens or 0) if scheduler.mixed_steps else 0
 
 
 def weight_scheme(config: VllmConfig) -> Scheme:
