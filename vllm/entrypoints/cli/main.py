@@ -23,6 +23,9 @@ COMMANDS = {
     "run-batch": Command("vllm.entrypoints.cli.run_batch", "Answer a file of requests, without a server."),
     "chat": Command("vllm.entrypoints.cli.chat", "Talk with a running server."),
     "complete": Command("vllm.entrypoints.cli.complete", "Have a running server complete texts."),
+    "bench": Command(
+        "vllm.entrypoints.cli.bench", "Measure a server or an engine: serve, latency, throughput, startup."
+    ),
     "collect-env": Command("vllm.entrypoints.cli.collect_env", "Print what a bug report needs to say of this machine."),
 }
 
