@@ -21,7 +21,11 @@ GREEDY_TEMPERATURE = 1e-5
 
 @dataclass(slots=True)
 class Row:
-    """One request on the device. num_tokens: how many of its tokens are known; mask: allowed tokens, uint32 words."""
+    """One request on the device.
+
+    num_tokens: how many of its tokens are known; num_computed: of how many the KV is in the cache; mask: allowed
+    tokens, uint32 words.
+    """
 
     req_id: str
     line: int
@@ -31,6 +35,7 @@ class Row:
     num_tokens: int
     lora_id: int
     has_bias: bool
+    num_computed: int = 0
     mask: np.ndarray | None = field(default=None, repr=False)
 
 
@@ -110,6 +115,10 @@ class InputBatch:
         self._lines_in_use.discard(row.line)
         if not self.contiguous:
             heapq.heappush(self._free_lines, row.line)
+
+    def live_lines(self) -> IntArray:
+        """Lines whose KV is in use, ascending."""
+        return np.asarray(sorted(row.line for row in self.rows.values() if row.num_computed), np.int32)
 
     def sampling_input(self, rows: list[Row], lines: IntArray, grammar_masks: dict[str, bytes]) -> SamplingInput:
         """What sampling needs for these rows; `lines` are theirs, in the same order."""

@@ -44,6 +44,7 @@ class ModelInput:
     num_prompt_logprobs: int32 [B]: as SamplingInput.num_logprobs, for every input position but a sampling row's last:
         the log-probabilities of the token that follows it.
     next_token_ids: int32 [B, S]: the token that follows each input token in the prompt (for prompt logprobs), else 0.
+    live_seq_ids: int32 [N]: rows of the device whose KV must outlive this forward, in it or not; None: not known.
     """
 
     kind: Kind
@@ -62,6 +63,7 @@ class ModelInput:
     sampling: SamplingInput
     num_prompt_logprobs: IntArray
     next_token_ids: IntArray
+    live_seq_ids: IntArray | None = None
 
     @property
     def num_rows(self) -> int:

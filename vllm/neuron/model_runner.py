@@ -20,6 +20,8 @@ from vllm.neuron.buckets import SHORTEST_BUCKET, first_fit, generate_buckets
 from vllm.neuron.device import DeviceLost, DeviceModel
 from vllm.neuron.input_batch import InputBatch, Row
 from vllm.neuron.model_input import Kind, LogprobRows, ModelInput, ModelOutput
+from vllm.sample import host
+from vllm.sample.logprobs import logprob_rows
 
 logger = init_logger(__name__)
 
@@ -109,7 +111,7 @@ class NeuronModelRunner:
         batch = self.config.scheduler_config.prefill_batch_size
         return [
             group[start : start + sizes.get(kind, batch)]
-            for kind, group in kinds.items()
+            for kind, group in sorted(kinds.items(), key=lambda item: item[0] not in sizes)
             for start in range(0, len(group), sizes.get(kind, batch))
         ]
 
@@ -178,6 +180,7 @@ class NeuronModelRunner:
             sampling=self.batch.sampling_input([work.row for work in works], lines, step.grammar_masks),
             num_prompt_logprobs=num_prompt_logprobs,
             next_token_ids=next_token_ids,
+            live_seq_ids=self.batch.live_lines(),
         )
 
     def _block_table(self, works: list[Work]) -> np.ndarray:
@@ -212,10 +215,13 @@ class NeuronModelRunner:
     def _collect(
         self, works: list[Work], model_input: ModelInput, output: ModelOutput, result: ModelRunnerOutput
     ) -> None:
-        tokens, num_new = self._tokens(model_input, output)
+        if output.logits is not None:
+            self._sample_on_host(model_input, output)
+        tokens, num_new = self._tokens(output)
         prompt_start = 0
         for i, work in enumerate(works):
             req_id = work.row.req_id
+            work.row.num_computed = work.num_computed + work.num_new
             if model_input.num_prompt_logprobs[i] >= 0 and output.prompt_logprobs is not None:
                 count = int(model_input.num_tokens[i]) - int(model_input.samples[i])
                 stop = prompt_start + count
@@ -229,7 +235,17 @@ class NeuronModelRunner:
             if output.logprobs is not None and model_input.sampling.num_logprobs[i] >= 0:
                 result.logprobs[req_id] = _entries(output.logprobs, i, i + 1)
 
-    def _tokens(self, model_input: ModelInput, output: ModelOutput) -> tuple[np.ndarray, np.ndarray]:
+    def _sample_on_host(self, model_input: ModelInput, output: ModelOutput) -> None:
+        """Turn logits into tokens and log-probabilities."""
+        logits, samples = output.logits, model_input.samples
+        if logits is None or logits.shape != (model_input.num_rows, self.batch.vocab_size):
+            raise RuntimeError(f"expected logits of {model_input.num_rows} rows over {self.batch.vocab_size} tokens")
+        default_top_k = self.device.capabilities.default_top_k
+        tokens = host.sample(logits, model_input.sampling, default_top_k, samples)
+        output.tokens, output.num_new = tokens[:, None], samples.astype(np.int32)
+        output.logprobs = logprob_rows(logits, tokens, model_input.sampling)
+
+    def _tokens(self, output: ModelOutput) -> tuple[np.ndarray, np.ndarray]:
         if output.tokens is None or output.num_new is None:
             raise RuntimeError("the target returned neither tokens nor a host sampler's choice")
         return output.tokens, output.num_new

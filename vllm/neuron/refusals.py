@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 from vllm import envs
 from vllm.config import ModelConfig, VllmConfig
 from vllm.neuron.faults import Faults
@@ -109,7 +111,7 @@ def refuse_keys(options: VllmConfig, config: NeuronConfig, target: str, faults: 
         why = f"the {target} target does not compute in it"
         faults.add("dtype", config.torch_dtype, why, f"Use {' or '.join(dtypes)}")
     if target == "neuronx":
-        _refuse_on_accelerator(config, faults)
+        _refuse_on_accelerator(options, config, faults)
     else:
         _refuse_static_sampling(config, target, faults)
     if target == "cpu":
@@ -137,7 +139,9 @@ def _refuse_static_sampling(config: NeuronConfig, target: str, faults: Faults) -
         faults.add("on_device_sampling_config.deterministic", True, why, "Leave it out, and give requests a seed")
 
 
-def _refuse_on_accelerator(config: NeuronConfig, faults: Faults) -> None:
+def _refuse_on_accelerator(options: VllmConfig, config: NeuronConfig, faults: Faults) -> None:
+    checks = importlib.import_module("vllm.neuron.neuronx.checks")
+    checks.check(options, config, faults)
     if config.is_block_kv_layout:
         _refuse_odd_blocks(config, faults)
     if config.quantized and config.quantization_dtype == "int4":

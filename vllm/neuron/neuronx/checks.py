@@ -1,0 +1,84 @@
+"""What would fail, or go wrong unseen, in the installed version of the library: found before it is imported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vllm.config import VllmConfig
+from vllm.neuron.faults import Faults
+from vllm.neuron.neuron_config import NeuronConfig
+from vllm.neuron.neuronx.registry import check_architecture
+from vllm.neuron.neuronx.versions import (
+    KEYS_SINCE,
+    KEYS_UNTIL,
+    NEWEST,
+    OLDEST,
+    PACKAGE,
+    SAMPLING_KEYS_SINCE,
+    Version,
+    installed,
+    parse_version,
+)
+
+
+def check(config: VllmConfig, neuron: NeuronConfig, faults: Faults) -> None:
+    """Add the faults of a configuration. Where the library is missing, those that need no version."""
+    check_served(neuron, faults)
+    check_files(config, neuron, faults)
+    text = installed()
+    if not text:
+        return
+    version = parse_version(text)
+    if OLDEST <= version <= NEWEST:
+        check_keys(neuron, version, faults)
+        check_architecture(config.model_config.hf_config, version, config.model_config.max_len, faults)
+    else:
+        faults.add(PACKAGE, text, f"only {OLDEST} to {NEWEST} are known", f"Install {NEWEST}")
+
+
+def check_keys(neuron: NeuronConfig, version: Version, faults: Faults) -> None:
+    """Keys that the library of this version does not know, or no longer heeds."""
+    for name in sorted(neuron.changed()):
+        since = KEYS_SINCE.get(name, OLDEST)
+        if version < since:
+            why = f"NxD Inference has it from {since}; {version} would ignore it"
+            faults.add(name, getattr(neuron, name), why, "Leave it out, or install a newer version")
+        until, fix = KEYS_UNTIL.get(name, (NEWEST, ""))
+        if version > until:
+            faults.add(name, getattr(neuron, name), f"NxD Inference {version} no longer heeds it", fix)
+    sampling = neuron.on_device_sampling_config
+    for name in sorted(sampling.changed() if sampling else ()):
+        since = SAMPLING_KEYS_SINCE.get(name, OLDEST)
+        if version < since:
+            why = f"NxD Inference has it from {since}; {version} would ignore it"
+            faults.add(f"on_device_sampling_config.{name}", getattr(sampling, name), why, "Leave it out")
+
+
+def check_served(neuron: NeuronConfig, faults: Faults) -> None:
+    """Modes of the library that the engine does not drive."""
+    if neuron.ctx_batch_size != 1:
+        why = "prompts are encoded one at a time: padding a batch of them would overwrite running sequences"
+        faults.add("ctx_batch_size", neuron.ctx_batch_size, why, "Use 1, or leave it out")
+    if neuron.async_mode:
+        faults.add("async_mode", True, "steps are not overlapped yet", "Leave it out")
+    if neuron.on_cpu:
+        faults.add("on_cpu", True, "it is the library's own test mode", 'Leave it out; device="cpu" serves on a CPU')
+    sampling = neuron.on_device_sampling_config
+    if sampling is not None and not sampling.dynamic:
+        why = "the program would sample with compiled values, whatever a request asks for"
+        faults.add("on_device_sampling_config.dynamic", False, why, "Leave it out")
+
+
+def check_files(config: VllmConfig, neuron: NeuronConfig, faults: Faults) -> None:
+    """What the library reads from disk."""
+    model = Path(config.model_config.model_path or config.model_config.model)
+    if model.suffix == ".gguf":
+        fix = "Use the model's safetensors checkpoint"
+        faults.add("model", str(model), "NxD Inference does not read GGUF files", fix)
+    if config.model_config.load_format not in ("auto", "safetensors"):
+        given = config.model_config.load_format
+        faults.add("load_format", given, "NxD Inference reads safetensors checkpoints", 'Use "auto"')
+    path = neuron.quantized_checkpoints_path
+    if neuron.quantized and path and not any(Path(path).glob("*.safetensors")):
+        why = "it must be a directory of safetensors files; pickled .pt files are not opened"
+        faults.add("quantized_checkpoints_path", path, why, "Write one with the library's save_quantized_state_dict")

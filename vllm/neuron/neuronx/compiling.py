@@ -1,0 +1,107 @@
+"""Running the library's compiler: in a scratch directory of its own, and once again if it fails.
+
+What is shown is the first error of the first attempt: those that follow are mostly its consequences.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from vllm import envs
+from vllm.exceptions import VLLMError
+from vllm.logger import init_logger
+from vllm.neuron.device import Progress
+
+logger = init_logger(__name__)
+
+COMPILER_LOG = "log-neuron-cc.txt"
+_ATTEMPTS = 2
+_FINAL = (ValueError, TypeError, AssertionError, NotImplementedError, AttributeError, KeyError, ImportError)
+"""Errors of the library's checks: a second attempt would fail alike."""
+
+
+class CompilationFailed(VLLMError):
+    """The library could not compile the model. The message holds the first error of the first attempt."""
+
+
+def compile_into(directory: Path, compile_model: Callable[[Path], None], num_shards: int, progress: Progress) -> None:
+    """Fill `directory` (empty, private to this call) by `compile_model(directory)`, and check that all of it is there.
+
+    num_shards: files of sharded weights that must have been written; 0 where weights are no part of the artifact.
+    """
+    if any(directory.iterdir()):
+        raise CompilationFailed(f"{directory} is not empty; it is left as it is")
+    first = ""
+    for attempt in range(1, _ATTEMPTS + 1):
+        progress(f"neuronx-cc, attempt {attempt}" if attempt > 1 else "neuronx-cc", 0.0)
+        with scratch_directory() as scratch:
+            try:
+                compile_model(directory)
+            except _FINAL as error:
+                raise CompilationFailed(f"NxD Inference refused to compile: {_said(error)}") from error
+            except Exception as error:
+                message = _first_compiler_error(scratch) or _said(error)
+                first = first or message
+                logger.warning("compiling failed (attempt %d of %d): %s", attempt, _ATTEMPTS, message)
+                if attempt == _ATTEMPTS:
+                    raise CompilationFailed(
+                        f"compiling failed {_ATTEMPTS} times; the first error was: {first}"
+                    ) from error
+                _empty(directory)
+            else:
+                break
+    _check_complete(directory, num_shards)
+    progress("compiled", 1.0)
+
+
+@contextmanager
+def scratch_directory() -> Iterator[Path]:
+    """A compiler work directory nobody else uses: the library's default is shared by all processes of a host."""
+    before = envs.BASE_COMPILE_WORK_DIR
+    if before:
+        Path(before).mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix="neuronx-compile-", dir=before or None))
+    os.environ.update(BASE_COMPILE_WORK_DIR=f"{scratch}/")
+    try:
+        yield scratch
+    finally:
+        os.environ.pop("BASE_COMPILE_WORK_DIR")
+        if before:
+            os.environ.update(BASE_COMPILE_WORK_DIR=before)
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _first_compiler_error(scratch: Path) -> str:
+    """The first line that the compiler logged as an error, in the log that was written first."""
+    logs = sorted(scratch.rglob(COMPILER_LOG), key=lambda log: log.stat().st_mtime_ns)
+    for log in logs:
+        for line in log.read_text(errors="replace").splitlines():
+            if "ERROR" in line:
+                return f"{line.strip()} ({log.parent.relative_to(scratch)})"
+    return ""
+
+
+def _said(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def _empty(directory: Path) -> None:
+    """Remove what the failed attempt wrote; nothing else was here."""
+    for path in directory.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def _check_complete(directory: Path, num_shards: int) -> None:
+    needed = ["neuron_config.json", "model.pt"]
+    needed += [f"weights/tp{rank}_sharded_checkpoint.safetensors" for rank in range(num_shards)]
+    missing = [name for name in needed if not (directory / name).is_file()]
+    if missing:
+        raise CompilationFailed(f"the compiler ended without an error, but wrote no {', '.join(missing)}")

@@ -1,0 +1,125 @@
+"""`ModelInput` -> the keyword arguments of the library's `forward`.
+
+A call is one prompt, or the decode of every live row. Rows go in ascending by KV line, everything that belongs to a row
+with them; `Call.rows` brings results back. Nothing is left to the library's own padding that it gets wrong: prompts of
+one token, whose padding would be taken for their last token, and of two, whose padding has equal positions, are padded
+here to the largest bucket, where it adds nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from vllm.neuron.model_input import FloatArray, IntArray, Kind, ModelInput
+
+SHORT_PROMPT = 2
+"""Prompts up to this length are padded here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the compiled programs take. global_topk: 0 where the host samples."""
+
+    num_lines: int
+    max_length: int
+    max_context_length: int
+    vocab_size: int
+    global_topk: int
+    masks_absent_lines: bool
+    lora: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One forward of the library: keyword arguments as numpy arrays, and which rows of the ModelInput they hold."""
+
+    arguments: dict[str, Any]
+    rows: IntArray
+
+
+def build_calls(model_input: ModelInput, limits: Limits) -> Iterator[Call]:
+    """Raises ValueError for an input that the programs would compute wrongly."""
+    _check_lines(model_input, limits)
+    if model_input.kind is Kind.PREFILL:
+        for row in np.argsort(model_input.seq_ids, kind="stable"):
+            yield _prefill(model_input, int(row), limits)
+    elif model_input.kind is Kind.DECODE:
+        yield _decode(model_input, limits)
+    else:
+        raise ValueError(f"a {model_input.kind.value} needs block KV: over contiguous KV prompts are computed whole")
+
+
+def _prefill(model_input: ModelInput, row: int, limits: Limits) -> Call:
+    length = int(model_input.num_tokens[row])
+    if length > limits.max_context_length:
+        raise ValueError(f"a prompt of {length} tokens exceeds the longest compiled, {limits.max_context_length}")
+    if int(model_input.computed_context_lens[row]):
+        raise ValueError("a prompt whose beginning is computed already needs prefix caching")
+    width = limits.max_context_length if length <= SHORT_PROMPT else length
+    ids, positions = np.zeros((1, width), np.int32), np.zeros((1, width), np.int32)
+    ids[0, :length] = model_input.input_ids[row, :length]
+    positions[0, :length] = np.arange(length, dtype=np.int32)
+    rows = np.asarray([row], np.int32)
+    return Call({"input_ids": ids, "position_ids": positions, **_by_row(model_input, rows, limits)}, rows)
+
+
+def _decode(model_input: ModelInput, limits: Limits) -> Call:
+    _check_decode(model_input, limits)
+    rows = np.argsort(model_input.seq_ids, kind="stable").astype(np.int32)
+    ids, positions = model_input.input_ids[rows, :1], model_input.position_ids[rows, :1]
+    return Call({"input_ids": ids, "position_ids": positions, **_by_row(model_input, rows, limits)}, rows)
+
+
+def _by_row(model_input: ModelInput, rows: IntArray, limits: Limits) -> dict[str, Any]:
+    """What belongs to rows, in the order of `rows`."""
+    arguments: dict[str, Any] = {"seq_ids": model_input.seq_ids[rows]}
+    sampling = model_input.sampling_params[rows]
+    arguments["sampling_params"] = sampling_rows(sampling, limits) if limits.global_topk else np.ones_like(sampling)
+    if limits.lora:
+        arguments["adapter_ids"] = model_input.adapter_ids[rows]
+    return arguments
+
+
+def sampling_rows(given: FloatArray, limits: Limits) -> FloatArray:
+    """float32 [B, 3]: top_k, top_p, temperature as every version of the library takes and means them.
+
+    A disabled top_k is global_topk: -1 and 0 would make all candidates equally likely. Greedy is (1, 1, 1).
+    Raises ValueError for a row that the library would refuse together with its whole batch.
+    """
+    rows = given.astype(np.float32)
+    top_k, top_p, temperature = rows.T
+    disabled = (top_k <= 0) | (top_k >= limits.vocab_size)
+    rows[disabled, 0] = limits.global_topk
+    rows[temperature <= 0] = 1
+    wrong = (top_k > limits.global_topk) | (top_k != np.floor(top_k)) | ~((top_p > 0) & (top_p <= 1))
+    wrong |= ~np.isfinite(temperature)
+    if wrong.any():
+        row = rows[np.flatnonzero(wrong)[0]].tolist()
+        raise ValueError(f"(top_k, top_p, temperature) = {tuple(row)} cannot be sampled on the device")
+    return rows
+
+
+def _check_lines(model_input: ModelInput, limits: Limits) -> None:
+    lines = model_input.seq_ids
+    if lines.size == 0 or lines.min() < 0 or lines.max() >= limits.num_lines:
+        raise ValueError(f"KV lines {lines.tolist()} are not all of the {limits.num_lines} that were compiled")
+    if np.unique(lines).size != lines.size:
+        raise ValueError(f"KV lines {lines.tolist()} are not distinct")
+
+
+def _check_decode(model_input: ModelInput, limits: Limits) -> None:
+    positions = model_input.position_ids[:, 0]
+    if positions.min() < 1 or positions.max() >= limits.max_length:
+        raise ValueError(
+            f"a token at one of the positions {positions.tolist()} cannot be decoded: the first is the prompt's, the "
+            f"last is {limits.max_length - 1}"
+        )
+    if model_input.live_seq_ids is None or limits.masks_absent_lines:
+        return
+    absent = sorted(set(model_input.live_seq_ids.tolist()) - set(model_input.seq_ids.tolist()))
+    if absent:
+        raise ValueError(f"a decode without the live KV lines {absent} would overwrite them")

@@ -1,0 +1,182 @@
+"""`NeuronxDeviceModel`: a model on NeuronCores, driven through NxD Inference.
+
+An artifact directory holds what the library writes: `neuron_config.json`, `model.pt` (the compiled programs) and,
+unless `save_sharded_checkpoint` is false, `weights/tp<rank>_sharded_checkpoint.safetensors`. It is made for one
+configuration, and the application is opened with the configuration of this start: the two are compared before.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vllm import envs
+from vllm.config import VllmConfig
+from vllm.core.contract import HOST_SAMPLING, Capabilities
+from vllm.logger import init_logger
+from vllm.neuron.artifact_store import ArtifactError
+from vllm.neuron.device import DeviceLost, DeviceModel, Progress
+from vllm.neuron.model_input import ModelInput, ModelOutput
+from vllm.neuron.neuronx import environment, inputs, outputs
+from vllm.neuron.neuronx.compiling import compile_into
+from vllm.neuron.neuronx.config import build_inference_config, is_portable, neuron_entries
+from vllm.neuron.neuronx.library import load_library
+from vllm.neuron.neuronx.registry import application_class
+from vllm.neuron.neuronx.versions import PACKAGE, installed
+from vllm.neuron.parallel import HeadSharding
+
+logger = init_logger(__name__)
+
+_LOST = ("NRT_EXEC_HW_ERR", "NRT_HW_ERROR", "NRT_UNINITIALIZED", "NRT_CLOSED", "NRT_TIMEOUT", "NERR_HW")
+"""What the runtime says when a device, and not an input, is at fault."""
+
+_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "float8_e4m3fn": 1, "float8_e5m2": 1}
+
+
+class NeuronxDeviceModel(DeviceModel):
+    """A loaded application of the library."""
+
+    def __init__(self, config: VllmConfig, application: Any, directory: Path) -> None:
+        self.application: Any = application
+        self.config = config
+        self.directory = directory
+        self.limits = _limits(config)
+        self.capabilities = capabilities(config)
+
+    @classmethod
+    def artifact_key(cls, config: VllmConfig) -> dict[str, Any]:
+        packages = (PACKAGE, "neuronx-distributed", "neuronx-cc", "torch-neuronx")
+        return {
+            "compiler": {name: installed(name) for name in packages},
+            "portable": is_portable(config),
+            "platform": envs.NEURON_PLATFORM_TARGET_OVERRIDE,
+            "compiler_flags": envs.NEURON_CC_FLAGS,
+        }
+
+    @classmethod
+    def compile(cls, config: VllmConfig, directory: Path, progress: Progress) -> None:
+        environment.prepare(config)
+
+        def compile_model(target: Path) -> None:
+            _application(config).compile(str(target))
+
+        num_shards = config.neuron_config.local_ranks_size if is_portable(config) else 0
+        compile_into(directory, compile_model, num_shards, progress)
+
+    @classmethod
+    def load(cls, config: VllmConfig, directory: Path) -> NeuronxDeviceModel:
+        environment.prepare(config)
+        application = _application(config)
+        _compare(config, directory)
+        try:
+            application.load(str(directory))
+        except Exception as error:
+            raise ArtifactError(f"{directory} cannot be loaded: {environment.explain_load_failure(error)}") from error
+        return cls(config, application, directory)
+
+    def forward(self, model_input: ModelInput) -> ModelOutput:
+        num_rows = model_input.num_rows
+        if self.limits.global_topk:
+            result = ModelOutput(tokens=np.zeros((num_rows, 1), np.int32), num_new=model_input.samples.astype(np.int32))
+        else:
+            result = ModelOutput(logits=np.zeros((num_rows, self.limits.vocab_size), np.float32))
+        for call in inputs.build_calls(model_input, self.limits):
+            output = self._run(call)
+            if result.tokens is not None:
+                result.tokens[call.rows, 0] = outputs.sampled_tokens(output, len(call.rows))
+            elif result.logits is not None:
+                result.logits[call.rows] = outputs.last_logits(output, len(call.rows), self.limits.vocab_size)
+        return result
+
+    def memory(self) -> dict[str, int]:
+        weights = sum(file.stat().st_size for file in self.directory.glob("weights/*.safetensors"))
+        return {"weights": weights, "kv_cache": kv_cache_bytes(self.config)}
+
+    def shutdown(self) -> None:
+        """The runtime releases its cores with the last reference to the programs."""
+        self.application = None
+        gc.collect()
+
+    def _run(self, call: inputs.Call) -> Any:
+        import torch
+
+        arguments = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in call.arguments.items()}
+        if self.application is None:
+            raise DeviceLost("the model was shut down")
+        try:
+            return self.application.forward(**arguments)
+        except RuntimeError as error:
+            if any(sign in str(error) for sign in _LOST):
+                raise DeviceLost(f"the NeuronCores failed: {error}") from error
+            raise
+
+
+def capabilities(config: VllmConfig) -> Capabilities:
+    """With on-device sampling temperature, top_k and top_p; with host sampling all but logits of the prompt."""
+    vocab_size, global_topk = config.model_config.vocab_size, config.neuron_config.global_topk
+    on_device = config.neuron_config.on_device_sampling
+    return Capabilities(
+        target="neuronx",
+        sampling=frozenset() if on_device else HOST_SAMPLING - {"prompt_logprobs"},
+        max_top_k=min(global_topk, vocab_size) if on_device else vocab_size,
+        default_top_k=min(global_topk, vocab_size) if on_device else 0,
+        max_logprobs=0 if on_device else vocab_size,
+        structured_outputs=not on_device,
+        deterministic=False,
+    )
+
+
+def kv_cache_bytes(config: VllmConfig) -> int:
+    """Bytes of the KV cache over all cores, copies of KV heads included."""
+    neuron, hf_config = config.neuron_config, config.model_config.hf_config
+    heads = HeadSharding.from_hf_config(neuron.tp_degree, hf_config)
+    if heads is None:
+        return 0
+    lines = neuron.kv_cache_batch_size + neuron.kv_cache_padding_size
+    tokens = (
+        (neuron.pa_num_blocks + 1) * neuron.pa_block_size if neuron.is_block_kv_layout else lines * neuron.max_length
+    )
+    values = 2 * int(hf_config.get("num_hidden_layers", 0)) * heads.sharded_kv_heads * heads.head_dim
+    return int(values * tokens * _BYTES[neuron.torch_dtype])
+
+
+def _application(config: VllmConfig) -> Any:
+    library = load_library()
+    application = application_class(config.model_config.hf_config, library.model_types)
+    built = build_inference_config(config, library, application)
+    return application(config.model_config.model_path or config.model_config.model, built)
+
+
+def _limits(config: VllmConfig) -> inputs.Limits:
+    neuron = config.neuron_config
+    return inputs.Limits(
+        num_lines=neuron.tkg_batch_size,
+        max_length=neuron.max_length,
+        max_context_length=neuron.context_buckets[-1],
+        vocab_size=config.model_config.vocab_size,
+        global_topk=neuron.global_topk,
+        masks_absent_lines=neuron.apply_seq_ids_mask,
+    )
+
+
+def _compare(config: VllmConfig, directory: Path) -> None:
+    """Hold the artifact's own configuration against this start's. Raises ArtifactError that lists the differences."""
+    try:
+        saved = json.loads((directory / "neuron_config.json").read_text())["neuron_config"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(f"{directory} holds no readable neuron_config.json: {error}") from None
+    entries = neuron_entries(config, load_library().version)
+    sampling = entries.get("on_device_sampling_config")
+    differences = [
+        f"{name}: {saved.get(name)!r} in the artifact, {value!r} needed"
+        for name, value in entries.items()
+        if isinstance(value, (bool, int, list)) and saved.get(name) != value
+    ]
+    if (sampling is None) != (saved.get("on_device_sampling_config") is None):
+        differences.append("on_device_sampling_config: only one of the artifact and this configuration has it")
+    if differences:
+        raise ArtifactError(f"{directory} was compiled for another configuration: {'; '.join(differences)}")

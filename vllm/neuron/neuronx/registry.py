@@ -1,0 +1,69 @@
+"""Which of the library's models runs a checkpoint's architecture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from vllm.neuron.faults import Faults, nearest
+from vllm.neuron.neuronx.versions import MODELS_SINCE, Version
+
+TASK = "causal-lm"
+
+ARCHITECTURES: dict[str, tuple[str, ...]] = {
+    "LlamaForCausalLM": ("llama",),
+    "MistralForCausalLM": ("mistral", "llama"),
+    "MixtralForCausalLM": ("mixtral",),
+    "DbrxForCausalLM": ("dbrx",),
+    "Qwen2ForCausalLM": ("qwen2",),
+    "Qwen3ForCausalLM": ("qwen3",),
+    "Qwen3MoeForCausalLM": ("qwen3_moe",),
+    "GptOssForCausalLM": ("gpt_oss",),
+    "Gemma3ForCausalLM": ("gemma3",),
+}
+"""Names in the library's registry, the best first. A Mistral without its window is a Llama."""
+
+IMAGE_TO_TEXT: dict[str, str] = {
+    "Llama4ForConditionalGeneration": "llama4",
+    "MllamaForConditionalGeneration": "mllama",
+    "LlavaForConditionalGeneration": "pixtral",
+    "Qwen2VLForConditionalGeneration": "qwen2_vl",
+    "Qwen3VLForConditionalGeneration": "qwen3_vl",
+    "Gemma3ForConditionalGeneration": "gemma3",
+}
+
+
+def known_architecture(hf_config: Mapping[str, Any]) -> str | None:
+    """The first of a checkpoint's architectures that the library has a model for."""
+    return next((name for name in hf_config.get("architectures") or [] if name in ARCHITECTURES), None)
+
+
+def check_architecture(hf_config: Mapping[str, Any], version: Version, max_model_len: int, faults: Faults) -> None:
+    """Whether a checkpoint runs on this version, at this length."""
+    given = list(hf_config.get("architectures") or [])
+    shown = given[0] if len(given) == 1 else given
+    if images := [name for name in given if name in IMAGE_TO_TEXT]:
+        faults.add("architectures", shown, f"{images[0]} is an image-to-text model, which is not served yet")
+        return
+    architecture = known_architecture(hf_config)
+    if architecture is None:
+        hint = nearest(str(given[0]) if given else "", ARCHITECTURES)
+        faults.add("architectures", shown, "NxD Inference has no model for it", hint)
+        return
+    since = min(MODELS_SINCE[name] for name in ARCHITECTURES[architecture] if name in MODELS_SINCE)
+    if version < since:
+        faults.add("architectures", shown, f"NxD Inference has it from {since}, and {version} is installed")
+    window = hf_config.get("sliding_window")
+    if architecture == "MistralForCausalLM" and window and max_model_len > window:
+        why = f"beyond the model's sliding window of {window} tokens, which NxD Inference {version} does not apply"
+        faults.add("max_model_len", max_model_len, why, f"Use at most {window}")
+
+
+def application_class(hf_config: Mapping[str, Any], model_types: Mapping[str, Mapping[str, Any]]) -> Any:
+    """The application class from the library's MODEL_TYPES. Raises ValueError where it has none."""
+    architecture = known_architecture(hf_config)
+    for name in ARCHITECTURES.get(architecture or "", ()):
+        if TASK in model_types.get(name, {}):
+            return model_types[name][TASK]
+    given = ", ".join(hf_config.get("architectures") or ["nothing"])
+    raise ValueError(f"the installed NxD Inference has no model for {given}; it has {', '.join(sorted(model_types))}")
