@@ -1,7 +1,7 @@
 """An engine that the server's own duties are tested on: it says what it is told to, waits, fails or dies on demand.
 
 Tokens are bytes. What follows a prompt is a letter for each step, counted from the prompt's last token, so texts
-differ by prompt.
+differ by prompt; or `text`, whatever was asked.
 """
 
 from __future__ import annotations
@@ -63,6 +63,7 @@ class FakeEngine:
         self.failure: BaseException | None = None
         self.fail_after: int | None = None
         self.errored = False
+        self.text: str | None = None
         self.tokenizer = FakeTokenizer()
         self.metrics = SimpleNamespace(registry=CollectorRegistry())
 
@@ -89,6 +90,8 @@ class FakeEngine:
         ids = prompt["prompt_token_ids"]
         num_tokens = params.max_tokens or 0
         tokens = [97 + (ids[-1] + step) % 26 for step in range(num_tokens)]
+        if self.text is not None:
+            tokens, num_tokens = list(self.text.encode()), len(self.text)
         if params.output_kind is RequestOutputKind.FINAL_ONLY:
             await self._wait(num_tokens)
             yield self._output(request_id, prompt, params, tokens, True)
@@ -114,7 +117,7 @@ class FakeEngine:
                 logprobs=[_logprobs(token, params.logprobs) for token in tokens]
                 if params.logprobs is not None
                 else None,
-                finish_reason="length" if finished else None,
+                finish_reason=("length" if self.text is None else "stop") if finished else None,
             )
             for index in range(params.n)
         ]

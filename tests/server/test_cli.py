@@ -74,7 +74,9 @@ def test_options() -> None:
         (["--no-such-option"], "--no-such-option"),
         (["--max-model-lenn", "9"], "did you mean --max-model-len?"),
         (["stray"], "'stray'"),
-        (["--enable-auto-tool-choice"], "tool calling"),
+        (["--enable-auto-tool-choice"], "--tool-call-parser"),
+        (["--tool-call-parser", "hermess"], "hermes"),
+        (["--tool-parser-plugin", "x.py"], "--tool-parser-plugin"),
         (["--api-server-count", "4"], "load balancer"),
     ],
 )

@@ -139,6 +139,10 @@ async def init_app_state(engine_client: Any, state: State, args: argparse.Namesp
         enable_force_include_usage=args.enable_force_include_usage,
         response_role=args.response_role,
         sse_keep_alive_interval=args.sse_keep_alive_interval,
+        enable_auto_tool_choice=args.enable_auto_tool_choice,
+        tool_call_parser=args.tool_call_parser,
+        reasoning_parser=args.reasoning_parser,
+        exclude_tools_when_tool_choice_none=args.exclude_tools_when_tool_choice_none,
     )
     request_logger = RequestLogger(args.enable_log_requests, args.enable_log_outputs, args.max_log_len)
     defaults = engine_client.default_sampling_params

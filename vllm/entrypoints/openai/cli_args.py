@@ -24,6 +24,7 @@ from vllm.entrypoints.openai.middleware.limits import (
     DEFAULT_MAX_HEADER_BYTES,
     DEFAULT_MAX_HEADERS,
 )
+from vllm.entrypoints.openai.parsers import REASONING_PARSERS, TOOL_PARSERS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +66,14 @@ class FrontendArgs:
     )
     default_chat_template_kwargs: dict[str, Any] = option({}, "Variables of the chat template, as JSON.", type="json")
     response_role: str = option("assistant", "Role of chat answers.")
+    enable_auto_tool_choice: bool = option(False, "Look for tool calls in outputs; needs --tool-call-parser.")
+    tool_call_parser: str | None = option(None, "How the model writes tool calls.", choices=sorted(TOOL_PARSERS))
+    reasoning_parser: str | None = option(
+        None,
+        "How the model marks its reasoning, which is then set apart from the content.",
+        choices=sorted(REASONING_PARSERS),
+    )
+    exclude_tools_when_tool_choice_none: bool = option(False, "Do not show tools to the model with tool_choice none.")
     return_tokens_as_token_ids: bool = option(False, "Name tokens in logprobs by token_id:<id>.")
     enable_request_id_headers: bool = option(False, "Send X-Request-Id with every response.")
     enable_prompt_tokens_details: bool = option(False, "Report cached prompt tokens in the usage.")
@@ -120,6 +129,8 @@ def validate_args(args: argparse.Namespace) -> None:
         raise ValueError("--ssl-keyfile and --ssl-certfile belong together")
     if args.allow_credentials and "*" in args.allowed_origins:
         raise ValueError("--allow-credentials needs named --allowed-origins, not *")
+    if args.enable_auto_tool_choice and not args.tool_call_parser:
+        raise ValueError("--enable-auto-tool-choice needs --tool-call-parser")
     if args.uds and args.host:
         raise ValueError("--uds and --host exclude one another")
     if args.api_key and not all(args.api_key):

@@ -9,20 +9,15 @@ from vllm.logger import init_logger
 
 logger = init_logger(__name__)
 
-_TOOLS = "tool calling is not available yet"
-_REASONING = "reasoning parsers are not available yet"
+_CODE = "code from outside is not loaded or run; see --tool-call-parser for what there is"
 _ADAPTERS = "LoRA adapters are not served yet"
 _ONE_SERVER = "one process answers HTTP; run more servers behind a load balancer"
 
 FOREIGN_FRONTEND_OPTIONS: dict[str, ForeignOption] = {
-    "enable_auto_tool_choice": ForeignOption(False, _TOOLS, refused=True, type=bool),
-    "tool_call_parser": ForeignOption(None, _TOOLS, refused=True),
-    "tool_parser_plugin": ForeignOption("", _TOOLS, refused=True),
-    "tool_strict_level": ForeignOption("auto", _TOOLS, refused=True),
-    "tool_server": ForeignOption(None, _TOOLS, refused=True),
-    "exclude_tools_when_tool_choice_none": ForeignOption(False, _TOOLS, refused=True, type=bool),
-    "reasoning_parser": ForeignOption("", _REASONING, refused=True),
-    "enable_reasoning": ForeignOption(False, _REASONING, refused=True, type=bool),
+    "tool_parser_plugin": ForeignOption("", _CODE, refused=True),
+    "tool_strict_level": ForeignOption("auto", "calls cannot be forced into a form yet", refused=True),
+    "tool_server": ForeignOption(None, _CODE, refused=True),
+    "enable_reasoning": ForeignOption(False, "--reasoning-parser suffices", type=bool),
     "lora_modules": ForeignOption(None, _ADAPTERS, refused=True),
     "prompt_adapters": ForeignOption(None, _ADAPTERS, refused=True),
     "api_server_count": ForeignOption(1, _ONE_SERVER, refused=True, type=int),

@@ -1,7 +1,7 @@
 """`/v1/chat/completions`.
 
-A choice's text becomes message content as it is. Tool and reasoning parsers will stand between the engine's text
-and the delta: `_ChatStream._delta` and `OpenAIServingChat._message` are their two places.
+Without parsers a choice's text becomes message content as it is. With a reasoning or a tool parser it goes through a
+`ChatOutput`, one for each choice, whole or piece by piece.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from typing import Any
 
 from msgspec import UNSET
 
+from vllm.entrypoints.openai.chat_output import ChatOutput, check_parsers, is_empty, needs_parser
 from vllm.entrypoints.openai.logprobs import LogprobsFormatter
 from vllm.entrypoints.openai.protocol import (
     ChatCompletionRequest,
     ChatCompletionResponse,
     ChatCompletionResponseChoice,
-    ChatMessage,
     ErrorResponse,
 )
 from vllm.entrypoints.openai.protocol.stream import DONE, ChatChunk, ChatChunkChoice, Delta, event
@@ -36,8 +36,11 @@ class OpenAIServingChat(OpenAIServing):
 
     async def _create(self, request: ChatCompletionRequest, raw_request: Any) -> ChatCompletionResponse | Events:
         self.models.resolve(request.model)
+        check_parsers(request, self.options)
         response_id = self.response_id("chatcmpl", request, raw_request)
         effort = {"reasoning_effort": request.reasoning_effort} if request.reasoning_effort is not None else None
+        if self.options.exclude_tools_when_tool_choice_none and request.tool_choice == "none":
+            request.tools = None
         prompt = await self.renderer.render_chat(request, effort, request.truncated)
         prompt = self.truncate(request, prompt, request.output_limit)
         generation = self.generate(request, response_id, [prompt], lambda prompt: self._params(request, prompt))
@@ -87,17 +90,15 @@ class OpenAIServingChat(OpenAIServing):
     def _choice(
         self, request: ChatCompletionRequest, formatter: LogprobsFormatter, completion: CompletionOutput
     ) -> ChatCompletionResponseChoice:
+        output = ChatOutput(request, self.options)
         return ChatCompletionResponseChoice(
             index=completion.index,
-            message=self._message(request, completion),
+            message=output.message(self.role_of(request), completion.text, self.echo_of(request)),
             logprobs=chat_logprobs(request, formatter, completion),
-            finish_reason=completion.finish_reason,
+            finish_reason=output.finish_reason(completion.finish_reason),
             stop_reason=completion.stop_reason,
             token_ids=list(completion.token_ids) if request.return_token_ids else None,
         )
-
-    def _message(self, request: ChatCompletionRequest, completion: CompletionOutput) -> ChatMessage:
-        return ChatMessage(role=self.role_of(request), content=self.echo_of(request) + completion.text)
 
 
 def chat_logprobs(request: ChatCompletionRequest, formatter: LogprobsFormatter, completion: CompletionOutput) -> Any:
@@ -120,6 +121,9 @@ class _ChatStream:
         self._num_prompt = len(generation.prompts[0].token_ids)
         self._num_cached = 0
         self._always_sent = bool(request.logprobs) or bool(request.return_token_ids)
+        self._outputs: list[ChatOutput] = []
+        if needs_parser(request, serving.options):
+            self._outputs = [ChatOutput(request, serving.options) for _ in range(request.num_choices)]
 
     async def events(self) -> AsyncGenerator[bytes, None]:
         async with aclosing(self._generation.outputs) as outputs:
@@ -130,8 +134,9 @@ class _ChatStream:
                         yield event(first)
                 for completion in output.outputs:
                     self._num_tokens[completion.index] += len(completion.token_ids)
-                    if completion.text or completion.finish_reason or self._always_sent:
-                        yield event(self._chunk(self._choice(completion)))
+                    choice = self._choice(completion)
+                    if completion.finish_reason or self._always_sent or not is_empty(choice.delta):
+                        yield event(self._chunk(choice))
         if self._serving.wants_usage(self._request):
             yield event(self._usage_chunk())
         yield DONE
@@ -152,13 +157,19 @@ class _ChatStream:
             completion.index,
             self._delta(completion),
             chat_logprobs(self._request, self._formatter, completion),
-            completion.finish_reason,
+            self._finish_reason(completion),
             completion.stop_reason if completion.finish_reason else UNSET,
             list(completion.token_ids) if self._request.return_token_ids else UNSET,
         )
 
     def _delta(self, completion: CompletionOutput) -> Delta:
-        return Delta(content=completion.text)
+        if self._outputs:
+            return self._outputs[completion.index].delta(completion.text, completion.finish_reason is not None)
+        return Delta(content=completion.text or UNSET)
+
+    def _finish_reason(self, completion: CompletionOutput) -> str | None:
+        reason = completion.finish_reason
+        return self._outputs[completion.index].finish_reason(reason) if self._outputs else reason
 
     def _chunk(self, choice: ChatChunkChoice) -> ChatChunk:
         generation = self._generation

@@ -43,6 +43,10 @@ class ServingOptions:
     enable_force_include_usage: bool = False
     response_role: str = "assistant"
     sse_keep_alive_interval: float = 0
+    enable_auto_tool_choice: bool = False
+    tool_call_parser: str | None = None
+    reasoning_parser: str | None = None
+    exclude_tools_when_tool_choice_none: bool = False
 
 
 @dataclass(kw_only=True)

@@ -12,6 +12,8 @@ from vllm.entrypoints.openai.protocol.chat import (
     ChatCompletionResponse,
     ChatCompletionResponseChoice,
     ChatMessage,
+    FunctionCall,
+    ToolCallMessage,
 )
 from vllm.entrypoints.openai.protocol.completion import (
     CompletionLogProbs,
@@ -41,6 +43,7 @@ __all__ = [
     "DetokenizeResponse",
     "ErrorInfo",
     "ErrorResponse",
+    "FunctionCall",
     "ModelCard",
     "ModelList",
     "ModelPermission",
@@ -49,5 +52,6 @@ __all__ = [
     "TokenizeChatRequest",
     "TokenizeCompletionRequest",
     "TokenizeResponse",
+    "ToolCallMessage",
     "UsageInfo",
 ]

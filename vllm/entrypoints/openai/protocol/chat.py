@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from vllm.entrypoints.openai.protocol.base import ClosedModel, OpenAIBaseModel, Unsupported, UsageInfo
 from vllm.entrypoints.openai.protocol.completion import PromptLogprobs
@@ -84,17 +84,18 @@ class TemplateFields(OpenAIBaseModel):
         return self
 
 
-_TOOLS = 'tool calling is not available on this server. Set it to "none" to have the template show `tools` only.'
-
-
 class ChatCompletionRequest(TemplateFields, SamplingFields):
     max_completion_tokens: int | None = Field(None, ge=1, description="Most tokens to generate. Default: what fits.")
     max_tokens: int | None = Field(None, ge=1, description="The older name of `max_completion_tokens`.")
     logprobs: bool | None = Field(False, description="Report log-probabilities of the generated tokens.")
     top_logprobs: int | None = Field(None, description="And of this many most likely ones; needs `logprobs`.")
     echo: bool = Field(False, description="Put the last message before the output when it has the same role.")
-    tool_choice: str | dict[str, Any] | None = Field(None, description='Only "none" is available.')
-    parallel_tool_calls: bool | None = Field(None, description="No effect without tool calling.")
+    tool_choice: str | dict[str, Any] | None = Field(
+        None,
+        description='"auto" (the default with `tools`) needs --enable-auto-tool-choice; "none": tools are only shown.',
+    )
+    parallel_tool_calls: bool | None = Field(None, description="False: at most one call is given.")
+    include_reasoning: bool = Field(True, description="Give the reasoning that a --reasoning-parser sets apart.")
     reasoning_effort: str | None = Field(None, description="Handed to the chat template.")
     return_prompt_text: bool | None = Field(None, description="Add the rendered prompt to the response.")
 
@@ -103,7 +104,6 @@ class ChatCompletionRequest(TemplateFields, SamplingFields):
         "audio": Unsupported("the model answers with text."),
         "function_call": Unsupported("it gave way to `tool_choice`.", (None, "none")),
         "functions": Unsupported("they gave way to `tools`.", (None, [])),
-        "include_reasoning": Unsupported("no reasoning parser is configured.", (None, True)),
         "mm_processor_kwargs": Unsupported("the model takes text only.", (None, {})),
         "modalities": Unsupported("the model answers with text.", (None, ["text"])),
         "prediction": Unsupported("predicted outputs are not available."),
@@ -118,6 +118,11 @@ class ChatCompletionRequest(TemplateFields, SamplingFields):
             _check_logprobs(data)
             _check_tools(data)
         return data
+
+    @property
+    def wants_tool_calls(self) -> bool:
+        """Whether calls are to be looked for in the output."""
+        return self.tools is not None and self.tool_choice != "none"
 
     @property
     def output_limit(self) -> int | None:
@@ -141,8 +146,30 @@ def _check_tools(data: dict[str, Any]) -> None:
         return
     if not tools:
         raise VLLMValidationError("`tools` must not be empty. Leave it out instead.", parameter="tools")
-    if choice != "none":
-        raise VLLMValidationError(f"`tool_choice` {choice or 'auto'!r}: {_TOOLS}", parameter="tool_choice")
+    if not isinstance(tools, list) or not all(_tool_name(tool) for tool in tools):
+        raise VLLMValidationError(
+            'Each of `tools` must be {"type": "function", "function": {"name": ..., "parameters": ...}}.',
+            parameter="tools",
+        )
+    if isinstance(choice, dict):
+        _check_named(_tool_name(choice), [_tool_name(tool) for tool in tools])
+    elif choice not in (None, "none", "auto", "required"):
+        raise VLLMValidationError(
+            "`tool_choice` must be none, auto, required or a function of `tools`.", parameter="tool_choice"
+        )
+
+
+def _tool_name(tool: Any) -> str | None:
+    function = tool.get("function") if isinstance(tool, dict) else None
+    name = function.get("name") if isinstance(function, dict) else None
+    return name if isinstance(name, str) else None
+
+
+def _check_named(name: str | None, known: list[str | None]) -> None:
+    if name is None or name not in known:
+        raise VLLMValidationError(
+            f"`tool_choice` names {str(name)[:64]!r}, which is not in `tools`.", parameter="tool_choice"
+        )
 
 
 class TopLogprob(ClosedModel):
@@ -159,7 +186,22 @@ class ChatLogprobs(ClosedModel):
     content: list[TokenLogprob] | None = None
 
 
+class FunctionCall(ClosedModel):
+    """arguments: the text of a JSON object."""
+
+    name: str
+    arguments: str
+
+
+class ToolCallMessage(ClosedModel):
+    id: str
+    type: str = "function"
+    function: FunctionCall
+
+
 class ChatMessage(ClosedModel):
+    """`reasoning_content` repeats `reasoning` under its older name. Both and `tool_calls` are left out where empty."""
+
     role: str
     content: str | None = None
     refusal: str | None = None
@@ -167,6 +209,14 @@ class ChatMessage(ClosedModel):
     audio: dict[str, Any] | None = None
     function_call: dict[str, Any] | None = None
     reasoning: str | None = None
+    reasoning_content: str | None = None
+    tool_calls: list[ToolCallMessage] | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_there(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = handler(self)
+        optional = ("reasoning", "reasoning_content", "tool_calls")
+        return {name: value for name, value in fields.items() if value is not None or name not in optional}
 
 
 class ChatCompletionResponseChoice(ClosedModel):

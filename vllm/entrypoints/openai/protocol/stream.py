@@ -43,9 +43,26 @@ class CompletionChunk(Struct):
     usage: Usage | UnsetType = UNSET
 
 
+class FunctionDelta(Struct):
+    name: str
+    arguments: str
+
+
+class ToolCallDelta(Struct):
+    index: int
+    id: str
+    function: FunctionDelta
+    type: str = "function"
+
+
 class Delta(Struct):
+    """reasoning_content repeats reasoning under its older name."""
+
     role: str | UnsetType = UNSET
     content: str | UnsetType = UNSET
+    reasoning: str | UnsetType = UNSET
+    reasoning_content: str | UnsetType = UNSET
+    tool_calls: list[ToolCallDelta] | UnsetType = UNSET
 
 
 class ChatChunkChoice(Struct):

@@ -1,0 +1,131 @@
+"""Parsers say the same whatever the pieces were, lose nothing, and take time in proportion to the text."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vllm.entrypoints.openai.parsers import (
+    REASONING_PARSERS,
+    TOOL_PARSERS,
+    ChainedParser,
+    Content,
+    OutputParser,
+    Part,
+    Reasoning,
+    ToolCall,
+)
+
+CALL = '<tool_call>\n{"name": "f", "arguments": {"x": [1, "}</tool"]}}\n</tool_call>'
+
+MADE = ToolCall("f", '{"x": [1, "}</tool"]}')
+
+
+def joined(parts: list[Part]) -> list[Part]:
+    """Neighbours of the same kind as one."""
+    result: list[Part] = []
+    for part in parts:
+        last = result[-1] if result else None
+        if isinstance(part, (Content, Reasoning)) and type(last) is type(part):
+            result[-1] = type(part)(last.text + part.text)  # type: ignore[union-attr]
+        else:
+            result.append(part)
+    return result
+
+
+def parse(parser: OutputParser, pieces: list[str]) -> list[Part]:
+    return joined([part for piece in pieces for part in parser.feed(piece)] + parser.finish())
+
+
+def make(name: str) -> OutputParser:
+    if "+" in name:
+        reasoning, tools = name.split("+")
+        return ChainedParser(REASONING_PARSERS[reasoning](), TOOL_PARSERS[tools]())
+    return {**REASONING_PARSERS, **TOOL_PARSERS}[name]()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("qwen3", "<think>why</think>because", [Reasoning("why"), Content("because")]),
+        ("qwen3", "\n<think>\nwhy\n</think>\n\nso </think> it", [Reasoning("\nwhy\n"), Content("\n\nso </think> it")]),
+        ("qwen3", "no thought", [Content("no thought")]),
+        ("qwen3", "<think>cut off </thi", [Reasoning("cut off </thi")]),
+        ("qwen3", "<thi", [Content("<thi")]),
+        ("qwen3", " \n a", [Content(" \n a")]),
+        ("qwen3", "</think>", [Content("</think>")]),
+        ("deepseek_r1", "why</think>because", [Reasoning("why"), Content("because")]),
+        ("deepseek_r1", "<think>why</think>because", [Reasoning("why"), Content("because")]),
+        ("deepseek_r1", "still thinking", [Reasoning("still thinking")]),
+        ("granite", "Here is my thought process: a Here is my response: b", [Reasoning(" a "), Content(" b")]),
+        ("hermes", "Hello", [Content("Hello")]),
+        ("hermes", CALL, [MADE]),
+        ("hermes", f"Let me see.\n{CALL}\n{CALL}\n", [Content("Let me see."), MADE, MADE, Content("\n")]),
+        ("hermes", '<tool_call>{"name": "f", "arguments": {}}', [ToolCall("f", "{}")]),
+        ("hermes", "<tool_call>nonsense</tool_call> x", [Content("<tool_call>nonsense</tool_call> x")]),
+        ("hermes", "a </tool_call> b <tool", [Content("a </tool_call> b <tool")]),
+        ("hermes", '<tool_call>{"name": 5}</tool_call>', [Content('<tool_call>{"name": 5}</tool_call>')]),
+        ("llama3_json", '{"name": "f", "parameters": {"a": 1}}', [ToolCall("f", '{"a": 1}')]),
+        ("llama3_json", '<|python_tag|>{"name": "f", "parameters": {}}; {"name": "g", "arguments": {"b": 2}}',
+         [ToolCall("f", "{}"), ToolCall("g", '{"b": 2}')]),
+        ("llama3_json", '{"no": "call"}', [Content('{"no": "call"}')]),
+        ("llama3_json", " plain {", [Content(" plain {")]),
+        ("mistral", '[TOOL_CALLS] [{"name": "f", "arguments": {"a": "\u2603"}}]', [ToolCall("f", '{"a": "\u2603"}')]),
+        ("mistral", "[TOOL", [Content("[TOOL")]),
+        ("mistral", "[TOOL_CALLS] []", [Content("[TOOL_CALLS] []")]),
+        ("qwen3+hermes", f"<think>{CALL}</think>{CALL}", [Reasoning(CALL), MADE]),
+    ],
+)  # fmt: skip
+def test_forms(name: str, text: str, expected: list[Part]) -> None:
+    assert parse(make(name), [text]) == expected
+    assert parse(make(name), list(text)) == expected
+    assert parse(make(name), ["", *(text[i : i + 3] for i in range(0, len(text), 3)), ""]) == expected
+
+
+PIECES = [
+    "<think>", "</think>", "<think", ">", "<", "</", "<tool_call>", "</tool_call>", "<tool_", "call>", "{", "}", " ",
+    '{"name": "f", "arguments": {}}', '{"name": "g", "parameters": {"x": 1}}', "<|python_tag|>", "[TOOL_CALLS]",
+    "[TOOL", "\n", ";", '"', "a", "[", "Here is my thought process:", "Here is my response:", "Here is",
+]  # fmt: skip
+NAMES = [*REASONING_PARSERS, *TOOL_PARSERS, "qwen3+hermes", "deepseek_r1+llama3_json", "granite+mistral"]
+
+
+@settings(max_examples=600)
+@given(st.sampled_from(NAMES), st.lists(st.sampled_from(PIECES), max_size=12), st.data())
+def test_pieces_do_not_matter(name: str, words: list[str], data: st.DataObject) -> None:
+    text = "".join(words)
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=12)))
+    pieces = [text[start:end] for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True)]
+    assert parse(make(name), pieces) == parse(make(name), [text])
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=12))
+def test_text_without_calls_comes_back_whole(words: list[str]) -> None:
+    text = "".join(words)
+    for name in TOOL_PARSERS:
+        parts = parse(make(name), list(text))
+        if not any(isinstance(part, ToolCall) for part in parts):
+            assert "".join(part.text for part in parts) == text  # type: ignore[union-attr]
+        for part in parts:
+            if isinstance(part, ToolCall):
+                assert isinstance(json.loads(part.arguments), dict)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "text", ["<" * 200_000, "<tool_call>" * 20_000, "[" * 200_000, '{"a":' * 40_000, "<think>" * 30_000]
+)
+def test_hostile_text_takes_linear_time(name: str, text: str) -> None:
+    """A quadratic parser would not come back from this."""
+    parser = make(name)
+    for i in range(0, len(text), 4):
+        parser.feed(text[i : i + 4])
+    parser.finish()
+
+
+def test_model_text_is_never_evaluated() -> None:
+    text = '<tool_call>{"name": "__import__(\'os\').abort()", "arguments": {"x": "{{ 7 * 7 }}"}}</tool_call>'
+    assert parse(make("hermes"), [text]) == [ToolCall("__import__('os').abort()", '{"x": "{{ 7 * 7 }}"}')]

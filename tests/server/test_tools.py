@@ -1,0 +1,116 @@
+"""Tool calls and reasoning in chat answers, plain and streamed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import openai
+import pytest
+
+from tests.server.conftest import BASE
+from tests.server.fake_engine import FakeEngine
+
+QUESTION: list[Any] = [{"role": "user", "content": "hi"}]
+TOOLS: list[Any] = [
+    {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}},
+    {"type": "function", "function": {"name": "time"}},
+]
+TEXT = (
+    "<think>I need both.</think>One moment."
+    '<tool_call>{"name": "weather", "arguments": {"city": "Paris"}}</tool_call>'
+    '<tool_call>{"name": "time", "arguments": {}}</tool_call>'
+)
+FLAGS = ("--enable-auto-tool-choice", "--tool-call-parser", "hermes", "--reasoning-parser", "qwen3")
+
+
+@pytest.fixture
+async def api(engine: FakeEngine, make_client: Callable[..., Any]) -> openai.AsyncOpenAI:
+    engine.text = TEXT
+    client = await make_client(*FLAGS)
+    return openai.AsyncOpenAI(base_url=f"{BASE}/v1", api_key="none", http_client=client, max_retries=0)
+
+
+def names_and_arguments(calls: Any) -> list[tuple[str, Any]]:
+    return [(call.function.name, json.loads(call.function.arguments)) for call in calls or []]
+
+
+EXPECTED = [("weather", {"city": "Paris"}), ("time", {})]
+
+
+async def test_plain(api: openai.AsyncOpenAI) -> None:
+    answer = await api.chat.completions.create(model="fake", messages=QUESTION, tools=TOOLS)
+    (choice,) = answer.choices
+    assert choice.finish_reason == "tool_calls"
+    assert choice.message.content == "One moment."
+    assert names_and_arguments(choice.message.tool_calls) == EXPECTED
+    assert len({call.id for call in choice.message.tool_calls or []}) == 2
+    assert choice.message.reasoning == choice.message.reasoning_content == "I need both."  # type: ignore[attr-defined]
+
+
+async def test_streamed(api: openai.AsyncOpenAI) -> None:
+    stream = await api.chat.completions.create(
+        model="fake", messages=QUESTION, tools=TOOLS, n=2, temperature=1, stream=True
+    )
+    chunks = [chunk async for chunk in stream]
+    for index in range(2):
+        choices = [choice for chunk in chunks for choice in chunk.choices if choice.index == index]
+        deltas = [choice.delta for choice in choices]
+        assert "".join(delta.content or "" for delta in deltas) == "One moment."
+        assert "".join(getattr(delta, "reasoning", None) or "" for delta in deltas) == "I need both."
+        calls = [call for delta in deltas for call in delta.tool_calls or []]
+        assert [call.index for call in calls] == [0, 1] and all(call.type == "function" for call in calls)
+        assert names_and_arguments(calls) == EXPECTED
+        assert [choice.finish_reason for choice in choices if choice.finish_reason] == ["tool_calls"]
+
+
+async def test_choices_about_tools(api: openai.AsyncOpenAI) -> None:
+    one = await api.chat.completions.create(model="fake", messages=QUESTION, tools=TOOLS, parallel_tool_calls=False)
+    assert names_and_arguments(one.choices[0].message.tool_calls) == EXPECTED[:1]
+    none = await api.chat.completions.create(model="fake", messages=QUESTION, tools=TOOLS, tool_choice="none")
+    assert none.choices[0].message.tool_calls is None and "<tool_call>" in (none.choices[0].message.content or "")
+    assert none.choices[0].finish_reason == "stop"
+    plain = await api.chat.completions.create(model="fake", messages=QUESTION, extra_body={"include_reasoning": False})
+    assert not hasattr(plain.choices[0].message, "reasoning") and "I need both" not in (
+        plain.choices[0].message.content or ""
+    )
+
+
+async def test_message_without_calls_has_no_empty_list(api: openai.AsyncOpenAI, engine: FakeEngine) -> None:
+    engine.text = "Just text."
+    answer = await api.chat.completions.create(model="fake", messages=QUESTION, tools=TOOLS)
+    assert "tool_calls" not in answer.choices[0].message.model_fields_set
+    assert (answer.choices[0].message.content, answer.choices[0].finish_reason) == ("Just text.", "stop")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"tools": TOOLS, "tool_choice": "required"},
+        {"tools": TOOLS, "tool_choice": TOOLS[0]},
+        {"tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "other"}}},
+        {"tools": TOOLS, "tool_choice": "sometimes"},
+        {"tools": [{"type": "function"}]},
+        {"tools": [{"type": "function", "function": {"name": 5}}]},
+        {"tools": {}},
+        {"tools": []},
+        {"tool_choice": "auto"},
+    ],
+)
+async def test_faults(api: openai.AsyncOpenAI, fields: dict[str, Any]) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        await api.chat.completions.create(model="fake", messages=QUESTION, **fields)
+    assert caught.value.param in ("tools", "tool_choice")
+
+
+async def test_server_without_parsers(engine: FakeEngine, make_client: Callable[..., Any]) -> None:
+    client = await make_client()
+    for fields in ({"tools": TOOLS}, {"include_reasoning": False}):
+        response = await client.post("/v1/chat/completions", json={"messages": QUESTION, **fields})
+        assert response.status_code == 400
+    response = await client.post(
+        "/v1/chat/completions", json={"messages": QUESTION, "tools": TOOLS, "tool_choice": "none"}
+    )
+    assert response.status_code == 200
+    assert not {"reasoning", "tool_calls"} & response.json()["choices"][0]["message"].keys()

@@ -1,0 +1,52 @@
+"""Parsers of what models write: reasoning, tool calls. Registries by the names of vLLM's options."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from vllm.entrypoints.openai.parsers.base import Content, OutputParser, Part, PlainParser, Reasoning, ToolCall
+from vllm.entrypoints.openai.parsers.reasoning import deepseek_r1, granite, qwen3
+from vllm.entrypoints.openai.parsers.tools import HermesParser, Llama3JsonParser, MistralParser
+
+REASONING_PARSERS: dict[str, Callable[[], OutputParser]] = {
+    "deepseek_r1": deepseek_r1,
+    "granite": granite,
+    "qwen3": qwen3,
+}
+TOOL_PARSERS: dict[str, Callable[[], OutputParser]] = {
+    "hermes": HermesParser,
+    "llama3_json": Llama3JsonParser,
+    "mistral": MistralParser,
+}
+
+
+class ChainedParser:
+    """Reasoning is set apart first; tools are looked for in the content that is left."""
+
+    def __init__(self, reasoning: OutputParser, tools: OutputParser) -> None:
+        self._reasoning, self._tools = reasoning, tools
+
+    def feed(self, text: str) -> list[Part]:
+        return self._pass_on(self._reasoning.feed(text))
+
+    def finish(self) -> list[Part]:
+        return self._pass_on(self._reasoning.finish()) + self._tools.finish()
+
+    def _pass_on(self, parts: list[Part]) -> list[Part]:
+        passed: list[Part] = []
+        for part in parts:
+            passed += self._tools.feed(part.text) if isinstance(part, Content) else [part]
+        return passed
+
+
+__all__ = [
+    "REASONING_PARSERS",
+    "TOOL_PARSERS",
+    "ChainedParser",
+    "Content",
+    "OutputParser",
+    "Part",
+    "PlainParser",
+    "Reasoning",
+    "ToolCall",
+]
