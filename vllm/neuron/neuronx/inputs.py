@@ -1,9 +1,11 @@
 """`ModelInput` -> the keyword arguments of the library's `forward`.
 
 A call is one prompt, or the decode of every live row. Rows go in ascending by KV line, everything that belongs to a row
-with them; `Call.rows` brings results back. Nothing is left to the library's own padding that it gets wrong: prompts of
-one token, whose padding would be taken for their last token, and of two, whose padding has equal positions, are padded
-here to the largest bucket, where it adds nothing.
+with them; `Call.rows` brings results back.
+
+The library samples at the greatest position of a prompt, and pads with position 1: it would take the padding of a prompt
+of one token for the prompt, and may take that of two. Both are padded here to the largest bucket, where it adds nothing,
+with position 0; and one token is repeated, so that whichever of the equal positions is taken gives the same.
 """
 
 from __future__ import annotations
@@ -60,7 +62,7 @@ def _prefill(model_input: ModelInput, row: int, limits: Limits) -> Call:
     if int(model_input.computed_context_lens[row]):
         raise ValueError("a prompt whose beginning is computed already needs prefix caching")
     width = limits.max_context_length if length <= SHORT_PROMPT else length
-    ids, positions = np.zeros((1, width), np.int32), np.zeros((1, width), np.int32)
+    ids, positions = np.full((1, width), model_input.input_ids[row, 0]), np.zeros((1, width), np.int32)
     ids[0, :length] = model_input.input_ids[row, :length]
     positions[0, :length] = np.arange(length, dtype=np.int32)
     rows = np.asarray([row], np.int32)

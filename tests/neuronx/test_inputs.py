@@ -1,0 +1,134 @@
+"""From `ModelInput` to the library's keyword arguments."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.neuronx.inputs import GREEDY, decode, model_input, prefill
+from vllm.neuron.model_input import Kind
+from vllm.neuron.neuronx.inputs import Limits, build_calls, sampling_rows
+
+LIMITS = Limits(
+    num_lines=4,
+    max_length=64,
+    max_context_length=32,
+    vocab_size=320,
+    global_topk=256,
+    masks_absent_lines=False,
+    lora=True,
+)
+
+
+def _calls(given, limits=LIMITS):
+    return list(build_calls(given, limits))
+
+
+def test_decode_rows_are_sorted_with_everything_that_belongs_to_them():
+    sampling = np.asarray([(5, 0.9, 0.5), (6, 0.8, 0.6), (7, 0.7, 0.7)], np.float32)
+    (call,) = _calls(decode([10, 11, 12], [3, 0, 2], [7, 8, 9], sampling_params=sampling))
+    assert call.arguments["seq_ids"].tolist() == [0, 2, 3]
+    assert call.arguments["input_ids"].tolist() == [[11], [12], [10]]
+    assert call.arguments["position_ids"].tolist() == [[8], [9], [7]]
+    assert call.arguments["sampling_params"][:, 0].tolist() == [6, 7, 5]
+    assert call.arguments["adapter_ids"].tolist() == [1, 2, 0]
+    assert call.rows.tolist() == [1, 2, 0]
+
+
+def test_prompts_are_calls_of_their_own():
+    calls = _calls(prefill([[5, 6, 7], [8, 9, 10, 11]], [2, 1]))
+    assert [call.arguments["input_ids"].tolist() for call in calls] == [[[8, 9, 10, 11]], [[5, 6, 7]]]
+    assert [call.arguments["position_ids"].tolist() for call in calls] == [[[0, 1, 2, 3]], [[0, 1, 2]]]
+    assert [call.arguments["seq_ids"].tolist() for call in calls] == [[1], [2]]
+    assert [call.rows.tolist() for call in calls] == [[1], [0]]
+
+
+@pytest.mark.parametrize(("prompt", "positions"), [([5], [0, 0, 0]), ([5, 6], [0, 1, 0])])
+def test_short_prompts_fill_the_largest_bucket_with_position_0(prompt, positions):
+    (call,) = _calls(prefill([prompt], [0]))
+    assert call.arguments["input_ids"].shape == (1, 32)
+    assert call.arguments["position_ids"][0, :3].tolist() == positions
+    assert int(call.arguments["position_ids"][0].argmax()) == len(prompt) - 1
+
+
+@pytest.mark.parametrize("position", [0, 64, 65])
+def test_decodes_outside_the_cache_are_refused(position):
+    with pytest.raises(ValueError, match="the last is 63"):
+        _calls(decode([5, 6], [0, 1], [3, position]))
+
+
+def test_the_last_position_is_legal():
+    assert _calls(decode([5], [0], [63]))
+
+
+def test_a_decode_without_a_live_line_is_refused():
+    given = decode([5, 6], [0, 2], [3, 3], live_seq_ids=np.asarray([0, 1, 2, 3], np.int32))
+    with pytest.raises(ValueError, match=r"live KV lines \[1, 3\]"):
+        _calls(given)
+    assert _calls(given, dataclasses.replace(LIMITS, masks_absent_lines=True))
+
+
+@pytest.mark.parametrize("lines", [[0, 0], [-1, 1], [1, 4]])
+def test_lines_are_distinct_and_compiled(lines):
+    with pytest.raises(ValueError, match="KV lines"):
+        _calls(decode([5, 6], lines, [3, 3]))
+
+
+def test_a_prompt_beyond_the_largest_bucket_is_refused():
+    with pytest.raises(ValueError, match="the longest compiled, 32"):
+        _calls(prefill([[5] * 33], [0]))
+
+
+@pytest.mark.parametrize("kind", [Kind.CHUNK, Kind.VERIFY])
+def test_pieces_need_block_kv(kind):
+    with pytest.raises(ValueError, match="block KV"):
+        _calls(model_input(kind, [[5, 6]], [0], [3]))
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ((0, 0.9, 1.0), (256, 0.9, 1.0)),
+        ((-1, 0.9, 1.0), (256, 0.9, 1.0)),
+        ((320, 0.9, 1.0), (256, 0.9, 1.0)),
+        ((40, 0.9, 0.0), GREEDY),
+        ((-1, 1.0, 0.0), GREEDY),
+        ((256, 1.0, 2.0), (256, 1.0, 2.0)),
+        (GREEDY, GREEDY),
+    ],
+)
+def test_sampling_rows(given, expected):
+    assert sampling_rows(np.asarray([given], np.float32), LIMITS)[0].tolist() == pytest.approx(expected)
+
+
+def test_the_given_rows_are_left_alone():
+    rows = np.asarray([(0, 0.9, 0.0)], np.float32)
+    sampling_rows(rows, LIMITS)
+    assert rows.tolist() == [[0, pytest.approx(0.9), 0]]
+
+
+@pytest.mark.parametrize("row", [(257, 1, 1), (1.5, 1, 1), (5, 0, 1), (5, 1.5, 1), (5, 1, np.nan), (5, np.nan, 1)])
+def test_rows_that_would_reject_the_batch_are_refused(row):
+    with pytest.raises(ValueError, match="cannot be sampled"):
+        sampling_rows(np.asarray([row], np.float32), LIMITS)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([-1, 0, 1, 7, 256, 320, 1000]),
+            st.floats(0.0078125, 1, width=32),
+            st.sampled_from([0.0, 0.25, 1.0, 2.0]),
+        ),
+        min_size=1,
+        max_size=4,
+    )
+)
+def test_what_passes_is_valid_in_every_version(rows):
+    for top_k, top_p, temperature in sampling_rows(np.asarray(rows, np.float32), LIMITS).tolist():
+        assert 1 <= top_k <= 256 and top_k == int(top_k)
+        assert 0 < top_p <= 1 and temperature > 0
