@@ -3,9 +3,9 @@
 A call is one prompt, or the decode of every live row. Rows go in ascending by KV line, everything that belongs to a row
 with them; `Call.rows` brings results back.
 
-The library samples at the greatest position of a prompt, and pads with position 1: it would take the padding of a prompt
-of one token for the prompt, and may take that of two. Both are padded here to the largest bucket, where it adds nothing,
-with position 0; and one token is repeated, so that whichever of the equal positions is taken gives the same.
+The library samples at the greatest position of a prompt, and pads with position 1: it would take the padding of a
+prompt of one token for the prompt, and may take that of two. Both are padded here to the largest bucket, where it adds
+nothing, with position 0; and one token is repeated, so that whichever of the equal positions is taken gives the same.
 """
 
 from __future__ import annotations

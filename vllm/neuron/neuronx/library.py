@@ -31,12 +31,9 @@ def is_imported() -> bool:
 def load_library() -> Library:
     """Import the library. Raises RuntimeError that says what is missing or does not fit together."""
     try:
-        return Library(
-            version=parse_version(installed()),
-            config=importlib.import_module(f"{ROOT}.models.config"),
-            model_types=importlib.import_module(f"{ROOT}.utils.constants").MODEL_TYPES,
-            load_pretrained_config=importlib.import_module(f"{ROOT}.utils.hf_adapter").load_pretrained_config,
-        )
+        config = importlib.import_module(f"{ROOT}.models.config")
+        constants = importlib.import_module(f"{ROOT}.utils.constants")
+        adapter = importlib.import_module(f"{ROOT}.utils.hf_adapter")
     except ImportError as error:
         found = ", ".join(
             f"{name} {installed(name) or 'missing'}" for name in (PACKAGE, "torch-neuronx", "transformers")
@@ -45,3 +42,5 @@ def load_library() -> Library:
             f"NxD Inference cannot be imported: {error}. Installed: {found}. It needs transformers 4; see "
             "requirements-neuron.txt for versions that go together"
         ) from error
+    version = parse_version(installed())
+    return Library(version, config, constants.MODEL_TYPES, adapter.load_pretrained_config)

@@ -53,7 +53,7 @@ class NeuronxDeviceModel(DeviceModel):
         return {
             "compiler": {name: installed(name) for name in packages},
             "portable": is_portable(config),
-            "platform": envs.NEURON_PLATFORM_TARGET_OVERRIDE,
+            "platform": environment.platform_name(),
             "compiler_flags": envs.NEURON_CC_FLAGS,
         }
 
@@ -147,7 +147,8 @@ def kv_cache_bytes(config: VllmConfig) -> int:
 def _application(config: VllmConfig) -> Any:
     library = load_library()
     application = application_class(config.model_config.hf_config, library.model_types)
-    built = build_inference_config(config, library, application)
+    with environment.library_setting_the_platform():
+        built = build_inference_config(config, library, application)
     return application(config.model_config.model_path or config.model_config.model, built)
 
 
