@@ -162,7 +162,7 @@ class NeuronOptions:
 
     device: str | None = option(
         None,
-        "Device target: auto, neuronx, cpu, null. Default: VLLM_NEURON_TARGET, else neuronx where a device is, else cpu.",
+        "Device target: auto, neuronx, cpu, null. Default: VLLM_NEURON_TARGET, else neuronx on a device, else cpu.",
     )
     additional_config: dict[str, Any] = option(
         {}, 'Backend options, e.g. {"override_neuron_config": {"enable_bucketing": false}}.', type="json"

@@ -4,7 +4,7 @@ Names and defaults are the library's; some defaults are replaced by vLLM's setti
 is one group of the reference in `docs/neuron_config.md`; together they are `NeuronConfig`.
 """
 
-# ruff: noqa: RUF009 - key() makes dataclass fields
+
 
 from __future__ import annotations
 

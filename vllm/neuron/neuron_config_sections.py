@@ -1,6 +1,6 @@
 """The nested sections of the Neuron config, with NxD Inference's names and defaults."""
 
-# ruff: noqa: RUF009 - key() makes dataclass fields
+
 
 from __future__ import annotations
 
