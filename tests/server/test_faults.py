@@ -174,6 +174,11 @@ def test_vllm_serve_on_a_unix_socket(tiny_llama: Path, tmp_path: Path) -> None:
             assert client.get("/v1/models").json()["data"][0]["id"] == MODEL
             answer = client.post("/v1/completions", json={"prompt": "a", "max_tokens": 3})
             assert answer.json()["usage"]["completion_tokens"] == 3
+        with pytest.raises(AssertionError, match="cannot listen"), serve(tiny_llama, *SMALL, "--uds", str(path)):
+            pass
+        server.process.kill()
+    with serve(tiny_llama, *SMALL, "--uds", str(path)) as server:
+        assert server.url == f"unix:{path}", "the file that was left behind is no hindrance"
 
 
 def test_several_names_and_priorities(tiny_llama: Path) -> None:

@@ -28,6 +28,7 @@ class InFlight:
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._num_reserved = 0
         self.draining = False
 
     def __len__(self) -> int:
@@ -59,14 +60,25 @@ class InFlight:
             if not task.done():
                 task.cancel()
 
+    def reserve(self) -> None:
+        """A stream was promised: draining waits for it though it has not begun. `release` it in the end."""
+        self._num_reserved += 1
+
+    def release(self) -> None:
+        self._num_reserved -= 1
+
     async def drain(self, seconds: float) -> None:
         """Refuse new work, give what runs `seconds` to finish, then cancel the rest and wait for it to end."""
         self.draining = True
-        deadline = asyncio.get_running_loop().time() + seconds
-        while self._tasks and (remaining := deadline - asyncio.get_running_loop().time()) > 0:
-            await asyncio.wait(self._tasks, timeout=min(remaining, 0.1))
-        self.cancel_all()
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
+        while (self._tasks or self._num_reserved) and loop.time() < deadline:
+            await asyncio.sleep(0.01)
+        told: set[asyncio.Task[Any]] = set()
         while self._tasks:
+            for task in self._tasks - told:
+                task.cancel()
+            told |= self._tasks
             await asyncio.sleep(0.01)
 
     def cancel_all(self) -> None:

@@ -10,11 +10,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import errno
 import ipaddress
 import signal
 import socket
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -37,9 +39,7 @@ _CLOSE_SECONDS = 3
 def create_socket(args: argparse.Namespace) -> socket.socket:
     """Bound, not yet listening: a port that is taken is found before a model is loaded."""
     if args.uds:
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        sock.bind(args.uds)
-        return sock
+        return _unix_socket(Path(args.uds))
     host = args.host or DEFAULT_HOST
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
@@ -49,6 +49,21 @@ def create_socket(args: argparse.Namespace) -> socket.socket:
     except OSError as error:
         sock.close()
         raise OSError(error.errno, f"cannot listen on {host} port {args.port}: {error.strerror or error}") from None
+    return sock
+
+
+def _unix_socket(path: Path) -> socket.socket:
+    """A socket file that nobody listens on is what an earlier server left behind."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        if path.is_socket() and sock.connect_ex(str(path)) == errno.ECONNREFUSED:
+            path.unlink()
+        sock.close()
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock.bind(str(path))
+    except OSError as error:
+        sock.close()
+        raise OSError(error.errno, f"cannot listen on {path}: {error.strerror or error}") from None
     return sock
 
 

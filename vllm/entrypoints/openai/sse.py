@@ -90,6 +90,7 @@ class EventStream(Response):
         self.init_headers({"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         self._events = events
         self._in_flight = in_flight
+        in_flight.reserve()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -101,6 +102,7 @@ class EventStream(Response):
         except ClientDisconnected:
             return
         finally:
+            self._in_flight.release()
             await self._events.aclose()
 
     async def _send_events(self, send: Send) -> None:
