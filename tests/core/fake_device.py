@@ -69,6 +69,7 @@ class Row:
     num_prompt_logprobs: int | None
     lora_id: int
     version: int
+    num_cached: int
     can_decode: bool = False
 
 
@@ -123,6 +124,7 @@ class FakeDevice:
             params.prompt_logprobs,
             new.lora_id,
             self.version,
+            -(-new.num_computed_tokens // self.config.cache_config.block_size) * self.config.cache_config.block_size,
         )
 
     def _extend(self, known: CachedRequest) -> None:
@@ -137,7 +139,7 @@ class FakeDevice:
         for req_id, row in self.rows.items():
             _check(len(row.block_ids) == len(set(row.block_ids)), f"{req_id} has a block twice")
             _check(all(0 <= block < cache.num_blocks for block in row.block_ids), f"{req_id} has an unknown block")
-            for block in row.block_ids[row.computed // cache.block_size :]:
+            for block in row.block_ids[max(row.computed, row.num_cached) // cache.block_size :]:
                 _check(block not in writers, f"block {block} is written by {req_id} and {writers.get(block)}")
                 writers[block] = req_id
         for req_id, row in self.rows.items():
@@ -180,7 +182,7 @@ class FakeDevice:
         start, stop = row.computed, row.computed + num_tokens
         inputs = row.tokens + drafts
         _check(stop <= len(inputs) and num_tokens > len(drafts), f"{req_id}: {num_tokens} tokens are not known")
-        for position in range(start, stop):
+        for position in range(max(start, row.num_cached), stop):
             self._write_kv(row, position, inputs[position])
         context = [self.kv[self._slot(row, position)] for position in range(stop)]
         _check([entry[0] for entry in context] == inputs[:stop], f"{req_id}: its KV cache holds other tokens")

@@ -40,7 +40,14 @@ class Engine:
         return self.now
 
     def add(
-        self, prompt: list[int], *, req_id: str | None = None, priority: int = 0, lora_id: int = 0, **params: object
+        self,
+        prompt: list[int],
+        *,
+        req_id: str | None = None,
+        priority: int = 0,
+        lora_id: int = 0,
+        cache_salt: str | None = None,
+        **params: object,
     ) -> str:
         req_id = req_id or f"r{self.num_added}"
         self.num_added += 1
@@ -53,6 +60,7 @@ class Engine:
             arrival_time=float(self.num_added),
             priority=priority,
             lora_id=lora_id,
+            cache_salt=cache_salt,
         )
         self.scheduler.add_request(request)
         self.told[req_id] = Told(request)

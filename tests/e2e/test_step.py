@@ -34,7 +34,7 @@ def model_input(**changes: object) -> ModelInput:
 
 
 def test_rows_are_packed_side_by_side() -> None:
-    step = build_step(model_input())
+    step = build_step(model_input(), 32)
     assert step.token_ids.tolist() == [5, 6, 7, 8, 9, 10]
     assert step.positions.tolist() == [0, 1, 2, 20, 4, 5]
     assert step.slots.tolist() == [64, 65, 66, 20, 36, 37]
@@ -45,7 +45,7 @@ def test_rows_are_packed_side_by_side() -> None:
 
 def test_samples_come_first_then_scored_positions() -> None:
     """A sampling row's last token samples; its others, and all of a row that does not sample, are scored if asked."""
-    step = build_step(model_input())
+    step = build_step(model_input(), 32)
     assert step.selected.tolist() == [2, 3, 0, 1, 4, 5]
     assert step.selected_row.tolist() == [0, 1, 0, 0, 2, 2]
     assert step.given_token.tolist() == [-1, -1, 6, 7, 10, 11]
@@ -53,14 +53,19 @@ def test_samples_come_first_then_scored_positions() -> None:
 
 def test_rows_without_tokens_and_without_samples() -> None:
     changes = {"num_tokens": [0, 1, 2], "samples": [False, False, False], "num_prompt_logprobs": [-1, -1, -1]}
-    step = build_step(model_input(**changes))
+    step = build_step(model_input(**changes), 32)
     assert step.row_start.tolist() == [0, 0, 1, 3]
     assert step.token_ids.tolist() == [8, 9, 10]
     assert (step.num_selected, step.num_samples) == (0, 0)
 
 
+def test_a_token_whose_kv_is_there_already_has_its_slot() -> None:
+    step = build_step(model_input(slot_mapping=[[64, 65, -1, -1], [-1, -1, -1, -1], [36, 37, -1, -1]]), 32)
+    assert step.slots.tolist() == [64, 65, 66, 20, 36, 37]
+
+
 def test_arrays_are_what_native_code_takes() -> None:
-    step = build_step(model_input())
+    step = build_step(model_input(), 32)
     for name in step.__slots__:
         array = getattr(step, name)
         assert (array.dtype, array.flags.c_contiguous) == (np.int32, True), name

@@ -59,7 +59,8 @@ class NewRequest:
     """A request on its first scheduled step.
 
     block_ids: KV blocks, in position order; with contiguous KV exactly one, which is the KV line.
-    num_computed_tokens: tokens whose KV is already in those blocks (a prefix hit), < len(prompt_token_ids).
+    num_computed_tokens: tokens whose KV is already in those blocks (a prefix hit), < len(prompt_token_ids). Where it
+        ends inside a block, that block is whole already, and others may read it: its KV is not written again.
     """
 
     req_id: str

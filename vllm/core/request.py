@@ -181,6 +181,12 @@ class Request:
             hashes.append(hash_block(parent, self.tokens_between(start, start + block_size)))
         return hashes[:num_blocks]
 
+    def block_hash(self, index: int, block_size: int) -> bytes:
+        """Hash of full block `index`."""
+        if index >= len(self._block_hashes):
+            self.block_hashes(index + 1, block_size)
+        return self._block_hashes[index]
+
     def output(
         self,
         new_token_ids: list[int],

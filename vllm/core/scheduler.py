@@ -10,6 +10,10 @@ and nothing here takes anything away from one.
 Order is first come, first served, or by priority (lower first, then arrival). The head of the queue is never
 overtaken: if it does not fit yet, nothing behind it starts.
 
+A prefix is computed once: while a running request still has to compute the block that comes next in the head's prompt,
+the head waits for it, and starts from the prefix cache. A prompt whose blocks are all cached computes its last token
+again, to sample from, and nothing else; the KV of that token is there already and is not written.
+
 Steps, by what the target can run (`SchedulerConfig`):
 - Without mixed steps a step is either prompts or decodes, prompts first, at most `prefill_batch_size` of them. While
   sequences are able to decode, at most `max_consecutive_prefills` prompt steps pass between two decode steps.
@@ -222,7 +226,9 @@ class Scheduler:
         if request is None or not budget or len(self._running) >= self.max_num_seqs:
             return 0
         cached_block_ids = self._match_prefix(request)
-        num_cached_tokens = len(cached_block_ids) * self.block_size
+        if self._is_being_computed(request, len(cached_block_ids)):
+            return 0
+        num_cached_tokens = min(len(cached_block_ids) * self.block_size, request.num_prompt_tokens - 1)
         num_tokens = request.num_tokens - num_cached_tokens
         if num_tokens > budget:
             if not self._prompts_in_pieces:
@@ -233,7 +239,7 @@ class Scheduler:
             return 0
         self.pool.hold(cached_block_ids)
         self.pool.promise(num_promised)
-        self._start(self._waiting.pop(), cached_block_ids)
+        self._start(self._waiting.pop(), cached_block_ids, num_cached_tokens)
         self._allocate(request, num_cached_tokens + num_tokens)
         step.output.new_requests.append(
             NewRequest(
@@ -248,12 +254,12 @@ class Scheduler:
         step.add(request, num_tokens)
         return num_tokens
 
-    def _start(self, request: Request, cached_block_ids: list[int]) -> None:
+    def _start(self, request: Request, cached_block_ids: list[int], num_cached_tokens: int) -> None:
         request.status = RequestStatus.RUNNING
         request.times.scheduled = self._clock()
         request.block_ids = cached_block_ids
         request.num_hashed_blocks = len(cached_block_ids)
-        request.num_cached_tokens = request.num_computed_tokens = len(cached_block_ids) * self.block_size
+        request.num_cached_tokens = request.num_computed_tokens = num_cached_tokens
         self._running[request.req_id] = request
         if self._reads_prefix_cache(request):
             self._prefix_cache_queries += request.num_prompt_tokens
@@ -326,11 +332,25 @@ class Scheduler:
         return self.enable_prefix_caching and params.prompt_logprobs is None and not params.skip_reading_prefix_cache
 
     def _match_prefix(self, request: Request) -> list[int]:
-        """Blocks that carry the beginning of the prompt, short of its last token, which is computed to sample from."""
+        """Blocks that carry the beginning of the prompt, or all of it."""
         if not self._reads_prefix_cache(request):
             return []
-        num_blocks = (request.num_prompt_tokens - 1) // self.block_size
-        return self.pool.match_prefix(request.block_hashes(num_blocks, self.block_size))
+        return self.pool.match_prefix(request.block_hashes(self._num_shareable_blocks(request), self.block_size))
+
+    def _is_being_computed(self, request: Request, index: int) -> bool:
+        """Whether block `index` of a waiting prompt is one that a running prompt has, and has not computed yet."""
+        if index >= self._num_shareable_blocks(request) or not self._reads_prefix_cache(request):
+            return False
+        wanted = request.block_hash(index, self.block_size)
+        return any(
+            running.num_hashed_blocks <= index < running.num_prompt_tokens // self.block_size
+            and running.block_hash(index, self.block_size) == wanted
+            for running in self._running.values()
+        )
+
+    def _num_shareable_blocks(self, request: Request) -> int:
+        """Full blocks of the prompt; not the one that begins with its last token, which is always computed."""
+        return (request.num_prompt_tokens - (self.block_size == 1)) // self.block_size
 
     def _cache_blocks(self, request: Request, num_computed: int) -> None:
         if not self.enable_prefix_caching:

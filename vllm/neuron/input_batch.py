@@ -23,8 +23,8 @@ GREEDY_TEMPERATURE = 1e-5
 class Row:
     """One request on the device.
 
-    num_tokens: how many of its tokens are known; num_computed: of how many the KV is in the cache; mask: allowed
-    tokens, uint32 words.
+    num_tokens: how many of its tokens are known; num_computed: of how many the KV is in the cache; num_cached: how many
+    of those, from the first on, lie in blocks that others may read too; mask: allowed tokens, uint32 words.
     """
 
     req_id: str
@@ -36,6 +36,7 @@ class Row:
     lora_id: int
     has_bias: bool
     num_computed: int = 0
+    num_cached: int = 0
     mask: np.ndarray | None = field(default=None, repr=False)
 
 

@@ -38,7 +38,8 @@ class ModelInput:
     sampling_params: float32 [B, 3]: top_k, top_p, temperature as NxDI wants them (greedy: 1, 1, 1).
     full_context_lens, computed_context_lens: int32 [B]: tokens of the row after and before this forward.
     block_table: int32 [B, max_blocks_per_seq]: KV blocks in position order, padded 0. Contiguous: [[line]].
-    slot_mapping: int32 [B, S]: block_id * block_size + offset for each token, -1 for padding.
+    slot_mapping: int32 [B, S]: block_id * block_size + offset for each token; -1 for padding, and for a token whose KV
+        is in the cache already, which is only computed again to sample from.
     adapter_ids: int32 [B], 0 without adapter.
     samples: bool [B]: rows that sample a token (their known tokens are all computed after this forward).
     num_prompt_logprobs: int32 [B]: as SamplingInput.num_logprobs, for every input position but a sampling row's last:

@@ -88,7 +88,7 @@ class NeuronModelRunner:
         for request in requests:
             req_id = request.req_id
             try:
-                row = self.batch.add(request) if isinstance(request, NewRequest) else self.batch.update(request)
+                row = self._add_row(request) if isinstance(request, NewRequest) else self.batch.update(request)
             except Exception as error:
                 logger.exception("request %s cannot be placed on the device", req_id)
                 self.batch.remove(req_id)
@@ -98,6 +98,11 @@ class NeuronModelRunner:
             if num_new:
                 works.append(Work(row, request.num_computed_tokens, num_new, step.draft_token_ids.get(req_id, [])))
         return works
+
+    def _add_row(self, request: NewRequest) -> Row:
+        row = self.batch.add(request)
+        row.num_cached = -(-request.num_computed_tokens // self.block_size) * self.block_size
+        return row
 
     def _forwards(self, works: list[Work]) -> Iterable[list[Work]]:
         """Rows that run together, by line: all where the target mixes, else all decodes, and prompts by the batch."""
@@ -161,7 +166,9 @@ class NeuronModelRunner:
 
         block_table = self._block_table(works)
         blocks = block_table[np.arange(num_rows)[:, None], positions // self.block_size]
-        slots = np.where(real, blocks * self.block_size + positions % self.block_size, -1).astype(np.int32)
+        cached = np.fromiter((work.row.num_cached for work in works), np.int32, num_rows)
+        written = real & (positions >= cached[:, None])
+        slots = np.where(written, blocks * self.block_size + positions % self.block_size, -1).astype(np.int32)
         kind, bucket = self._kind_and_bucket(works, num_tokens, computed)
         return ModelInput(
             kind=kind,

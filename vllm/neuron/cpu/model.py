@@ -51,6 +51,7 @@ class CpuDeviceModel(DeviceModel):
     def __init__(self, config: VllmConfig, native: NativeModel, programs: dict[str, int]) -> None:
         self.native = native
         self.programs = programs
+        self.block_size = config.cache_config.block_size or config.model_config.max_len
         self.capabilities = Capabilities(
             target="cpu",
             sampling=HOST_SAMPLING,
@@ -114,7 +115,7 @@ class CpuDeviceModel(DeviceModel):
     def forward(self, model_input: ModelInput) -> ModelOutput:
         result = self.native.run(
             self.programs[self._program(model_input)],
-            build_step(model_input),
+            build_step(model_input, self.block_size),
             model_input.sampling,
             num_prompt_logprobs=model_input.num_prompt_logprobs,
         )

@@ -16,7 +16,8 @@ from vllm.neuron.model_input import IntArray, ModelInput
 
 @dataclass(slots=True)
 class Step:
-    """token_ids, positions, slots: int32 [T]; slot = block_id * block_size + offset, where the token's K and V go.
+    """token_ids, positions, slots: int32 [T]; slot = block_id * block_size + offset, where the token's K and V go. A
+        token whose KV is there already has its slot too: what is written is the same to the last bit.
 
     row_start: int32 [R + 1], ascending from 0 to T; a row may have no tokens.
     context_len: int32 [R], tokens of the row after this step.
@@ -55,12 +56,14 @@ class Step:
         return int(np.count_nonzero(self.given_token < 0))
 
 
-def build_step(model_input: ModelInput) -> Step:
-    """Pack a padded forward."""
+def build_step(model_input: ModelInput, block_size: int) -> Step:
+    """Pack a padded forward. block_size: of the KV cache, in tokens."""
     num_tokens = model_input.num_tokens
     real = np.arange(model_input.input_ids.shape[1]) < num_tokens[:, None]
     row_start = np.concatenate([[0], np.cumsum(num_tokens)])
     row = np.repeat(np.arange(len(num_tokens)), num_tokens)
+
+    positions = model_input.position_ids[real]
 
     sampling_rows = np.flatnonzero(model_input.samples)
     last_tokens = row_start[sampling_rows + 1] - 1
@@ -71,8 +74,8 @@ def build_step(model_input: ModelInput) -> Step:
 
     return Step(
         token_ids=_int32(model_input.input_ids[real]),
-        positions=_int32(model_input.position_ids[real]),
-        slots=_int32(model_input.slot_mapping[real]),
+        positions=_int32(positions),
+        slots=_int32(model_input.block_table[row, positions // block_size] * block_size + positions % block_size),
         row_start=_int32(row_start),
         context_len=_int32(model_input.full_context_lens),
         block_table=_int32(model_input.block_table),
