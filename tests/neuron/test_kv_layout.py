@@ -204,6 +204,14 @@ def test_prefixes_that_nobody_uses_have_a_quarter_more_and_at_least_a_sequence(r
     assert off.num_blocks == 32 * rows
 
 
+@pytest.mark.parametrize(("max_model_len", "size"), [(4096, 32), (33, 32), (32, 16), (17, 16), (16, 8), (2, 1)])
+def test_blocks_are_shorter_than_a_sequence_where_prefixes_are_cached(max_model_len, size):
+    config = resolve(build(device="null", enable_prefix_caching=True, max_model_len=max_model_len))
+    assert config.cache_config.block_size == size
+    faults = faults_of(enable_prefix_caching=True, max_model_len=max_model_len, block_size=max_model_len)
+    assert "shorter than max_model_len" in faults["block_size"]
+
+
 def test_the_memory_limit_takes_spare_blocks_first():
     per_block = 32 * 2 * 22 * 4 * 64 * 2
     options = {"enable_prefix_caching": True, "max_num_seqs": 4}

@@ -104,6 +104,13 @@ def _asked_chunked_prefill(config: VllmConfig, override: Mapping[str, Any], faul
     return option
 
 
+def default_block_size(max_model_len: int, prefix_caching: bool) -> int:
+    """32 tokens; for shorter sequences the sequence, or with prefix caching the next lower power of two."""
+    if max_model_len > DEFAULT_BLOCK_SIZE:
+        return DEFAULT_BLOCK_SIZE
+    return 1 << max(max_model_len - 1, 1).bit_length() - 1 if prefix_caching else max_model_len
+
+
 @dataclass(frozen=True, slots=True)
 class KVLayout:
     """Blocks of the KV cache. Contiguous: one block holds one sequence, and its id is the row."""
@@ -120,14 +127,19 @@ def kv_layout(
     block_kv: bool,
     faults: Faults,
     *,
-    spare: bool = False,
+    prefix_caching: bool = False,
     max_blocks: int | None = None,
 ) -> KVLayout:
     """Block size and count for `max_num_seqs` whole sequences; given numbers must suffice for them.
 
-    spare: add blocks for prefixes that nobody is using, as far as `max_blocks` (what the memory allows) lets them be.
+    prefix_caching: blocks must be shorter than a sequence, and there are more of them, for prefixes that nobody uses, as
+    far as `max_blocks` (what the memory allows) lets them be.
     """
-    size = block_size or (min(DEFAULT_BLOCK_SIZE, max_model_len) if block_kv else max_model_len)
+    size = block_size or (default_block_size(max_model_len, prefix_caching) if block_kv else max_model_len)
+    if prefix_caching and size >= max_model_len > 1:
+        why = f"prefix caching needs KV blocks shorter than max_model_len={max_model_len}"
+        fix = f"Use {default_block_size(max_model_len, prefix_caching)}, or enable_prefix_caching=False"
+        faults.add("block_size", size, why, fix, involves=["max_model_len"])
     if not block_kv and size != max_model_len:
         why = f"contiguous KV keeps a sequence in one block of max_model_len={max_model_len} tokens"
         fix = f"Leave it out, use {max_model_len}, or ask for prefix caching or chunked prefill"
@@ -136,7 +148,7 @@ def kv_layout(
     per_sequence = -(-max_model_len // size)
     needed = per_sequence * max_num_seqs
     count = num_blocks or needed
-    if num_blocks is None and spare and per_sequence > 1:
+    if num_blocks is None and prefix_caching and per_sequence > 1:
         count += max(per_sequence, needed // SPARE_DIVISOR)
         count = max(needed, min(count, max_blocks or count))
     if count < needed or (count > needed and not block_kv):

@@ -22,7 +22,7 @@ from vllm.config import VllmConfig
 from vllm.logger import init_logger
 from vllm.neuron.device import TARGETS
 from vllm.neuron.faults import Faults, NeuronConfigError, nearest
-from vllm.neuron.kv_layout import BLOCK_KV_KEYS, DEFAULT_BLOCK_SIZE, KVModes, kv_layout, kv_modes
+from vllm.neuron.kv_layout import BLOCK_KV_KEYS, KVModes, default_block_size, kv_layout, kv_modes
 from vllm.neuron.neuron_config import NeuronConfig, default_neuron_config, torch_dtype
 from vllm.neuron.neuron_config_sections import TORCH_DTYPES, dtype_name
 from vllm.neuron.options import merged_override
@@ -161,7 +161,7 @@ def _settle(config: VllmConfig, override: Mapping[str, Any], modes: KVModes, fau
     block_size = _agreed("pa_block_size", override, "block_size", cache.block_size, faults)
     token_bytes = _kv_bytes_per_token(settled)
     memory = cache.kv_cache_memory_bytes
-    size = block_size or DEFAULT_BLOCK_SIZE
+    size = block_size or default_block_size(max_model_len, modes.prefix_caching)
     layout = kv_layout(
         max_model_len,
         max_num_seqs or DEFAULT_MAX_NUM_SEQS,
@@ -169,7 +169,7 @@ def _settle(config: VllmConfig, override: Mapping[str, Any], modes: KVModes, fau
         _agreed("pa_num_blocks", override, "num_gpu_blocks_override", cache.num_gpu_blocks_override, faults),
         modes.block_kv,
         faults,
-        spare=modes.prefix_caching,
+        prefix_caching=modes.prefix_caching,
         max_blocks=memory // (size * token_bytes) if memory and token_bytes else None,
     )
     cache = replace(settled.cache_config, block_size=layout.block_size, num_blocks=layout.num_blocks)

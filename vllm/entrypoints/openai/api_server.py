@@ -79,6 +79,8 @@ def build_app(args: argparse.Namespace) -> FastAPI:
     app.root_path = args.root_path
     app.include_router(routes.api_router)
     app.include_router(routes.health_router)
+    if envs.VLLM_SERVER_DEV_MODE:
+        app.include_router(routes.dev_router)
     install_error_handlers(app)
     _add_middleware(app, args)
     return app

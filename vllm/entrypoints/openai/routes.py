@@ -54,6 +54,8 @@ _FAILURES: dict[int | str, dict[str, Any]] = {
 }
 
 health_router = APIRouter()
+dev_router = APIRouter()
+"""Served with VLLM_SERVER_DEV_MODE alone."""
 api_router = APIRouter(responses=_FAILURES, route_class=StrictRoute)
 
 
@@ -137,6 +139,13 @@ async def health(raw_request: Request) -> Response:
         return _unavailable("The engine is not running.")
     if state.engine_client.errored:
         return _unavailable("The engine is not running.")
+    return Response()
+
+
+@dev_router.post("/reset_prefix_cache", response_class=Response)
+async def reset_prefix_cache(raw_request: Request) -> Response:
+    """Forget cached prefixes; requests that run keep their blocks."""
+    await raw_request.app.state.engine_client.reset_prefix_cache()
     return Response()
 
 
