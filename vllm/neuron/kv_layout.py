@@ -132,8 +132,8 @@ def kv_layout(
 ) -> KVLayout:
     """Block size and count for `max_num_seqs` whole sequences; given numbers must suffice for them.
 
-    prefix_caching: blocks must be shorter than a sequence, and there are more of them, for prefixes that nobody uses, as
-    far as `max_blocks` (what the memory allows) lets them be.
+    prefix_caching: blocks must be shorter than a sequence, and there are more of them, for prefixes that nobody uses,
+    as far as `max_blocks` (what the memory allows) lets them be.
     """
     size = block_size or (default_block_size(max_model_len, prefix_caching) if block_kv else max_model_len)
     if prefix_caching and size >= max_model_len > 1:
