@@ -1,5 +1,6 @@
 # make serve   install, then serve a chat model on port 8000 (MODEL=... serves another)
 # make demo    install, then complete three prompts offline
+# make bench   install, then measure throughput, latency, serving and start against the machine's limits
 # make test    install what tests need, then lint, types, import contract and tests
 PYTHON ?= python3
 VENV ?= .venv
@@ -38,6 +39,12 @@ $(VENV)/.installed: $(INPUTS)
 $(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.txt
 	$(BIN)/pip install --quiet --requirement requirements-dev.txt
 	touch $@
+
+bench: $(VENV)/.installed
+	$(BIN)/python benchmarks/benchmark_throughput.py $(ARGS)
+	$(BIN)/python benchmarks/benchmark_latency.py $(ARGS)
+	$(BIN)/python benchmarks/benchmark_serving.py $(ARGS)
+	$(BIN)/python benchmarks/benchmark_startup.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) build vllm/*.so *.egg-info
