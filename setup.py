@@ -45,7 +45,7 @@ def flags_for(source):
 class BuildCore(build_ext):
     def build_extensions(self):
         compiler = self.compiler
-        newest_header = max(path.stat().st_mtime for path in CORE.rglob("*") if path.suffix in (".h", ".inc"))
+        newest_header = max(path.stat().st_mtime for path in headers)
 
         def compile_one(source, output_dir, include_dirs, arguments):
             (target,) = compiler.object_filenames([source], output_dir=output_dir)
@@ -74,12 +74,21 @@ class BuildCore(build_ext):
 if platform.machine() not in ("x86_64", "AMD64"):
     ISA_FLAGS = {"portable": []}
 
+headers = [path for path in CORE.rglob("*") if path.suffix in (".h", ".inc")]
 kernels = [CORE / "kernels" / "isa" / f"{isa}.cpp" for isa in ISA_FLAGS]
 sources = [CORE / "bindings.cpp", *sorted((CORE / "runtime").glob("*.cpp")), *kernels]
 # The slowest first.
 sources.sort(key=lambda path: path.parent.name != "isa")
 
 setup(
-    ext_modules=[Pybind11Extension("vllm._cpu", [str(path) for path in sources], include_dirs=[str(CORE)], cxx_std=20)],
+    ext_modules=[
+        Pybind11Extension(
+            "vllm._cpu",
+            [str(path) for path in sources],
+            include_dirs=[str(CORE)],
+            depends=[str(path) for path in headers],
+            cxx_std=20,
+        )
+    ],
     cmdclass={"build_ext": BuildCore},
 )

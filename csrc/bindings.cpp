@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "runtime/model.h"
+#include "runtime/probe.h"
 
 namespace py = pybind11;
 
@@ -238,6 +239,14 @@ PYBIND11_MODULE(_cpu, module) {
     for (const Isa& isa : all_isas())
       if (isa.supported()) names.emplace_back(isa.name);
     return names;
+  });
+  module.def("measure_limits", [](const std::vector<int>& cpus, const std::string& isa) {
+    Limits limits{};
+    {
+      py::gil_scoped_release release;
+      limits = measure_limits(cpus, isa);
+    }
+    return py::dict(py::arg("read_bytes") = limits.read_bytes, py::arg("bf16_flops") = limits.bf16_flops, py::arg("int8_ops") = limits.int8_ops);
   });
   py::class_<Model>(module, "Model")
       .def(py::init([](const std::string& path, const py::dict& weights, const py::dict& kv, int vocab, int max_context, std::vector<int> cpus, const std::string& isa) {

@@ -48,14 +48,17 @@ struct RotaryAnglesArgs {
   float factor;
 };
 
-// A linear layer's input as its weights want it. bf16: `values` holds pairs. int8: value * scale[row], rounded to
-// nearest, at most 127 in size; sums[row][g] adds up the 8-bit values of group g. Rows are padded with 0 to whole groups.
+// A linear layer's input as its weights want it. bf16: `values` holds pairs. int8: groups of kGroup 8-bit values that share
+// a scale, x = value * scale[row][g], rounded to nearest, padded with 0 to whole groups. With `total` a group's sum of
+// values, start[row][g] = -zero * total, where the weights count from `zero`, and sum[row][g] = total * scale[row][g].
 struct ConvertedRows {
   void* values;
   ptrdiff_t stride;
   float* scale;
-  int32_t* sums;
-  ptrdiff_t sums_stride;
+  float* sum;
+  int32_t* start;
+  ptrdiff_t groups_stride;
+  int zero;
 };
 
 // Item: a row. With `norm_weight`, the row is RMS-normalised first.
@@ -175,5 +178,11 @@ struct VocabArgs {
   double total;
 };
 inline constexpr int kMaximaBlock = 64;
+
+// What a probe works on, and a number that depends on all it did.
+struct ProbeArgs {
+  const uint32_t* memory;
+  float result;
+};
 
 }  // namespace vllm

@@ -20,19 +20,28 @@ size_t row_bytes(InputForm form, int dim) {
   return (lines | 1) * 64;
 }
 
-size_t sums_bytes(int dim) { return align_up(static_cast<size_t>(ceil_div(dim, kGroup)) * sizeof(int32_t), 64); }
-
-size_t converted_bytes(InputForm form, int dim, int rows) {
-  return static_cast<size_t>(rows) * (row_bytes(form, dim) + sums_bytes(dim)) + align_up(static_cast<size_t>(rows) * sizeof(float), 64);
+// What a weight's codes count from.
+int zero_of(Format format) {
+  if (format == Format::kInt8 || format == Format::kInt8Group) return 128;
+  return format == Format::kQ4 ? 8 : 0;
 }
 
-ConvertedRows lay_out(InputForm form, int dim, int rows, uint8_t* memory) {
+size_t groups_bytes(int dim) { return align_up(static_cast<size_t>(ceil_div(dim, kGroup)) * sizeof(float), 64); }
+
+size_t converted_bytes(InputForm form, int dim, int rows) {
+  const size_t groups = form == InputForm::kInt8 ? 3 * groups_bytes(dim) : 0;
+  return static_cast<size_t>(rows) * (row_bytes(form, dim) + groups);
+}
+
+// Rows first, then a row of scales, sums and starts for each.
+ConvertedRows lay_out(Format format, int dim, int rows, uint8_t* memory) {
+  const InputForm form = input_form(format);
   const size_t stride = row_bytes(form, dim);
-  uint8_t* sums = memory + static_cast<size_t>(rows) * stride;
-  uint8_t* scale = sums + static_cast<size_t>(rows) * sums_bytes(dim);
+  const auto groups = static_cast<ptrdiff_t>(groups_bytes(dim) / sizeof(float));
+  auto* scale = reinterpret_cast<float*>(memory + static_cast<size_t>(rows) * stride);
   const size_t element = form == InputForm::kInt8 ? 1 : 4;
-  return {memory, static_cast<ptrdiff_t>(stride / element), reinterpret_cast<float*>(scale), reinterpret_cast<int32_t*>(sums),
-          static_cast<ptrdiff_t>(sums_bytes(dim) / sizeof(int32_t))};
+  return {memory, static_cast<ptrdiff_t>(stride / element), scale, scale + groups,
+          reinterpret_cast<int32_t*>(scale + 2 * groups), 3 * groups, zero_of(format)};
 }
 
 }  // namespace
@@ -76,10 +85,10 @@ ScratchBytes LinearOp::scratch() const {
 
 ConvertedRows LinearOp::input_rows(const Run& run, const Worker& worker, int rows) const {
   auto* x = reinterpret_cast<float*>(run.arena + x_.offset);
-  if (!converts()) return {x, x_.width, nullptr, nullptr, 0};
+  if (!converts()) return {x, x_.width, nullptr, nullptr, nullptr, 0, 0};
   const bool privately = rows == 1 || rows * x_.width <= kPrivateValues;
   uint8_t* memory = privately ? run.scratch_of(worker) : run.shared_scratch;
-  ConvertArgs args{x, x_.width, x_.width, norm_, eps_, lay_out(form_, x_.width, rows, memory)};
+  ConvertArgs args{x, x_.width, x_.width, norm_, eps_, lay_out(weight_.format, x_.width, rows, memory)};
   const Range mine = privately ? Range{0, rows} : worker.share(rows);
   convert_(args, mine.begin, mine.end);
   if (!privately) worker.sync();

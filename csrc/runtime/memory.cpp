@@ -11,15 +11,38 @@
 #include <stdexcept>
 #include <utility>
 
+#include "base/types.h"
+
 namespace vllm {
 
+namespace {
+
+constexpr size_t kHugePage = size_t{2} << 20;
+
+}  // namespace
+
 Mapping::~Mapping() {
-  if (data_) munmap(data_, size_);
+  if (reserved_) munmap(reserved_, reserved_size_);
 }
 
 void Mapping::swap(Mapping& other) noexcept {
   std::swap(data_, other.data_);
   std::swap(size_, other.size_);
+  std::swap(reserved_, other.reserved_);
+  std::swap(reserved_size_, other.reserved_size_);
+}
+
+// Reserves addresses that begin at a huge page; what lies there is up to the caller.
+Mapping Mapping::reserve(size_t size) {
+  const size_t reserved_size = size + kHugePage;
+  void* reserved = mmap(nullptr, reserved_size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (reserved == MAP_FAILED) throw std::bad_alloc();
+  Mapping mapping;
+  mapping.reserved_ = reserved;
+  mapping.reserved_size_ = reserved_size;
+  mapping.data_ = reinterpret_cast<uint8_t*>(align_up(reinterpret_cast<size_t>(reserved), kHugePage));
+  mapping.size_ = size;
+  return mapping;
 }
 
 Mapping Mapping::of_file(const std::string& path) {
@@ -29,30 +52,26 @@ Mapping Mapping::of_file(const std::string& path) {
   const int file = open(path.c_str(), O_RDONLY | O_CLOEXEC);
   if (file < 0) fail("open");
   struct stat info;
-  const bool known = fstat(file, &info) == 0;
-  const size_t size = known ? static_cast<size_t>(info.st_size) : 0;
-  void* data = size ? mmap(nullptr, size, PROT_READ, MAP_SHARED, file, 0) : MAP_FAILED;
+  const size_t size = fstat(file, &info) == 0 ? static_cast<size_t>(info.st_size) : 0;
+  Mapping mapping = reserve(size);
+  const void* data = size ? mmap(mapping.data_, size, PROT_READ, MAP_SHARED | MAP_FIXED, file, 0) : MAP_FAILED;
   close(file);
   if (data == MAP_FAILED) fail("map");
+  madvise(mapping.data_, size, MADV_HUGEPAGE);
 #ifdef MADV_POPULATE_READ
-  madvise(data, size, MADV_POPULATE_READ);
+  madvise(mapping.data_, size, MADV_POPULATE_READ);
 #else
-  madvise(data, size, MADV_WILLNEED);
+  madvise(mapping.data_, size, MADV_WILLNEED);
 #endif
-  Mapping mapping;
-  mapping.data_ = static_cast<uint8_t*>(data);
-  mapping.size_ = size;
   return mapping;
 }
 
 Mapping Mapping::zeroed(size_t size) {
   if (size == 0) return {};
-  void* data = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (data == MAP_FAILED) throw std::bad_alloc();
-  madvise(data, size, MADV_HUGEPAGE);
-  Mapping mapping;
-  mapping.data_ = static_cast<uint8_t*>(data);
-  mapping.size_ = size;
+  Mapping mapping = reserve(size);
+  const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED;
+  if (mmap(mapping.data_, size, PROT_READ | PROT_WRITE, flags, -1, 0) == MAP_FAILED) throw std::bad_alloc();
+  madvise(mapping.data_, size, MADV_HUGEPAGE);
   return mapping;
 }
 

@@ -21,16 +21,20 @@ class Mapping {
   uint8_t* data() const { return data_; }
   size_t size() const { return size_; }
 
-  // A whole file, shared with every process that maps it. Throws std::runtime_error.
+  // A whole file, shared with every process that maps it; in huge pages where the page cache holds it in such (reading it
+  // is up to twice as fast then). Throws std::runtime_error.
   static Mapping of_file(const std::string& path);
   // Zeroed pages, huge ones where the system gives them; touched when first used. Throws std::bad_alloc.
   static Mapping zeroed(size_t size);
 
  private:
+  static Mapping reserve(size_t size);
   void swap(Mapping& other) noexcept;
 
   uint8_t* data_ = nullptr;
   size_t size_ = 0;
+  void* reserved_ = nullptr;
+  size_t reserved_size_ = 0;
 };
 
 }  // namespace vllm

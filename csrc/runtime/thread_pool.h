@@ -8,6 +8,7 @@
 #include <atomic>
 #include <cstdint>
 #include <thread>
+#include <type_traits>
 #include <vector>
 
 #include "base/types.h"
@@ -66,7 +67,8 @@ class ThreadPool {
   // must not throw.
   template <class Function>
   void run(Function&& function) {
-    run([](void* context, const Worker& worker) { (*static_cast<Function*>(context))(worker); }, &function);
+    using Target = std::remove_reference_t<Function>;
+    run([](void* context, const Worker& worker) { (*static_cast<Target*>(context))(worker); }, &function);
   }
 
  private:

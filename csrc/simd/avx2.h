@@ -148,9 +148,8 @@ VLLM_INLINE f32x16 dot_bf16(f32x16 acc, units a, units b) {
 
 VLLM_INLINE bytes load_bytes(const uint8_t* p) { return {load_256(p), load_256(p + 32)}; }
 VLLM_INLINE bytes broadcast_bytes(const int8_t* p) {
-  int32_t four;
-  std::memcpy(&four, p, sizeof four);
-  return {_mm256_set1_epi32(four), _mm256_set1_epi32(four)};
+  const __m256i all = _mm256_set1_epi32(*reinterpret_cast<const FourBytes*>(p));
+  return {all, all};
 }
 VLLM_INLINE bytes low_nibbles(bytes a) {
   const __m256i mask = _mm256_set1_epi8(15);

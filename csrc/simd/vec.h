@@ -32,7 +32,14 @@
 #error "VLLM_ISA must name the namespace of this instruction set"
 #endif
 
+// Before a loop whose count is known: arrays of vectors live in registers only if every index is a constant.
+#define VLLM_UNROLL _Pragma("GCC unroll 16")
 #define VLLM_INLINE static inline __attribute__((always_inline))
+
+namespace vllm::VLLM_ISA {
+// Four bytes read as one number, whatever they are and wherever they lie.
+using FourBytes [[gnu::may_alias, gnu::aligned(1)]] = int32_t;
+}  // namespace vllm::VLLM_ISA
 
 #if defined(__AVX512BW__)
 #include "simd/avx512.h"

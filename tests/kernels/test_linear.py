@@ -50,9 +50,11 @@ def rounded_input(x: np.ndarray, scheme: str) -> np.ndarray:
         return x.astype(np.float64)
     if scheme == "bf16":
         return bf16(x).astype(np.float64)
-    size = np.abs(x).max(axis=1, keepdims=True)
+    groups = np.pad(x, ((0, 0), (0, -x.shape[1] % 32))).reshape(len(x), -1, 32)
+    size = np.abs(groups).max(axis=2, keepdims=True)
     inverse = np.divide(np.float32(127), size, out=np.zeros_like(size), where=size > 0)
-    return np.rint(x * inverse).astype(np.float64) * (size / np.float32(127)).astype(np.float64)
+    rounded = np.rint(groups * inverse).astype(np.float64) * (size / np.float32(127)).astype(np.float64)
+    return rounded.reshape(len(x), -1)[:, : x.shape[1]]
 
 
 def make_checkpoint(seed: int, vocab: int, width: int, num_out: int, format: str = "f32") -> FakeCheckpoint:

@@ -11,6 +11,13 @@
 
 namespace vllm::VLLM_ISA {
 
+// With so few rows an item is bound by reading the KV cache, which is too many short runs for the hardware to fetch ahead.
+inline constexpr int kStreamedRows = 8;
+
+VLLM_INLINE void prefetch_units(const uint32_t* p, ptrdiff_t count) {
+  for (ptrdiff_t i = 0; i < count; i += kLanes) prefetch(p + i);
+}
+
 inline constexpr int kQueryRows = kRegisters == 32 ? kAttentionRows : 2;
 
 template <class Units>
@@ -89,8 +96,15 @@ struct Attention {
     const ptrdiff_t tile = static_cast<ptrdiff_t>(steps) * kLanes;
     for_segments([&](int kv_block, int offset, int first, int count) {
       const uint32_t* keys = args.kv.keys(kv_block, kv_head) + offset / kLanes * tile;
+      const uint32_t* values = args.kv.values(kv_block, kv_head) + static_cast<ptrdiff_t>(offset / kPer) * padded_dim;
       int i = 0;
-      for (; i + kLanes < count; i += 2 * kLanes) score_tiles<2>(keys + i / kLanes * tile, tile, steps, first + i);
+      for (; i + kLanes < count; i += 2 * kLanes) {
+        if (rows < kStreamedRows) {
+          prefetch_units(keys + (i / kLanes + 2) * tile, 2 * tile);
+          prefetch_units(values + static_cast<ptrdiff_t>(i / kPer) * padded_dim, 2 * kLanes / kPer * padded_dim);
+        }
+        score_tiles<2>(keys + i / kLanes * tile, tile, steps, first + i);
+      }
       if (i < count) score_tiles<1>(keys + i / kLanes * tile, tile, steps, first + i);
     });
   }
@@ -100,11 +114,11 @@ struct Attention {
     for_row_blocks<kQueryRows>(rows, [&](auto count, int first) {
       constexpr int kM = decltype(count)::value;
       f32x16 acc[kM][N];
-      for (int m = 0; m < kM; ++m)
-        for (int n = 0; n < N; ++n) acc[m][n] = zeros();
+      VLLM_UNROLL for (int m = 0; m < kM; ++m)
+        VLLM_UNROLL for (int n = 0; n < N; ++n) acc[m][n] = zeros();
       dot_block<Units, kM, N>(keys, kLanes, tile, queries + first * queries_stride, queries_stride, steps, acc);
-      for (int m = 0; m < kM; ++m)
-        for (int n = 0; n < N; ++n) store(scores + (first + m) * scores_stride + column + n * kLanes, acc[m][n]);
+      VLLM_UNROLL for (int m = 0; m < kM; ++m)
+        VLLM_UNROLL for (int n = 0; n < N; ++n) store(scores + (first + m) * scores_stride + column + n * kLanes, acc[m][n]);
     });
   }
 
@@ -149,18 +163,18 @@ struct Attention {
     for_row_blocks<kQueryRows>(rows, [&](auto count, int first_row) {
       constexpr int kM = decltype(count)::value;
       f32x16 acc[kM][N];
-      for (int m = 0; m < kM; ++m)
-        for (int n = 0; n < N; ++n) acc[m][n] = zeros();
+      VLLM_UNROLL for (int m = 0; m < kM; ++m)
+        VLLM_UNROLL for (int n = 0; n < N; ++n) acc[m][n] = zeros();
       const auto* weights = reinterpret_cast<const uint32_t*>(scores) + first_row * scores_stride;
       for_segments([&](int kv_block, int offset, int first, int positions) {
         const uint32_t* values = args.kv.values(kv_block, kv_head) + static_cast<ptrdiff_t>(offset / kPer) * padded_dim + d;
         dot_block<Units, kM, N>(values, padded_dim, kLanes, weights + first / kPer, scores_stride, ceil_div(positions, kPer),
                                 acc);
       });
-      for (int m = 0; m < kM; ++m) {
+      VLLM_UNROLL for (int m = 0; m < kM; ++m) {
         const f32x16 total = broadcast(sums[first_row + m]);
         float* y = args.y + token(first_row + m) * args.y_stride + head(first_row + m) * dim;
-        for (int n = 0; n < N; ++n) {
+        VLLM_UNROLL for (int n = 0; n < N; ++n) {
           const int i = d + n * kLanes;
           if (dim - i >= kLanes)
             store(y + i, div(acc[m][n], total));

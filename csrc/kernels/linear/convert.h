@@ -46,20 +46,21 @@ void convert_bf16(ConvertArgs& args, int begin, int end) {
 void convert_int8(ConvertArgs& args, int begin, int end) {
   for (int row = begin; row < end; ++row) {
     const RowReader reader(args, row);
-    f32x16 extreme = zeros();
-    for (int i = 0; i < args.dim; i += kLanes) extreme = max(extreme, abs(reader.at(i)));
-    const float size = largest(extreme);
-    const f32x16 inverse = broadcast(size > 0.0f ? 127.0f / size : 0.0f);
-    args.out.scale[row] = size / 127.0f;
     int8_t* out = static_cast<int8_t*>(args.out.values) + row * args.out.stride;
-    int32_t* sums = args.out.sums + row * args.out.sums_stride;
+    const ptrdiff_t groups = row * args.out.groups_stride;
     for (int g = 0; g * kGroup < args.dim; ++g) {
-      const i32x16 a = to_int(mul(reader.at(g * kGroup), inverse));
-      const int second = g * kGroup + kLanes;
-      const i32x16 b = second < args.dim ? to_int(mul(reader.at(second), inverse)) : int_zeros();
-      store_int8(out + g * kGroup, a);
+      const int first = g * kGroup, second = first + kLanes;
+      const f32x16 x = reader.at(first), y = second < args.dim ? reader.at(second) : zeros();
+      const float size = largest(max(abs(x), abs(y)));
+      const f32x16 inverse = broadcast(size > 0.0f ? 127.0f / size : 0.0f);
+      const i32x16 a = to_int(mul(x, inverse)), b = to_int(mul(y, inverse));
+      store_int8(out + first, a);
       store_int8(out + second, b);
-      sums[g] = sum(add(a, b));
+      const int32_t total = sum(add(a, b));
+      const float scale = size / 127.0f;
+      args.out.scale[groups + g] = scale;
+      args.out.sum[groups + g] = scale * static_cast<float>(total);
+      args.out.start[groups + g] = -args.out.zero * total;
     }
   }
 }

@@ -22,13 +22,10 @@ VLLM_INLINE void dot_block(const uint32_t* w, ptrdiff_t step_stride, ptrdiff_t v
                            ptrdiff_t x_stride, int steps, f32x16 (&acc)[M][N]) {
   for (int s = 0; s < steps; ++s, w += step_stride) {
     units column[N];
-#pragma GCC unroll 8
-    for (int n = 0; n < N; ++n) column[n] = load_units(w + n * vector_stride);
-#pragma GCC unroll 16
-    for (int m = 0; m < M; ++m) {
+    VLLM_UNROLL for (int n = 0; n < N; ++n) column[n] = load_units(w + n * vector_stride);
+    VLLM_UNROLL for (int m = 0; m < M; ++m) {
       const units row = broadcast_unit(x + m * x_stride + s);
-#pragma GCC unroll 8
-      for (int n = 0; n < N; ++n) acc[m][n] = Units::dot(acc[m][n], column[n], row);
+      VLLM_UNROLL for (int n = 0; n < N; ++n) acc[m][n] = Units::dot(acc[m][n], column[n], row);
     }
   }
 }

@@ -11,9 +11,9 @@ template <int M>
 VLLM_INLINE void finish_tile(const LinearArgs& args, int tile, int first_row, f32x16 (&acc)[M][2]) {
   const int column = tile * kTile;
   const int valid = args.weight.num_out - column;
-  for (int m = 0; m < M; ++m) {
+  VLLM_UNROLL for (int m = 0; m < M; ++m) {
     float* y = args.y + (first_row + m) * args.y_stride + column;
-    for (int n = 0; n < 2; ++n) {
+    VLLM_UNROLL for (int n = 0; n < 2; ++n) {
       const int lanes = valid - n * kLanes;
       if (lanes <= 0) break;
       f32x16 value = acc[m][n];
@@ -41,8 +41,8 @@ VLLM_INLINE void for_tiles(const LinearArgs& args, int begin, int end, Compute&&
         f32x16 gate[kM][2], up[kM][2];
         compute(count, 2 * pair, first, gate);
         compute(count, 2 * pair + 1, first, up);
-        for (int m = 0; m < kM; ++m)
-          for (int n = 0; n < 2; ++n)
+        VLLM_UNROLL for (int m = 0; m < kM; ++m)
+          VLLM_UNROLL for (int n = 0; n < 2; ++n)
             store(args.y + (first + m) * args.y_stride + pair * kTile + n * kLanes, mul(silu(gate[m][n]), up[m][n]));
       });
     return;

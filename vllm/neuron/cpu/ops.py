@@ -41,6 +41,11 @@ def supported_isas() -> list[str]:
     return list(_cpu.supported_isas())
 
 
+def measure_limits(num_threads: int | None = None, isa: str | None = None) -> dict[str, float]:
+    """What this machine does at best, now: read_bytes, bf16_flops and int8_ops a second, by all threads together."""
+    return dict(_cpu.measure_limits(choose_cpus(num_threads), isa or envs.VLLM_CPU_ISA))
+
+
 @dataclass(slots=True)
 class NativeOutput:
     """What a step produced.

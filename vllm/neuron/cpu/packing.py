@@ -15,8 +15,9 @@ Every matrix lies in tiles of 32 outputs, the last one padded with zeros; docs/c
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from io import RawIOBase
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,7 @@ TILE = 32
 GROUP = 32
 ALIGNMENT = 4096
 _CHUNK_VALUES = 1 << 22
+_WRITE_BYTES = 32 << 20
 
 Scheme = Literal["native", "f32", "bf16", "int8", "int8_tensor", "q4_min"]
 """What becomes of the matrices. native: quantised weights keep their form as far as there is a kernel for it, all
@@ -72,7 +74,8 @@ def pack(
     written: dict[Any, dict[str, Any]] = {}
     sizes = [int(np.prod(weight.shape)) for weight in graph.weights.values()]
     done, total = 0, max(sum(sizes), 1)
-    with out_file.open("wb") as file:
+    with out_file.open("wb", buffering=0) as raw:
+        file = _Writer(raw)
         for (name, weight), size in zip(graph.weights.items(), sizes, strict=True):
             if progress is not None:
                 progress(f"packing {name}", done / total)
@@ -81,11 +84,42 @@ def pack(
                 written[key] = _pack_weight(file, checkpoint, weight, scheme, name in interleaved)
             entries[name] = written[key]
             done += size
-        file.write(bytes(-file.tell() % ALIGNMENT))
-        num_bytes = file.tell()
+        file.align(ALIGNMENT)
+        file.flush()
+        num_bytes = file.position
     if progress is not None:
         progress("packed", 1.0)
     return {"version": LAYOUT_VERSION, "scheme": scheme, "num_bytes": num_bytes, "weights": entries}
+
+
+class _Writer:
+    """Writes in large aligned pieces: the page cache then holds the file in huge pages, which are faster to read."""
+
+    def __init__(self, raw: RawIOBase) -> None:
+        self._raw = raw
+        self._buffer = np.empty(_WRITE_BYTES, np.uint8)
+        self._used = 0
+        self.position = 0
+
+    def write(self, values: NDArray[Any]) -> None:
+        data = np.ascontiguousarray(values).reshape(-1).view(np.uint8)
+        self.position += data.size
+        while data.size:
+            count = min(data.size, _WRITE_BYTES - self._used)
+            self._buffer[self._used : self._used + count] = data[:count]
+            self._used += count
+            data = data[count:]
+            if self._used == _WRITE_BYTES:
+                self.flush()
+
+    def align(self, alignment: int) -> None:
+        self.write(np.zeros(-self.position % alignment, np.uint8))
+
+    def flush(self) -> None:
+        rest = self._buffer[: self._used]
+        while rest.size:
+            rest = rest[self._raw.write(rest.data) or 0 :]
+        self._used = 0
 
 
 def _identity(weight: Weight, interleaved: bool) -> Any:
@@ -94,21 +128,21 @@ def _identity(weight: Weight, interleaved: bool) -> Any:
 
 
 def _pack_weight(
-    file: BinaryIO, checkpoint: Checkpoint, weight: Weight, scheme: Scheme, interleaved: bool
+    file: _Writer, checkpoint: Checkpoint, weight: Weight, scheme: Scheme, interleaved: bool
 ) -> dict[str, Any]:
     alignment = 64 if weight.kind == "vector" else ALIGNMENT
-    file.write(bytes(-file.tell() % alignment))
-    offset = file.tell()
+    file.align(alignment)
+    offset = file.position
     tensors = [checkpoint.get(source) for source in weight.sources]
     _check_shapes(weight, tensors)
     if weight.kind == "vector":
         format = "vector"
-        file.write(_padded_vector(weight, tensors).tobytes())
+        file.write(_padded_vector(weight, tensors))
     else:
         format = _choose_format(scheme, tensors)
         for piece in _tiles(weight, tensors, format, scheme, interleaved):
-            file.write(np.ascontiguousarray(piece).data)
-    return {"format": format, "shape": list(weight.shape), "offset": offset, "num_bytes": file.tell() - offset}
+            file.write(piece)
+    return {"format": format, "shape": list(weight.shape), "offset": offset, "num_bytes": file.position - offset}
 
 
 def _check_shapes(weight: Weight, tensors: list[Tensor]) -> None:
