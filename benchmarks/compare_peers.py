@@ -186,7 +186,7 @@ def seconds_to_first_token(command: list[str], env: dict[str, str]) -> float:
         if output is None:
             raise PeerError(f"{command[0]} has no output")
         with process:
-            any(line.startswith("first token") for line in output)
+            next((line for line in output if line.startswith("first token")), None)
             seconds = time.perf_counter() - start
             output.read()
         if process.returncode:

@@ -24,7 +24,6 @@ TOOLS = ("llama-batched-bench", "llama-bench", "llama-server")
 FLAGS = {
     "CMAKE_BUILD_TYPE": "Release",
     "GGML_NATIVE": "ON",
-    "GGML_LTO": "ON",
     "BUILD_SHARED_LIBS": "OFF",
     "LLAMA_BUILD_TESTS": "OFF",
     "LLAMA_BUILD_EXAMPLES": "OFF",
@@ -76,7 +75,7 @@ class LlamaCpp(Engine):
         command = [
             str(self._tool("llama-server")), "-m", str(model), "--host", "127.0.0.1", "--port", str(port),
             "-np", str(streams), "-c", str(streams * _cells(length)), "-t", str(self.threads),
-            "-tb", str(self.threads), *self.variants[0].split(),
+            "-tb", str(self.threads), "--no-cache-prompt", *self.variants[0].split(),
         ]  # fmt: skip
         return running(command, port, env=self.environment())
 

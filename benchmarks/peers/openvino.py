@@ -10,7 +10,7 @@ from model_files import WIDTHS, ModelFiles
 
 from peers.base import HERE, Engine, Rates, first_token_job, job_words, last_json, named_rates
 
-RUNS = HERE / "openvino_runs.py"
+RUNS = HERE.parent / "openvino_runs.py"
 WEIGHTS = {4: "int4", 8: "int8", 16: "fp16"}
 GROUP = 64
 """Values that share a 4-bit scale: the largest power of two that divides the rows of small models."""

@@ -54,6 +54,7 @@ async def test_requests_and_report(tiny_llama: Path) -> None:
     assert report["generated_texts"] == ["abc"] * 6
     assert server.most_running <= 2 and server.connections <= 3, "connections are used again"
     assert len(server.bodies) == 7
+    assert len({body["prompt"] for body in server.bodies}) == 7, "a warm-up is no measured request"
     body = server.bodies[0]
     assert body["path"] == "/v1/completions" and body["stream"] and body["stream_options"] == {"include_usage": True}
     assert (body["model"], body["max_tokens"], body["ignore_eos"], body["top_k"]) == ("fake", 3, True, 5)

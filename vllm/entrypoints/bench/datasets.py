@@ -255,8 +255,8 @@ _GENERAL = {
 }
 
 
-def load_requests(args: argparse.Namespace, tokenizer: Tokenizer) -> list[SampleRequest]:
-    """The requests that the command line asks for. Raises ValueError for lengths and files that cannot be used."""
+def load_requests(args: argparse.Namespace, tokenizer: Tokenizer, num_further: int = 0) -> list[SampleRequest]:
+    """The requests that the command line asks for, and so many more. Raises ValueError for what cannot be used."""
     for general, specific in _GENERAL.items():
         if (value := getattr(args, general)) is None:
             continue
@@ -264,7 +264,8 @@ def load_requests(args: argparse.Namespace, tokenizer: Tokenizer) -> list[Sample
             raise ValueError(f"--{general.replace('_', '-')} means nothing for {args.dataset_name}")
         setattr(args, specific[args.dataset_name], value)
     _check(args)
-    return DATASETS[args.dataset_name](args, tokenizer, np.random.default_rng(args.seed))
+    wanted = argparse.Namespace(**{**vars(args), "num_prompts": args.num_prompts + num_further})
+    return DATASETS[args.dataset_name](wanted, tokenizer, np.random.default_rng(args.seed))
 
 
 def _check(args: argparse.Namespace) -> None:

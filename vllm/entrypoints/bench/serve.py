@@ -68,7 +68,7 @@ def add_cli_args(parser: argparse.ArgumentParser) -> None:
     )
     load.add_argument("--burstiness", type=float, default=1.0, help="1: Poisson; less: bursts; more: evenly.")
     load.add_argument("--max-concurrency", type=int, default=None, help="Most requests under way at once.")
-    load.add_argument("--num-warmups", type=int, default=0, help="Requests before the measured ones.")
+    load.add_argument("--num-warmups", type=int, default=0, help="Further requests, before the measured ones.")
     load.add_argument("--disable-tqdm", action="store_true", help="No progress bar.")
     sampling = parser.add_argument_group("Sampling")
     sampling.add_argument("--ignore-eos", action="store_true", help="Generate all of the tokens that are asked for.")
@@ -149,7 +149,7 @@ async def run(args: argparse.Namespace) -> dict[str, Any]:
         if model is None:
             raise ValueError(f"{client.base_url} lists no models: say --model")
         tokenizer = load_tokenizer(args.tokenizer or args.model or card.get("root") or model)
-        requests = load_requests(args, tokenizer)
+        requests = load_requests(args, tokenizer, args.num_warmups)
         results, duration = await send_requests(client, args, model, requests, tokenizer)
     finally:
         client.close()
@@ -186,7 +186,7 @@ def load_tokenizer(source: str) -> Tokenizer:
 async def send_requests(
     client: HttpClient, args: argparse.Namespace, model: str, requests: list[SampleRequest], tokenizer: Tokenizer
 ) -> tuple[list[RequestResult], float]:
-    """What became of each request, and the seconds that all took."""
+    """What became of each request, and the seconds that all took. The first `num_warmups` go before, unmeasured."""
     api = ENDPOINTS[args.backend]
     path = args.endpoint or api.path
     options = sampling_options(args)
@@ -198,7 +198,7 @@ async def send_requests(
             return error
 
     bodies = [request_body(api, model, request.prompt, request.output_len, options) for request in requests]
-    warmups = [bodies[i % len(bodies)] for i in range(args.num_warmups)]
+    warmups, bodies, requests = bodies[: args.num_warmups], bodies[args.num_warmups :], requests[args.num_warmups :]
     await send_all(warmups, send, [0.0] * len(warmups), args.max_concurrency)
     arrivals = arrival_times(len(bodies), args.request_rate, args.burstiness, np.random.default_rng(args.seed))
     with tqdm(total=len(bodies), disable=args.disable_tqdm) as bar:
