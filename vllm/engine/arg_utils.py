@@ -139,8 +139,22 @@ class EngineArgs(_Options):  # type: ignore[misc]
             token=values["hf_token"],
             load_format=values["load_format"],
         )
-        config = _build_config(values)
-        return platform.resolve(config.replace(model_config=_complete_model_config(config, checkpoint)))
+        return platform.resolve(_complete(_build_config(values), checkpoint))
+
+    def unresolved_config(self, checkpoint: Checkpoint) -> VllmConfig:
+        """The configuration of a checkpoint that is open already, before the platform resolves it."""
+        return _complete(_build_config(self._checked_values()), checkpoint)
+
+    def option_faults(self) -> dict[str, str]:
+        """What is wrong with single options, by name: all that `create_engine_config` would raise one at a time."""
+        faults = {}
+        hints = typing.get_type_hints(type(self))
+        for each in dataclasses.fields(self):
+            try:
+                self._note_option_of_no_use(each, _coerced(each, hints[each.name], getattr(self, each.name)))
+            except ValueError as error:
+                faults[each.name] = str(error)
+        return faults
 
     def _checked_values(self) -> dict[str, Any]:
         """Every option's value, brought to its type and checked against its choices."""
@@ -151,15 +165,17 @@ class EngineArgs(_Options):  # type: ignore[misc]
 
     def _note_options_of_no_use(self, values: dict[str, Any]) -> None:
         for each in dataclasses.fields(self):
-            name, value = each.name, values[each.name]
-            foreign = each.metadata.get("foreign")
-            if isinstance(foreign, ForeignOption):
-                if not foreign.asks_for_nothing(value):
-                    _refuse_or_note(name, value, foreign.reason, foreign.refused)
-            elif name in _NO_EFFECT and value != each.default:
-                _refuse_or_note(name, value, _NO_EFFECT[name], refused=False)
-            elif name in _REFUSED and value:
-                _refuse_or_note(name, value, _REFUSED[name], refused=True)
+            self._note_option_of_no_use(each, values[each.name])
+
+    def _note_option_of_no_use(self, each: Field[Any], value: Any) -> None:
+        foreign = each.metadata.get("foreign")
+        if isinstance(foreign, ForeignOption):
+            if not foreign.asks_for_nothing(value):
+                _refuse_or_note(each.name, value, foreign.reason, foreign.refused)
+        elif each.name in _NO_EFFECT and value != each.default:
+            _refuse_or_note(each.name, value, _NO_EFFECT[each.name], refused=False)
+        elif each.name in _REFUSED and value:
+            _refuse_or_note(each.name, value, _REFUSED[each.name], refused=True)
 
 
 @dataclass
@@ -284,6 +300,10 @@ def _build_config(values: dict[str, Any]) -> VllmConfig:
 
     sections = {name: cls(**part(cls)) for name, cls in SECTIONS.items()}
     return VllmConfig(**sections, **part(VllmConfig))
+
+
+def _complete(config: VllmConfig, checkpoint: Checkpoint) -> VllmConfig:
+    return config.replace(model_config=_complete_model_config(config, checkpoint))
 
 
 def _complete_model_config(config: VllmConfig, checkpoint: Checkpoint) -> ModelConfig:

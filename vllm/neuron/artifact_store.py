@@ -3,6 +3,7 @@
     <store>/<hash>/manifest.json          what is in it: see `Manifest`
     <store>/<hash>/...                    what the target wrote
     <store>/.lock-<hash>                  held while <hash> is being made
+    <store>/.used-<hash>                  empty; its time is the artifact's last load
     <store>/.tmp-<hash>-<pid>-<random>/   an artifact in the making: `content/`, and `making.json` that says whose it is
     <store>/<hash>.damaged-<time>/        an artifact whose files did not match its manifest, set aside
 
@@ -18,6 +19,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -45,6 +47,7 @@ SAMPLES = 64
 ABANDONED_SECONDS = 24 * 3600
 """Age from which another machine's unfinished artifact on shared storage is taken to be abandoned."""
 
+_HASH = re.compile(r"[0-9a-f]{64}")
 _MIB = 2**20
 _MAKING = "making.json"
 
@@ -153,6 +156,24 @@ def sampled_sha256(file: Path) -> str:
             stream.seek(offset)
             digest.update(stream.read(_MIB))
     return digest.hexdigest()
+
+
+def note_use(artifact: Path) -> None:
+    """Remember that `artifact` was loaded now, beside it. A store that cannot be written remembers nothing."""
+    if not _HASH.fullmatch(artifact.name):
+        return
+    try:
+        (artifact.parent / f".used-{artifact.name}").touch()
+    except OSError as error:
+        logger.debug("the use of %s is not noted: %s", artifact, error)
+
+
+def last_use(artifact: Path) -> float | None:
+    """When `artifact` was loaded last, in seconds since the epoch; None if it never was, as far as its store knows."""
+    try:
+        return (artifact.parent / f".used-{artifact.name}").stat().st_mtime
+    except OSError:
+        return None
 
 
 class ArtifactStore:

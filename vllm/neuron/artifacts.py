@@ -33,7 +33,16 @@ from vllm.neuron.artifact_store import (
 from vllm.neuron.device import DeviceModel, Progress
 from vllm.neuron.fingerprint import cache_root, fingerprint, weight_files
 
-__all__ = ["ArtifactError", "ArtifactInfo", "DamagedArtifact", "Opened", "artifact_key", "diff_keys", "open_or_compile"]
+__all__ = [
+    "ArtifactError",
+    "ArtifactInfo",
+    "DamagedArtifact",
+    "Opened",
+    "artifact_key",
+    "diff_keys",
+    "find_artifact",
+    "open_or_compile",
+]
 
 logger = init_logger(__name__)
 
@@ -120,17 +129,37 @@ def _shown(values: Mapping[str, Any], name: str) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
+class Found(NamedTuple):
+    """directory: the verified artifact, None if there is none; then `info` says why, and how the nearest differs.
+
+    key: what was looked for.
+    """
+
+    directory: Path | None
+    info: ArtifactInfo
+    key: dict[str, Any]
+
+
+def find_artifact(config: VllmConfig, target: type[DeviceModel]) -> Found:
+    """Look for the artifact of a resolved config, and make nothing."""
+    key = artifact_key(config, target)
+    info = ArtifactInfo(key_hash(key))
+    stores = _stores(config)
+    found = _open_found(_candidates(stores, info.hash), info)
+    if found is None:
+        _explain(stores, key, info)
+    return Found(found, info, key)
+
+
 def open_or_compile(config: VllmConfig, target: type[DeviceModel], progress: Progress) -> Opened:
     """The artifact of a resolved config, verified; compiled and published first where there is none.
 
     Raises ArtifactError where none matches and compiling was forbidden (`compile=False`) or cannot be written.
     """
-    key = artifact_key(config, target)
-    info = ArtifactInfo(key_hash(key))
-    stores = _stores(config)
-    if found := _open_found(_candidates(stores, info.hash), info):
+    found, info, key = find_artifact(config, target)
+    if found is not None:
         return Opened(found, True, info)
-    _explain(stores, key, info)
+    stores = _stores(config)
     if not config.neuron_options.compile:
         raise ArtifactError(f"{info.reason}, and --no-compile forbids making one" + _listed(info.diff))
     store = next((store for store in stores if store.is_writable()), None)

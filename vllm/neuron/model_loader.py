@@ -9,6 +9,7 @@ from typing import Any
 
 from vllm.config import VllmConfig
 from vllm.logger import init_logger
+from vllm.neuron.artifact_store import note_use
 from vllm.neuron.artifacts import open_or_compile
 from vllm.neuron.device import DeviceModel, resolve_target
 
@@ -40,6 +41,7 @@ def load_model(config: VllmConfig) -> tuple[DeviceModel, LoadInfo]:
     directory, hit, _ = open_or_compile(config, target, CompileProgress())
     found = time.perf_counter()
     device = target.load(config, Path(directory))
+    note_use(Path(directory))
     loaded = time.perf_counter()
     info = LoadInfo(config.target, str(directory), hit, {"artifact": found - started, "load": loaded - found})
     logger.info(

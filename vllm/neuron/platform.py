@@ -51,10 +51,13 @@ def resolve(config: VllmConfig) -> VllmConfig:
     return resolved
 
 
-def resolve_quietly(config: VllmConfig) -> tuple[VllmConfig, list[str]]:
-    """`resolve` without logging: the resolved config, and sentences about it that a user should read."""
+def resolve_quietly(config: VllmConfig, target: str | None = None) -> tuple[VllmConfig, list[str]]:
+    """`resolve` without logging: the resolved config, and sentences about it that a user should read.
+
+    target: resolve for this one, whether or not this machine has it.
+    """
     faults = Faults()
-    target = choose_target(config.neuron_options.device, faults)
+    target = target or choose_target(config.neuron_options.device, faults)
     override = merged_override(config.neuron_options, faults)
     _check_environment(override, faults)
     refuse_options(config, target, faults)

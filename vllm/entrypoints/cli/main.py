@@ -26,6 +26,7 @@ COMMANDS = {
     "bench": Command(
         "vllm.entrypoints.cli.bench", "Measure a server or an engine: serve, latency, throughput, startup."
     ),
+    "neuron": Command("vllm.entrypoints.cli.neuron", "Plan, compile, inspect and keep models for NeuronCores."),
     "collect-env": Command("vllm.entrypoints.cli.collect_env", "Print what a bug report needs to say of this machine."),
 }
 

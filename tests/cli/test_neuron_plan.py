@@ -1,0 +1,294 @@
+"""`vllm neuron plan` against arithmetic written out here, and against the parameter counts of the published models."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.cli.neuron import CONFIGS, plan
+from tests.tiny import make_checkpoint
+from vllm.entrypoints.cli.main import main
+
+GIB = 2**30
+PUBLISHED = {
+    "llama-3.1-8b": 8_030_261_248,
+    "llama-3.1-70b": 70_553_706_496,
+    "llama-4-scout": 108_641_793_536,
+    "qwen3-8b": 8_190_735_360,
+    "qwen3-30b-a3b": 30_532_122_624,
+}
+
+
+@pytest.mark.parametrize("model", PUBLISHED)
+def test_parameters_are_those_of_the_published_model(capsys, model):
+    status, found = plan(capsys, model, "--max-model-len", "2048")
+    assert status == 0
+    assert found["model"]["parameters"] == PUBLISHED[model]
+    assert found["model"]["checkpoint_bytes"] == 2 * PUBLISHED[model]
+    assert found["model"]["sizes_from"] == "config.json"
+
+
+def test_llama_8b_on_eight_cores(capsys):
+    """tp 8 divides 32 query heads, 8 KV heads, 14336 and 128256: everything is split evenly, norms are copied."""
+    words = ("--instance", "trn1.32xlarge", "-tp", "8", "--max-model-len", "4096", "--max-num-seqs", "16")
+    status, found = plan(capsys, "llama-3.1-8b", *words)
+    memory = found["memory_per_core"]
+    assert status == 0
+    assert memory["weights"] == {
+        "embedding": 128256 * 4096 // 8 * 2,
+        "attention": 32 * (4096 * 4096 + 2 * 1024 * 4096 + 4096 * 4096) // 8 * 2,
+        "mlp": 32 * 3 * 4096 * 14336 // 8 * 2,
+        "norms": (2 * 32 + 1) * 4096 * 2,
+        "lm_head": 128256 * 4096 // 8 * 2,
+    }
+    assert memory["kv_cache"] == 2 * 32 * (16 * 4096) * 1 * 128 * 2
+    tokens, width = 4096, 2 * (4096 + 4 * 128 + 1 * 128 + 14336 // 8)
+    assert memory["scratch_estimate"] == tokens * width * 2
+    assert memory["total"] == memory["weights_total"] + memory["kv_cache"] + memory["scratch_estimate"]
+    assert memory["budget"] == int(16 * GIB * 0.92)
+    assert found["kv_cache"]["tokens"] == 16 * 4096
+    assert found["host"]["start_estimate"] == 2 * PUBLISHED["llama-3.1-8b"] + 8 * memory["weights_total"] + 4 * GIB
+
+
+def test_llama_70b_replicates_kv_heads_on_64_cores(capsys):
+    """8 KV heads on 64 logical cores of trn2: each on 8 cores, so that k and v are held 8 times."""
+    words = ("--instance", "trn2.48xlarge", "-tp", "64", "--max-model-len", "8192", "--max-num-seqs", "32")
+    status, found = plan(capsys, "llama-3.1-70b", *words)
+    memory, parallel = found["memory_per_core"], found["parallel"]
+    assert status == 0
+    assert (parallel["strategy"], parallel["sharded_kv_heads"], parallel["kv_heads_per_core"]) == ("replicate", 64, 1)
+    q_and_o, k_and_v = 2 * 8192 * 128, 2 * 8192 * 128
+    assert memory["weights"]["attention"] == 80 * (q_and_o + k_and_v) * 2
+    assert memory["weights"]["mlp"] == 80 * 3 * 8192 * 28672 // 64 * 2
+    # Logical cores of two: the head is padded to an even share, and a bias masks what was padded.
+    assert memory["weights"]["lm_head"] == (128256 // 64) * 8192 * 2 + (128256 // 64) * 2
+    assert memory["kv_cache"] == 2 * 80 * 32 * 8192 * 128 * 2
+    assert found["instance"]["logical_cores"] == 64
+    assert found["instance"]["hbm_bytes_per_core"] == 24 * GIB
+    assert parallel["valid_degrees"] == [1, 2, 4, 8, 16, 32, 64]
+
+
+def test_scout_pads_forty_heads_and_splits_sixteen_experts(capsys):
+    status, found = plan(capsys, "llama-4-scout", "--instance", "trn2.48xlarge", "-tp", "64", "--max-model-len", "8192")
+    memory, parallel = found["memory_per_core"], found["parallel"]
+    assert status == 0
+    assert (parallel["query_heads"], parallel["padded_query_heads"], parallel["kv_heads_per_core"]) == (40, 64, 1)
+    expert = 3 * 5120 * 8192
+    assert memory["weights"]["experts"] == 48 * 16 * expert // 64 * 2
+    assert memory["weights"]["mlp"] == 48 * expert // 64 * 2  # the shared expert
+    assert memory["weights"]["router"] == 48 * 16 * 5120 * 2
+    assert memory["weights"]["attention"] == 48 * 4 * 5120 * 128 * 2
+    assert 0 < memory["weights"]["vision"] < memory["weights"]["mlp"]
+
+
+def test_qwen3_8b(capsys):
+    _, found = plan(capsys, "qwen3-8b", "-tp", "16", "--max-model-len", "1024", "--max-num-seqs", "4")
+    memory = found["memory_per_core"]
+    # 2 query heads and, each of 8 on two cores, 1 KV head of 128.
+    assert memory["weights"]["attention"] == 36 * (2 * 4096 * 256 + 2 * 4096 * 128) * 2
+    assert memory["weights"]["norms"] == (36 * (2 * 4096 + 2 * 128) + 4096) * 2
+    assert memory["kv_cache"] == 2 * 36 * 4 * 1024 * 128 * 2
+    tokens, width = 1024, 2 * (4096 + 3 * 128 + 12288 // 16)
+    assert memory["scratch_estimate"] == tokens * width * 2 + 2 * 1024 * 1024 * 4
+
+
+def test_qwen3_30b_counts_all_experts_but_computes_eight(capsys):
+    _, found = plan(capsys, "qwen3-30b-a3b", "-tp", "8", "--max-model-len", "4096", "--max-num-seqs", "8")
+    memory = found["memory_per_core"]
+    assert memory["weights"]["experts"] == 48 * 128 * 3 * 2048 * 768 // 8 * 2
+    assert memory["weights"]["router"] == 48 * 128 * 2048 * 2
+    assert "mlp" not in memory["weights"]
+    assert memory["scratch_estimate"] == 4096 * 2 * (2048 + 4 * 128 + 128 + 8 * 768 // 8) * 2
+    assert found["model"]["support"] == {
+        "neuronx": {"key": "qwen3_moe", "since": "0.6.0", "sdk": "2.26"},
+        "cpu": False,
+    }
+
+
+def test_the_head_of_tied_embeddings_is_held_beside_them(capsys, tmp_path):
+    config = json.loads((CONFIGS / "qwen3-8b" / "config.json").read_text()) | {"tie_word_embeddings": True}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    _, found = plan(capsys, tmp_path, "-tp", "8", "--max-model-len", "1024")
+    assert found["model"]["parameters"] == PUBLISHED["qwen3-8b"] - 151936 * 4096
+    assert found["memory_per_core"]["weights"]["lm_head"] == 151936 * 4096 // 8 * 2
+
+
+def test_quantised_weights_are_a_byte_and_a_scale_a_row(capsys):
+    override = {
+        "quantized": True,
+        "quantized_checkpoints_path": "/somewhere",
+        "quantization_type": "per_channel_symmetric",
+        "modules_to_not_convert": ["lm_head"],
+    }
+    words = ("-tp", "8", "--max-model-len", "1024", "--override-neuron-config", json.dumps(override))
+    _, found = plan(capsys, "llama-3.1-8b", *words)
+    weights = found["memory_per_core"]["weights"]
+    gate, down = 14336 // 8, 4096
+    assert weights["mlp"] == 32 * (3 * 4096 * gate + 4 * (2 * gate + down))
+    assert weights["lm_head"] == 128256 * 4096 // 8 * 2
+    assert weights["embedding"] == 128256 * 4096 // 8 * 2
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
+def test_headers_and_config_agree(capsys, tmp_path, family):
+    """The same model from its config.json alone and with its weights beside it."""
+    checkpoint = make_checkpoint(tmp_path / family, family, dtype="float32")
+    _, with_headers = plan(capsys, checkpoint, "-tp", "8")
+    (tmp_path / "bare").mkdir()
+    (tmp_path / "bare" / "config.json").write_text((checkpoint / "config.json").read_text())
+    _, bare = plan(capsys, tmp_path / "bare", "-tp", "8")
+    assert with_headers["model"]["sizes_from"] == "safetensors headers"
+    assert with_headers["model"]["parameters"] == bare["model"]["parameters"]
+    assert with_headers["memory_per_core"] == bare["memory_per_core"]
+    assert not [notice for notice in with_headers["notices"] if "headers" in notice]
+
+
+def test_programs_and_artifact(capsys):
+    override = {"context_encoding_buckets": [256, 1000], "save_sharded_checkpoint": True}
+    words = ("-tp", "2", "--max-model-len", "1000", "--override-neuron-config", json.dumps(override))
+    _, found = plan(capsys, "llama-3.1-8b", *words)
+    shapes = [(each["kind"], each["batch"], each["tokens"], each["context"]) for each in found["programs"]]
+    assert shapes == [
+        ("context_encoding", 1, 256, 0),
+        ("context_encoding", 1, 1000, 0),
+        *(("token_generation", 32, 1, length) for length in (128, 256, 512, 1000)),
+    ]
+    artifact = found["artifact"]
+    assert (artifact["programs"], artifact["layers"], artifact["layer_programs"]) == (6, 32, 192)
+    shards = artifact["files"][-1]
+    assert shards["path"].startswith("weights/tp{0..1}_sharded_checkpoint.safetensors")
+    assert shards["bytes"] == 2 * found["memory_per_core"]["weights_total"]
+
+
+def test_limits_are_the_largest_that_fit(capsys):
+    words = ("--instance", "inf2.8xlarge", "-tp", "2", "--max-model-len", "2048", "--max-num-seqs")
+    _, found = plan(capsys, "llama-3.1-8b", *words, "4")
+    most = found["limits"]["max_num_seqs"]
+    assert plan(capsys, "llama-3.1-8b", *words, str(most))[0] == 0
+    assert plan(capsys, "llama-3.1-8b", *words, str(most + 1))[0] == 1
+    longest = found["limits"]["max_model_len"]
+    words = ("--instance", "inf2.8xlarge", "-tp", "2", "--max-num-seqs", "4", "--max-model-len")
+    assert plan(capsys, "llama-3.1-8b", *words, str(longest))[0] == 0
+    assert plan(capsys, "llama-3.1-8b", *words, str(longest + 1))[0] == 1
+
+
+def test_all_faults_at_once(capsys):
+    words = (
+        *("--instance", "inf2.48xlarge", "-tp", "32", "--max-model-len", "200000", "--nxdi-version", "0.7.0"),
+        "--async-scheduling",
+        *("--override-neuron-config", '{"context_encoding_buckts": [1], "token_generation_batches": [4]}'),
+    )
+    status, found = plan(capsys, "llama-3.1-8b", *words)
+    faults = {fault["name"]: fault for fault in found["faults"]}
+    assert status == 1 and not found["ok"]
+    assert set(faults) == {
+        "max_model_len",
+        "async_scheduling",
+        "context_encoding_buckts",
+        "token_generation_batches",
+        "tensor_parallel_size",
+        "device memory",
+    }
+    assert "'context_encoding_buckets'" in faults["context_encoding_buckts"]["fix"]
+    assert "1, 2, 4, 8, 24" in faults["tensor_parallel_size"]["why"]
+    assert "0.8.0" in faults["token_generation_batches"]["why"]
+
+
+def test_what_the_fix_of_a_memory_fault_says_does_fix_it(capsys):
+    words = ("--instance", "trn1.32xlarge", "-tp", "2", "--max-num-seqs", "32", "--max-model-len", "8192")
+    _, found = plan(capsys, "llama-3.1-8b", *words)
+    (fault,) = found["faults"]
+    assert fault["name"] == "device memory"
+    fixes = [fix.removeprefix("or ").split("=") for fix in fault["fix"].removeprefix("Use ").split(", ")]
+    assert len(fixes) == 3
+    for name, value in fixes:
+        flag = f"--{name.replace('_', '-')}"
+        fixed = [*words, flag, value] if flag != "--tensor-parallel-size" else [*words, "-tp", value]
+        assert plan(capsys, "llama-3.1-8b", *fixed)[0] == 0
+
+
+def test_the_host_of_a_small_instance_is_too_small(capsys):
+    """A checkpoint of 15 GiB is sharded in 32 GiB of host memory: known to be killed without a word."""
+    words = ("--instance", "trn1.2xlarge", "-tp", "2", "--max-model-len", "2048", "--max-num-seqs", "4")
+    _, found = plan(capsys, "llama-3.1-8b", *words)
+    (fault,) = found["faults"]
+    assert fault["name"] == "host memory"
+    assert "trn1.32xlarge" in fault["fix"]
+
+
+@pytest.mark.parametrize("version, ok", [("0.5.0", False), ("0.6.0", True), ("0.9.0", True)])
+def test_architectures_by_version(capsys, version, ok):
+    status, found = plan(capsys, "qwen3-30b-a3b", "--max-model-len", "1024", "--nxdi-version", version)
+    assert (status == 0) == ok
+    assert [fault["name"] for fault in found["faults"]] == ([] if ok else ["architectures"])
+
+
+def test_a_model_that_only_the_accelerator_runs(capsys):
+    status, found = plan(capsys, "qwen3-30b-a3b", "--device", "cpu", "--max-model-len", "128", "--max-num-seqs", "1")
+    assert status == 1
+    assert "architectures" in [fault["name"] for fault in found["faults"]]
+
+
+def test_attention_in_chunks_excludes_kernels(capsys):
+    override = '{"flash_decoding_enabled": true}'
+    words = ("--max-model-len", "16384", "--override-neuron-config", override)
+    _, found = plan(capsys, "llama-4-scout", *words)
+    assert "flash_decoding_enabled" in [fault["name"] for fault in found["faults"]]
+
+
+def test_sequence_parallel_lengths(capsys):
+    override = '{"sequence_parallel_enabled": true}'
+    words = ("-tp", "32", "--max-model-len", "6024", "--override-neuron-config", override)
+    _, found = plan(capsys, "llama-3.1-8b", *words)
+    assert "sequence_parallel_enabled" in [fault["name"] for fault in found["faults"]]
+
+
+def test_an_incomplete_config(capsys, tmp_path):
+    (tmp_path / "config.json").write_text('{"architectures": ["LlamaForCausalLM"], "hidden_size": 64}')
+    status, found = plan(capsys, tmp_path, "--max-model-len", "128")
+    assert status == 1
+    (fault,) = [fault for fault in found["faults"] if fault["name"] == "config.json"]
+    assert "num_hidden_layers" in fault["why"] and "vocab_size" in fault["why"]
+    assert found["memory_per_core"] is None
+
+
+def test_suggestion(capsys):
+    status, found = plan(capsys, "llama-3.1-70b", "--instance", "trn2.48xlarge", "--suggest")
+    suggestion = found["suggestion"]
+    assert status == 0
+    assert (suggestion["max_num_seqs"], suggestion["max_model_len"]) == (32, 8192)
+    rows = {option["degree"]: option["rows"] for option in suggestion["options"]}
+    assert list(rows) == [1, 2, 4, 8, 16, 32, 64]
+    assert suggestion["tensor_parallel_size"] == min(degree for degree, most in rows.items() if most >= 32)
+    assert rows[suggestion["tensor_parallel_size"]] >= 32 > rows[suggestion["tensor_parallel_size"] // 2]
+    assert found["parallel"]["tensor_parallel_size"] == suggestion["tensor_parallel_size"]
+    assert suggestion["buckets"]["token_generation_buckets"][-1] == 8192
+
+
+def test_wrong_command_lines(capsys):
+    assert main(["neuron"]) == 2
+    assert main(["neuron", "plam"]) == 2
+    assert "did you mean 'plan'" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as caught:
+        main(["neuron", "plan", "--instnce", "x"])
+    assert caught.value.code == 2
+    assert main(["neuron", "plan", "--model", str(CONFIGS / "qwen3-8b"), "--instance", "trn1.32xlrge"]) == 1
+    assert "trn1.32xlarge" in capsys.readouterr().err
+    assert main(["neuron", "plan", "--model", "./nowhere/at-all"]) == 1
+
+
+def test_plain_when_piped_and_light():
+    """No box drawing and no colours in a pipe; neither torch nor transformers is imported."""
+    code = (
+        "import sys; from vllm.entrypoints.cli.main import main; "
+        f"status = main(['neuron', 'plan', '--model', {str(CONFIGS / 'llama-3.1-8b')!r}, '--max-model-len', '2048']); "
+        "print([name for name in ('torch', 'transformers', 'rich') if name in sys.modules]); sys.exit(status)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.isascii()
+    assert "\x1b" not in result.stdout
+    assert result.stdout.rstrip().endswith("[]")
+    assert "8,030,261,248" in result.stdout

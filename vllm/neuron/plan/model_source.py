@@ -1,0 +1,116 @@
+"""What is to be planned: a config.json alone, a checkpoint directory, or a GGUF file. Only headers are read.
+
+Models with a text part of their own (Llama 4, Gemma 3, ...) keep its settings in `text_config`; here they are raised
+to the top, so that one spelling serves every reader.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vllm.checkpoint import Checkpoint, CheckpointError, hub, normalise_config, open_checkpoint
+from vllm.checkpoint.checkpoint import read_json
+from vllm.checkpoint.safetensors_file import read_safetensors
+from vllm.neuron.fingerprint import weight_files
+
+BYTES_OF = {"f64": 8, "f32": 4, "f16": 2, "bf16": 2, "f8e4m3": 1, "f8e5m2": 1, "i8": 1, "u8": 1, "bool": 1}
+_DBRX = {
+    "d_model": "hidden_size",
+    "n_heads": "num_attention_heads",
+    "n_layers": "num_hidden_layers",
+    "max_seq_len": "max_position_embeddings",
+}
+_DBRX_NESTED = {
+    ("attn_config", "kv_n_heads"): "num_key_value_heads",
+    ("ffn_config", "ffn_hidden_size"): "intermediate_size",
+    ("ffn_config", "moe_num_experts"): "num_local_experts",
+    ("ffn_config", "moe_top_k"): "num_experts_per_tok",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSource:
+    """A model on paper.
+
+    path: the directory or the file. config: in normal form, flat. shapes: of the tensors that headers name; empty where
+    there are no weights. checkpoint_bytes: of those tensors as stored; 0 where there are none.
+    """
+
+    path: Path
+    config: dict[str, Any]
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    checkpoint_bytes: int = 0
+
+    @property
+    def is_gguf(self) -> bool:
+        return self.path.suffix == ".gguf"
+
+    @property
+    def origin(self) -> str:
+        if not self.shapes:
+            return "config.json"
+        return "GGUF header" if self.is_gguf else "safetensors headers"
+
+    def as_checkpoint(self) -> Checkpoint:
+        """What the engine's own arguments are completed from. It has no tensors."""
+        return Checkpoint(self.path, self.config)
+
+
+def read_source(
+    model: str,
+    revision: str | None = None,
+    download_dir: str | None = None,
+    token: str | None = None,
+    load_format: str = "auto",
+) -> ModelSource:
+    """The model that `model` names; of a hub id only config.json is fetched. Raises CheckpointError."""
+    path = hub.local_path(model, patterns=hub.METADATA, revision=revision, download_dir=download_dir, token=token)
+    if path.is_file() and path.suffix == ".json":
+        return ModelSource(path.parent, _config_of(path))
+    files = weight_files(path, load_format)
+    if path.is_file() or (files and files[0].suffix == ".gguf"):
+        return _gguf(path if path.is_file() else files[0])
+    if not (path / "config.json").is_file():
+        raise CheckpointError(f"{path} has no config.json, which says how large the model is")
+    return _with_headers(path, _config_of(path / "config.json"), files)
+
+
+def _config_of(file: Path) -> dict[str, Any]:
+    return normalise_config(flat_config(read_json(file)))
+
+
+def flat_config(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """`raw` with the settings of its text part at the top, under Hugging Face's usual names."""
+    text = raw.get("text_config")
+    config = dict(raw)
+    if isinstance(text, Mapping):
+        config = {**{name: value for name, value in raw.items() if name != "text_config"}, **text}
+        for name in ("architectures", "model_type"):
+            if raw.get(name):
+                config[name] = raw[name]
+    for given, usual in _DBRX.items():
+        if given in config:
+            config.setdefault(usual, config[given])
+    for (section, given), usual in _DBRX_NESTED.items():
+        if isinstance(config.get(section), Mapping) and given in config[section]:
+            config.setdefault(usual, config[section][given])
+    return config
+
+
+def _with_headers(path: Path, config: dict[str, Any], files: list[Path]) -> ModelSource:
+    shapes: dict[str, tuple[int, ...]] = {}
+    size = 0
+    for file in files:
+        for name, tensor in read_safetensors(file).items():
+            shapes[name] = tensor.shape
+            size += tensor.data.nbytes
+    return ModelSource(path, config, shapes, size)
+
+
+def _gguf(path: Path) -> ModelSource:
+    checkpoint = open_checkpoint(path)
+    shapes = {name: checkpoint.get(name).shape for name in checkpoint.tensors()}
+    return ModelSource(path, checkpoint.config, shapes, path.stat().st_size)

@@ -1,0 +1,75 @@
+"""Programs that a configuration is compiled to, one for each kind, batch and bucket, and the artifact's files."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from vllm.neuron import buckets
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """kind: "context_encoding" or "token_generation". batch: rows. tokens: of each row that are computed. context: the
+    longest context of a row, 0 where it is the tokens themselves."""
+
+    kind: str
+    batch: int
+    tokens: int
+    context: int
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def programs_of(config: Any) -> list[Program]:
+    """Every program of a `NeuronConfig`, in the order in which NxD Inference lists its buckets."""
+    return [*_context_encoding(config), *_token_generation(config)]
+
+
+def _context_encoding(config: Any) -> list[Program]:
+    kind, batch = "context_encoding", config.ctx_batch_size
+    if config.is_chunked_prefill:
+        chunk = config.chunked_prefill_config
+        pairs = buckets.chunk_buckets(
+            config.max_context_length,
+            config.max_length,
+            chunk.max_num_seqs,
+            chunk.kernel_q_tile_size,
+            chunk.kernel_kv_tile_size,
+        )
+        return [Program(kind, 1, tokens, tiles) for tokens, tiles in pairs]
+    if config.is_prefix_caching:
+        grid = buckets.prefix_prefill_buckets(
+            config.max_context_length, config.context_encoding_buckets, config.prefix_buckets
+        )
+        return [Program(kind, batch, tokens, prefix) for tokens, prefix in grid]
+    return [Program(kind, batch, bucket, 0) for bucket in config.context_buckets]
+
+
+def _token_generation(config: Any) -> list[Program]:
+    kind = "token_generation"
+    width = max(1, config.speculation_length)
+    batches = sorted({*(config.token_generation_batches or []), config.tkg_batch_size}, reverse=True)
+    if config.is_prefix_caching:
+        pairs = buckets.prefix_decode_buckets(config.max_length, config.token_generation_buckets)
+        return [Program(kind, batch, width, context) for batch in batches for _, context in pairs]
+    return [Program(kind, batch, width, bucket) for batch in batches for bucket in config.token_buckets]
+
+
+def expected_files(target: str, config: Any, shard_bytes: int, num_programs: int) -> list[dict[str, Any]]:
+    """Files of the artifact. bytes: None where only compiling tells."""
+    files: list[dict[str, Any]] = [{"path": "manifest.json", "bytes": None}]
+    if target == "cpu":
+        return [
+            *files,
+            {"path": "index.json", "bytes": None},
+            {"path": "weights.bin", "bytes": None},
+            {"path": f"programs/*.json ({num_programs})", "bytes": None},
+        ]
+    files += [{"path": "neuron_config.json", "bytes": None}, {"path": "model.pt", "bytes": None}]
+    if config.save_sharded_checkpoint:
+        ranks = config.tp_degree * config.ep_degree
+        name = f"weights/tp{{0..{ranks - 1}}}_sharded_checkpoint.safetensors ({ranks})"
+        files.append({"path": name, "bytes": ranks * shard_bytes})
+    return files

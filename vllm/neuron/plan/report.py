@@ -1,0 +1,124 @@
+"""A plan as JSON types: what `vllm neuron plan --json` prints, and what its tables are made of."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vllm.neuron.parallel import valid_degrees
+from vllm.neuron.plan.instances import INSTANCES
+from vllm.neuron.plan.plan import Plan, support_summary
+from vllm.neuron.plan.programs import expected_files
+
+FORM = 1
+
+
+def plan_to_dict(plan: Plan) -> dict[str, Any]:
+    """Sizes in bytes; "per_core" means one logical core."""
+    return {
+        "form": FORM,
+        "ok": not plan.faults,
+        "faults": [
+            {"name": fault.name, "given": fault.given, "why": fault.why, "fix": fault.fix} for fault in plan.faults
+        ],
+        "notices": plan.notices,
+        "model": _model(plan),
+        "target": plan.target,
+        "nxdi_version": plan.version,
+        "instance": plan.instance.to_dict(plan.lnc) if plan.instance else None,
+        "parallel": _parallel(plan),
+        "programs": [program.to_dict() for program in plan.programs],
+        "memory_per_core": _memory(plan),
+        "kv_cache": _kv(plan),
+        "host": _host(plan),
+        "limits": _limits(plan),
+        "artifact": _artifact(plan),
+        "instances": {name: plan.fits_on(instance) for name, instance in INSTANCES.items()}
+        if plan.target == "neuronx"
+        else {},
+    }
+
+
+def _model(plan: Plan) -> dict[str, Any]:
+    return {
+        "path": str(plan.source.path),
+        "architecture": str((plan.source.config.get("architectures") or ["unknown"])[0]),
+        "sizes_from": plan.source.origin,
+        "parameters": plan.parameters,
+        "checkpoint_bytes": plan.checkpoint_bytes,
+        "support": support_summary(plan),
+    }
+
+
+def _parallel(plan: Plan) -> dict[str, Any]:
+    heads, lnc = plan.heads, plan.lnc
+    degrees = plan.instance.degrees(lnc) if plan.instance else list(valid_degrees())
+    found: dict[str, Any] = {"tensor_parallel_size": plan.neuron_config.tp_degree, "valid_degrees": degrees}
+    if heads:
+        found |= {
+            "query_heads": heads.num_heads,
+            "padded_query_heads": heads.padded_heads,
+            "query_heads_per_core": heads.heads_per_rank,
+            "kv_heads": heads.num_kv_heads,
+            "sharded_kv_heads": heads.sharded_kv_heads,
+            "kv_heads_per_core": heads.kv_heads_per_rank,
+            "strategy": heads.strategy,
+        }
+    return found
+
+
+def _memory(plan: Plan) -> dict[str, Any] | None:
+    memory = plan.memory
+    if memory is None:
+        return None
+    return {
+        "weights": memory.weights,
+        "weights_total": memory.weight_bytes,
+        "kv_cache": memory.kv().bytes,
+        "scratch_estimate": memory.activations(),
+        "total": memory.total(),
+        "budget": plan.budget,
+        "free": None if plan.budget is None else plan.budget - memory.total(),
+    }
+
+
+def _kv(plan: Plan) -> dict[str, Any] | None:
+    memory, config = plan.memory, plan.neuron_config
+    if memory is None:
+        return None
+    shape = memory.kv()
+    return {
+        "layout": "blocks" if config.is_block_kv_layout else "contiguous",
+        "lines": shape.lines,
+        "tokens_per_line": shape.length,
+        "sequences": config.batch_size,
+        "tokens": config.batch_size * config.seq_len,
+        "bytes_per_token_per_core": shape.bytes_per_token,
+    }
+
+
+def _host(plan: Plan) -> dict[str, Any]:
+    return {
+        "start_estimate": plan.host_bytes,
+        "capacity": plan.instance.host_bytes if plan.instance else None,
+    }
+
+
+def _limits(plan: Plan) -> dict[str, Any]:
+    """The largest values that fit with all else as configured."""
+    budget, memory = plan.budget, plan.memory
+    if budget is None or memory is None or plan.target != "neuronx":
+        return {"max_num_seqs": None, "max_model_len": None}
+    bound = int(plan.source.config.get("max_position_embeddings") or plan.neuron_config.seq_len)
+    return {"max_num_seqs": memory.most_rows(budget), "max_model_len": memory.longest(budget, bound)}
+
+
+def _artifact(plan: Plan) -> dict[str, Any]:
+    layers = int(plan.source.config.get("num_hidden_layers") or 0)
+    shard = plan.memory.weight_bytes if plan.memory else 0
+    count = len(plan.programs)
+    return {
+        "programs": count,
+        "layers": layers,
+        "layer_programs": count * layers,
+        "files": expected_files(plan.target, plan.neuron_config, shard, count) if count else [],
+    }
