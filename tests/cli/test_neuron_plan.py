@@ -24,8 +24,9 @@ PUBLISHED = {
 
 @pytest.mark.parametrize("model", PUBLISHED)
 def test_parameters_are_those_of_the_published_model(capsys, model):
-    status, found = plan(capsys, model, "--max-model-len", "2048")
-    assert status == 0
+    _, found = plan(capsys, model, "--max-model-len", "2048")
+    expected = ["architectures"] if model == "llama-4-scout" else []  # image-to-text models are not served yet
+    assert [fault["name"] for fault in found["faults"]] == expected
     assert found["model"]["parameters"] == PUBLISHED[model]
     assert found["model"]["checkpoint_bytes"] == 2 * PUBLISHED[model]
     assert found["model"]["sizes_from"] == "config.json"
@@ -72,9 +73,8 @@ def test_llama_70b_replicates_kv_heads_on_64_cores(capsys):
 
 
 def test_scout_pads_forty_heads_and_splits_sixteen_experts(capsys):
-    status, found = plan(capsys, "llama-4-scout", "--instance", "trn2.48xlarge", "-tp", "64", "--max-model-len", "8192")
+    _, found = plan(capsys, "llama-4-scout", "--instance", "trn2.48xlarge", "-tp", "64", "--max-model-len", "8192")
     memory, parallel = found["memory_per_core"], found["parallel"]
-    assert status == 0
     assert (parallel["query_heads"], parallel["padded_query_heads"], parallel["kv_heads_per_core"]) == (40, 64, 1)
     expert = 3 * 5120 * 8192
     assert memory["weights"]["experts"] == 48 * 16 * expert // 64 * 2
@@ -103,7 +103,7 @@ def test_qwen3_30b_counts_all_experts_but_computes_eight(capsys):
     assert "mlp" not in memory["weights"]
     assert memory["scratch_estimate"] == 4096 * 2 * (2048 + 4 * 128 + 128 + 8 * 768 // 8) * 2
     assert found["model"]["support"] == {
-        "neuronx": {"key": "qwen3_moe", "since": "0.6.0", "sdk": "2.26"},
+        "neuronx": {"key": "qwen3_moe", "since": "0.6", "sdk": "2.26"},
         "cpu": False,
     }
 
@@ -194,7 +194,7 @@ def test_all_faults_at_once(capsys):
     }
     assert "'context_encoding_buckets'" in faults["context_encoding_buckts"]["fix"]
     assert "1, 2, 4, 8, 24" in faults["tensor_parallel_size"]["why"]
-    assert "0.8.0" in faults["token_generation_batches"]["why"]
+    assert "0.8" in faults["token_generation_batches"]["why"]
 
 
 def test_what_the_fix_of_a_memory_fault_says_does_fix_it(capsys):

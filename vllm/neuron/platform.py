@@ -179,7 +179,7 @@ def _settle(config: VllmConfig, override: Mapping[str, Any], modes: KVModes, fau
     return settled.replace(cache_config=cache)
 
 
-_AGREED_KEYS = frozenset({"tp_degree", "batch_size", "seq_len", "pa_block_size", "pa_num_blocks"})
+AGREED_KEYS = frozenset({"tp_degree", "batch_size", "seq_len", "pa_block_size", "pa_num_blocks"})
 
 
 def _agreed(key: str, override: Mapping[str, Any], option: str, value: int | None, faults: Faults) -> int | None:
@@ -220,7 +220,7 @@ def _agreed_dtype(dtype: str, override: Mapping[str, Any], faults: Faults) -> st
 
 def _build_neuron_config(config: VllmConfig, override: Mapping[str, Any], faults: Faults) -> NeuronConfig | None:
     entries = {
-        name: value for name, value in override.items() if name not in _AGREED_KEYS and not _is_settled(name, value)
+        name: value for name, value in override.items() if name not in AGREED_KEYS and not _is_settled(name, value)
     }
     if override.get("torch_dtype") is not None and config.model_config.dtype in BYTES:
         del entries["torch_dtype"]

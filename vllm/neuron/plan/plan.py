@@ -19,17 +19,10 @@ from vllm.config import VllmConfig
 from vllm.neuron import platform
 from vllm.neuron.faults import Fault, Faults, NeuronConfigError
 from vllm.neuron.neuron_config import NeuronConfig, default_neuron_config, torch_dtype
+from vllm.neuron.neuronx.versions import NEWEST, Version
 from vllm.neuron.options import merged_override
 from vllm.neuron.parallel import HeadSharding
-from vllm.neuron.plan.architectures import (
-    NEWEST,
-    check_architecture,
-    check_keys,
-    number,
-    runs_on_cpu,
-    sdk_of,
-    support_of,
-)
+from vllm.neuron.plan.architectures import SDK, check_architecture, check_keys, runs_on_cpu, support_of
 from vllm.neuron.plan.instances import DEFAULT_LNC, GIB, INSTANCES, Instance
 from vllm.neuron.plan.memory import CoreMemory
 from vllm.neuron.plan.model_source import ModelSource
@@ -47,7 +40,7 @@ from vllm.neuron.plan.weights import (
 HOST_BASE_BYTES = 4 * GIB
 """What the system, the process and the compiler take of the host beside weights: an estimate."""
 
-_LAST_WITH_KERNELS_ON = {"inf2": "0.8.0", "trn1": "0.8.0"}
+_LAST_WITH_KERNELS_ON = {"inf2": Version(0, 8), "trn1": Version(0, 8)}
 
 
 @dataclass(slots=True)
@@ -59,7 +52,7 @@ class Plan:
 
     source: ModelSource
     target: str
-    version: str
+    version: Version
     instance: Instance | None
     config: VllmConfig
     neuron_config: NeuronConfig
@@ -136,34 +129,30 @@ def make_plan(
     source: ModelSource,
     target: str = "neuronx",
     instance: Instance | None = None,
-    version: str = NEWEST,
+    version: Version = NEWEST,
     option_faults: Mapping[str, str] | None = None,
 ) -> Plan:
     """The plan of a config that is not resolved yet: see `EngineArgs.unresolved_config`.
 
-    option_faults: what is wrong with options that never made it into `config`. Raises ValueError for a version that is
-    none; everything else is a fault of the plan.
+    option_faults: what is wrong with options that never made it into `config`.
     """
-    number(version)
     faults = Faults()
     for name, message in (option_faults or {}).items():
         faults.found.append(Fault(name, "", message.removeprefix(f"{name}: "), ""))
         faults.mark_unreadable(name)
-    check_architecture(source.config, target, version, faults)
     config = _with_lnc(config, instance)
     resolved, neuron_config, notices = _resolved(config, target, instance, faults)
+    check_architecture(source.config, target, version, neuron_config.seq_len, faults)
     heads = HeadSharding.from_hf_config(neuron_config.tp_degree, source.config)
     plan = Plan(source, target, version, instance, resolved, neuron_config, heads, notices=notices)
     if target == "neuronx":
-        check_keys(merged_override(config.neuron_options, Faults()), neuron_config, source.config, version, faults)
-        if source.is_gguf:
-            faults.add("model", str(source.path), "NxD Inference reads no GGUF files", "Use a safetensors checkpoint")
+        check_keys(neuron_config, source.config, version, faults)
     _size(plan, faults)
     if not faults:
         plan.programs = programs_of(neuron_config)
     _check_instance(plan, faults)
     _check_memory(plan, faults)
-    plan.faults = faults.found
+    plan.faults = list(dict.fromkeys(faults.found))
     if heads is not None:
         plan.notices = [notice for notice in notices if not notice.startswith(heads.describe())]
     _add_notices(plan)
@@ -222,9 +211,21 @@ def _plain_neuron_config(config: VllmConfig) -> NeuronConfig:
         ),
     )
     lnc = override.get("logical_nc_config")
-    kept = {"logical_nc_config": lnc} if lnc in (1, 2) else {}
-    plain = {**kept, "context_encoding_buckets": None, "token_generation_buckets": None}
-    return default_neuron_config(settled, plain)
+    plain: dict[str, Any] = {"context_encoding_buckets": None, "token_generation_buckets": None}
+    if lnc in (1, 2):
+        plain["logical_nc_config"] = lnc
+    entries = {name: value for name, value in override.items() if name not in platform.AGREED_KEYS}
+    for candidate in (entries, _known(entries), plain):
+        try:
+            return default_neuron_config(settled, candidate)
+        except NeuronConfigError:
+            continue
+    return NeuronConfig(tp_degree=settled.parallel_config.tensor_parallel_size, batch_size=rows, seq_len=length)
+
+
+def _known(entries: Mapping[str, Any]) -> dict[str, Any]:
+    names = {each.name for each in dataclasses.fields(NeuronConfig)}
+    return {name: value for name, value in entries.items() if name in names}
 
 
 def _size(plan: Plan, faults: Faults) -> None:
@@ -352,10 +353,10 @@ def _roomier(plan: Plan) -> str:
 
 def _add_notices(plan: Plan) -> None:
     newest = _LAST_WITH_KERNELS_ON.get(plan.instance.platform if plan.instance else "")
-    if plan.target == "neuronx" and newest and plan.instance and number(plan.version) > number(newest):
+    if plan.target == "neuronx" and newest and plan.instance and plan.version > newest:
         plan.notices.append(
-            f"NxD Inference's NKI kernels stopped on {plan.instance.platform} with SDK {sdk_of(plan.version)}; AWS "
-            f"advises SDK {sdk_of(newest)} there"
+            f"NxD Inference's NKI kernels stopped on {plan.instance.platform} with SDK {SDK[plan.version]}; AWS "
+            f"advises SDK {SDK[newest]} there"
         )
     if plan.neuron_config.cp_degree > 1:
         plan.notices.append("cp_degree: what context parallelism adds to a core's weights is not counted")
@@ -372,7 +373,7 @@ def _add_notices(plan: Plan) -> None:
 def support_summary(plan: Plan) -> dict[str, Any]:
     support = support_of(plan.source.config)
     return {
-        "neuronx": {"key": support.key, "since": support.since, "sdk": sdk_of(support.since)} if support else None,
+        "neuronx": {"key": support.key, "since": str(support.since), "sdk": SDK[support.since]} if support else None,
         "cpu": runs_on_cpu(plan.source.config),
     }
 

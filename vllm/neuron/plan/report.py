@@ -23,7 +23,7 @@ def plan_to_dict(plan: Plan) -> dict[str, Any]:
         "notices": plan.notices,
         "model": _model(plan),
         "target": plan.target,
-        "nxdi_version": plan.version,
+        "nxdi_version": str(plan.version),
         "instance": plan.instance.to_dict(plan.lnc) if plan.instance else None,
         "parallel": _parallel(plan),
         "programs": [program.to_dict() for program in plan.programs],

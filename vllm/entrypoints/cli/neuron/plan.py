@@ -14,7 +14,8 @@ from vllm import envs
 from vllm.checkpoint import CheckpointError, context_length
 from vllm.engine.arg_utils import EngineArgs
 from vllm.entrypoints.cli.neuron.output import Table, print_faults, print_table, size
-from vllm.neuron.plan.architectures import NEWEST
+from vllm.neuron.neuronx.versions import NEWEST, Version
+from vllm.neuron.plan.architectures import read_version
 from vllm.neuron.plan.instances import INSTANCES, Instance, find_instance
 from vllm.neuron.plan.model_source import ModelSource, read_source
 from vllm.neuron.plan.plan import Plan, make_plan
@@ -32,7 +33,7 @@ def main(argv: list[str]) -> int:
         suggestion = _suggestion(args, engine_args, source, instance) if args.suggest else None
         if suggestion is not None and suggestion.chosen is not None:
             engine_args = with_shape(engine_args, suggestion.chosen.degree, suggestion.rows, suggestion.length)
-        plan = plan_of(engine_args, source, instance, args.nxdi_version)
+        plan = plan_of(engine_args, source, instance, read_version(args.nxdi_version))
         changes = _changes(args, plan) if args.from_traffic else []
     except (CheckpointError, TrafficError, ValueError) as error:
         print(f"vllm neuron plan: {error}", file=sys.stderr)
@@ -47,7 +48,7 @@ def main(argv: list[str]) -> int:
 def _parser() -> FlexibleArgumentParser:
     parser = FlexibleArgumentParser(prog="vllm neuron plan", description=__doc__)
     parser.add_argument("--instance", help=f"Instance type to plan for: {', '.join(INSTANCES)}.")
-    parser.add_argument("--nxdi-version", default=NEWEST, help=f"Version of NxD Inference. Default: {NEWEST}.")
+    parser.add_argument("--nxdi-version", default=str(NEWEST), help=f"Version of NxD Inference. Default: {NEWEST}.")
     parser.add_argument("--json", action="store_true", help="Print the plan as JSON.")
     parser.add_argument(
         "--suggest", action="store_true", help="Propose degree, batch and buckets for --instance (needed with it)."
@@ -72,7 +73,7 @@ def target_of(args: EngineArgs) -> str:
     return args.device if args.device in ("cpu", "null") else "neuronx"
 
 
-def plan_of(args: EngineArgs, source: ModelSource, instance: Instance | None, version: str = NEWEST) -> Plan:
+def plan_of(args: EngineArgs, source: ModelSource, instance: Instance | None, version: Version = NEWEST) -> Plan:
     """The plan of engine arguments, with what is wrong with single options among its faults."""
     faults = args.option_faults()
     for name in faults:
@@ -108,7 +109,7 @@ def _suggestion(args: Any, engine_args: EngineArgs, source: ModelSource, instanc
             with_shape(engine_args, degree, rows, length),
             source,
             instance,
-            args.nxdi_version,
+            read_version(args.nxdi_version),
         ),
         instance,
         degree=None if engine_args.tensor_parallel_size == 1 else engine_args.tensor_parallel_size,
