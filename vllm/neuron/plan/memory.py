@@ -18,6 +18,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from vllm.neuron.faults import Faults
+from vllm.neuron.kv_layout import kv_layout
 from vllm.neuron.parallel import HeadSharding
 from vllm.neuron.plan.weights import DTYPE_BYTES, dense_size, expert_size, num_experts
 
@@ -28,7 +30,7 @@ MAX_ROWS = 4096
 
 @dataclass(frozen=True, slots=True)
 class KVShape:
-    """One core's KV cache. lines x length tokens of `bytes_per_token`."""
+    """One core's KV cache: lines x length tokens of `bytes_per_token`. With block KV a line is a block."""
 
     lines: int
     length: int
@@ -71,7 +73,9 @@ class CoreMemory:
             size = config.pa_block_size
             blocks = config.pa_num_blocks
             if rows is not None or length is not None:
-                blocks = -(-(length or config.seq_len) // size) * (rows or config.batch_size)
+                length, rows = length or config.seq_len, rows or config.batch_size
+                caching = config.is_prefix_caching
+                blocks = kv_layout(length, rows, size, None, True, Faults(), prefix_caching=caching).num_blocks
             return KVShape(blocks + 1, size, per_token)
         lines = -(-(rows or config.batch_size) // config.attention_dp_degree) + config.kv_cache_padding_size
         return KVShape(lines, length or config.seq_len, per_token)
