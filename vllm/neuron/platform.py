@@ -15,7 +15,7 @@ import importlib.util
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from vllm import envs
 from vllm.config import VllmConfig
@@ -56,6 +56,35 @@ def resolve_quietly(config: VllmConfig, target: str | None = None) -> tuple[Vllm
 
     target: resolve for this one, whether or not this machine has it.
     """
+    examined = examine(config, target)
+    examined.faults.raise_if_any("the configuration")
+    neuron_config = examined.neuron_config
+    if neuron_config is None:
+        raise AssertionError("a Neuron config that could not be built left no fault")
+    override = plain(examined.override)
+    resolved = _with_step_limits(examined.config, neuron_config).replace(
+        target=examined.target,
+        neuron_config=neuron_config,
+        neuron_options=replace(config.neuron_options, additional_config={}, override_neuron_config=override),
+    )
+    return resolved, list(_notices(resolved, neuron_config))
+
+
+class Examined(NamedTuple):
+    """A config with agreed settings (`config`), what is wrong with it, and the Neuron config if it could be built.
+
+    A Neuron config that was built may still be refused: then `faults` says why.
+    """
+
+    config: VllmConfig
+    target: str
+    override: dict[str, Any]
+    neuron_config: NeuronConfig | None
+    faults: Faults
+
+
+def examine(config: VllmConfig, target: str | None = None) -> Examined:
+    """All that `resolve` finds out, without raising."""
     faults = Faults()
     target = target or choose_target(config.neuron_options.device, faults)
     override = merged_override(config.neuron_options, faults)
@@ -65,15 +94,7 @@ def resolve_quietly(config: VllmConfig, target: str | None = None) -> tuple[Vllm
     if not modes.asked and modes.block_kv and _find_faults(config, override, target, modes):
         modes = KVModes(prefix_caching=False, chunked_prefill=False)
     settled, neuron_config = _settle_and_check(config, override, target, modes, faults)
-    faults.raise_if_any("the configuration")
-    if neuron_config is None:
-        raise AssertionError("a Neuron config that could not be built left no fault")
-    resolved = _with_step_limits(settled, neuron_config).replace(
-        target=target,
-        neuron_config=neuron_config,
-        neuron_options=replace(config.neuron_options, additional_config={}, override_neuron_config=plain(override)),
-    )
-    return resolved, list(_notices(resolved, neuron_config))
+    return Examined(settled, target, override, neuron_config, faults)
 
 
 def _settle_and_check(

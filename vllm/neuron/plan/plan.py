@@ -141,14 +141,14 @@ def make_plan(
         faults.found.append(Fault(name, "", message.removeprefix(f"{name}: "), ""))
         faults.mark_unreadable(name)
     config = _with_lnc(config, instance)
-    resolved, neuron_config, notices = _resolved(config, target, instance, faults)
+    resolved, neuron_config, notices, is_exact = _resolved(config, target, instance, faults)
     check_architecture(source.config, target, version, neuron_config.seq_len, faults)
     heads = HeadSharding.from_hf_config(neuron_config.tp_degree, source.config)
     plan = Plan(source, target, version, instance, resolved, neuron_config, heads, notices=notices)
     if target == "neuronx":
         check_keys(neuron_config, source.config, version, faults)
     _size(plan, faults)
-    if not faults:
+    if is_exact:
         plan.programs = programs_of(neuron_config)
     _check_instance(plan, faults)
     _check_memory(plan, faults)
@@ -172,14 +172,18 @@ def _with_lnc(config: VllmConfig, instance: Instance | None) -> VllmConfig:
 
 def _resolved(
     config: VllmConfig, target: str, instance: Instance | None, faults: Faults
-) -> tuple[VllmConfig, NeuronConfig, list[str]]:
+) -> tuple[VllmConfig, NeuronConfig, list[str], bool]:
+    """The config as it will run, or as near to it as can be; notices; and whether it is what was asked for."""
     try:
         resolved, notices = platform.resolve_quietly(config, target)
+        return resolved, resolved.neuron_config, notices, True
     except NeuronConfigError as error:
         ours = instance is not None and target == "neuronx"
         faults.extend(fault for fault in error.faults if not (ours and _is_about_degree(fault)))
-        return config, _plain_neuron_config(config), []
-    return resolved, resolved.neuron_config, notices
+    examined = platform.examine(config, target)
+    if examined.neuron_config is not None:
+        return examined.config, examined.neuron_config, [], True
+    return config, _plain_neuron_config(config), [], False
 
 
 def _is_about_degree(fault: Fault) -> bool:
