@@ -288,6 +288,18 @@ def test_a_model_with_flipped_bytes_opens_or_is_refused(
         assert "\n" not in str(error)
 
 
+@pytest.mark.parametrize("key", [b"attention.head_count", b"block_count", b"embedding_length", b"rope.dimension_count"])
+def test_a_count_of_zero_is_refused_or_means_none(key: bytes, tiny_gguf: bytes, tmp_path: Path) -> None:
+    value = tiny_gguf.index(b"llama." + key) + len(b"llama." + key) + 4
+    path = tmp_path / "zero.gguf"
+    path.write_bytes(tiny_gguf[:value] + bytes(4) + tiny_gguf[value + 4 :])
+    if key == b"rope.dimension_count":
+        assert open_checkpoint(path).config["head_dim"] == 16
+        return
+    with pytest.raises(CheckpointError, match="expected a positive integer"):
+        open_checkpoint(path)
+
+
 @settings(max_examples=200, deadline=None)
 @given(position=st.integers(8, 300), value=st.sampled_from([0, 1, 2**31, 2**32 - 1, 2**61, 2**63, 2**64 - 1]))
 def test_absurd_lengths_never_crash(

@@ -78,6 +78,7 @@ def gguf_config(file: GgufFile) -> Config:
     }
     if window := keys.get("attention.sliding_window"):
         config |= {"model_type": "mistral", "sliding_window": window} if architecture == "llama" else {}
+    config = normalise_config(config)
     _set_partial_rotation(config, keys)
     return normalise_config(config)
 
@@ -184,7 +185,6 @@ def _rope_scaling(file: GgufFile, keys: _ArchitectureKeys) -> Config | None:
 
 
 def _set_partial_rotation(config: Config, keys: _ArchitectureKeys) -> None:
-    rotated = keys.get("rope.dimension_count")
-    head_dim = config["head_dim"] or config["hidden_size"] // config["num_attention_heads"]
-    if rotated and rotated < head_dim:
+    rotated, head_dim = keys.get("rope.dimension_count"), config["head_dim"]
+    if isinstance(rotated, int) and 0 < rotated < head_dim:
         config["partial_rotary_factor"] = rotated / head_dim
