@@ -57,7 +57,7 @@ def add_cli_args(parser: argparse.ArgumentParser) -> None:
     server.add_argument(
         "--tokenizer", default=None, help="Checkpoint with the tokenizer. Default: --model, or what the server loaded."
     )
-    server.add_argument("--header", action="append", default=[], metavar="NAME=VALUE", help="Header of each request.")
+    server.add_argument("--header", nargs="+", default=[], metavar="NAME=VALUE", help="Headers of each request.")
     server.add_argument(
         "--ready-check-timeout-sec", type=float, default=600, help="Seconds to wait until the server answers."
     )
