@@ -152,6 +152,13 @@ async def test_malformed_prompt(http: httpx.AsyncClient, prompt: Any) -> None:
     assert error["param"] == "prompt"
 
 
+@pytest.mark.parametrize("prompt", [[-1], [256], [10**30], [[97], [-1]]])
+@pytest.mark.parametrize("echo", [False, True])
+async def test_token_out_of_vocabulary(http: httpx.AsyncClient, engine: FakeEngine, prompt: Any, echo: bool) -> None:
+    error = await refused(http, COMPLETIONS, {"prompt": prompt, "echo": echo, "max_tokens": 1})
+    assert "out of vocabulary" in error["message"] and not engine.seen
+
+
 async def test_missing_prompt(http: httpx.AsyncClient) -> None:
     error = await refused(http, COMPLETIONS, {"max_tokens": 1})
     assert "prompt" in error["message"]

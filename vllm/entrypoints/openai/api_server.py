@@ -131,6 +131,7 @@ async def init_app_state(engine_client: Any, state: State, args: argparse.Namesp
     renderer = PromptRenderer(
         engine_client.tokenizer,
         max_model_len=config.max_len,
+        vocab_size=config.vocab_size,
         content_format=args.chat_template_content_format,
         default_template_kwargs=args.default_chat_template_kwargs,
         trust_request_template=args.trust_request_chat_template,

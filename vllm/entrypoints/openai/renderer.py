@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 import jinja2
 
 from vllm import envs
+from vllm.engine.limits import check_token_ids
 from vllm.entrypoints.chat_utils import ContentFormat, detect_content_format, parse_chat_messages
 from vllm.entrypoints.openai.protocol.chat import TemplateFields
 from vllm.entrypoints.utils import DeadlineExceeded, run_with_deadline
@@ -41,6 +42,7 @@ class PromptRenderer:
         tokenizer: Any,
         *,
         max_model_len: int,
+        vocab_size: int,
         chat_template: str | None = None,
         content_format: str = "auto",
         default_template_kwargs: dict[str, Any] | None = None,
@@ -48,6 +50,7 @@ class PromptRenderer:
     ) -> None:
         self._tokenizer = tokenizer
         self._max_model_len = max_model_len
+        self._vocab_size = vocab_size
         self._chat_template = chat_template
         self._content_format = content_format
         self._default_kwargs = default_template_kwargs or {}
@@ -70,6 +73,7 @@ class PromptRenderer:
     ) -> RenderedPrompt:
         """truncated: which end of a prompt that is too long is going to be cut off, if one is."""
         if not isinstance(prompt, str):
+            check_token_ids(prompt, self._vocab_size, "prompt")
             return RenderedPrompt(None, prompt)
         return RenderedPrompt(prompt, await self.encode(self._bounded(prompt, truncated), add_special_tokens))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from vllm.engine.limits import check_token_ids
 from vllm.entrypoints.openai.errors import error_from
 from vllm.entrypoints.openai.protocol import (
     DetokenizeRequest,
@@ -15,7 +16,6 @@ from vllm.entrypoints.openai.protocol import (
 )
 from vllm.entrypoints.openai.renderer import PromptRenderer
 from vllm.entrypoints.openai.serving_models import OpenAIServingModels
-from vllm.exceptions import VLLMValidationError
 
 
 class OpenAIServingTokenization:
@@ -51,9 +51,5 @@ class OpenAIServingTokenization:
 
     async def _detokenize(self, request: DetokenizeRequest) -> DetokenizeResponse:
         self._models.resolve(request.model)
-        for token in request.tokens:
-            if not 0 <= token < self._vocab_size:
-                raise VLLMValidationError(
-                    f"Token id {token} is out of vocabulary (0 to {self._vocab_size - 1}).", parameter="tokens"
-                )
+        check_token_ids(request.tokens, self._vocab_size, "tokens")
         return DetokenizeResponse(prompt=await self._renderer.decode(request.tokens))
