@@ -132,3 +132,62 @@ def test_what_passes_is_valid_in_every_version(rows):
     for top_k, top_p, temperature in sampling_rows(np.asarray(rows, np.float32), LIMITS).tolist():
         assert 1 <= top_k <= 256 and top_k == int(top_k)
         assert 0 < top_p <= 1 and temperature > 0
+
+
+# Prefix caching.
+
+BLOCKS = dataclasses.replace(LIMITS, block_size=8, num_blocks=32, lora=False)
+TABLE = np.asarray([[3, 1, 4, 7, 0, 0, 0, 0]], np.int32)
+
+
+def _slots(positions):
+    return [int(TABLE[0, p // 8]) * 8 + p % 8 for p in positions]
+
+
+def _hit(computed, length):
+    """A prompt of `length` tokens, the first `computed` of them cached."""
+    tokens = list(range(100, 100 + length))
+    given = model_input(Kind.CHUNK, [tokens[computed:]], [2], [computed])
+    history = np.zeros((4, 64), np.int32)
+    history[2, :length] = tokens
+    given.sampling.history, given.sampling.history_line = history, np.asarray([2], np.int32)
+    given.block_table = TABLE
+    given.slot_mapping = np.asarray([_slots(range(computed, length))], np.int32)
+    return given
+
+
+def test_a_prefix_hit_carries_the_whole_prompt_and_the_slots_of_the_rest():
+    (call,) = _calls(_hit(16, 21), BLOCKS)
+    assert call.arguments["input_ids"].tolist() == [list(range(100, 121))]
+    assert call.arguments["position_ids"].tolist() == [list(range(21))]
+    slots = call.arguments["slot_mapping"][0]
+    assert slots[:5].tolist() == _slots(range(16, 21)) and (slots[5:] == -1).all()
+    assert call.arguments["full_context_lens"].tolist() == [[21]]
+    assert call.arguments["computed_context_lens"].tolist() == [[16]]
+
+
+def test_block_tables_are_as_wide_as_a_sequence():
+    (call,) = _calls(_hit(16, 21), BLOCKS)
+    assert call.arguments["block_table"].tolist() == TABLE.tolist()
+    assert call.arguments["block_table"].shape == (1, BLOCKS.max_length // BLOCKS.block_size)
+
+
+def test_block_ids_are_compiled():
+    given = _hit(16, 21)
+    given.block_table = TABLE + 29
+    with pytest.raises(ValueError, match="of the 32 that were compiled"):
+        _calls(given, BLOCKS)
+
+
+def test_a_prompt_of_one_token_over_blocks_goes_as_a_decode():
+    (call,) = _calls(prefill([[9]], [2], block_table=TABLE, slot_mapping=np.asarray([_slots([0])], np.int32)), BLOCKS)
+    assert call.arguments["input_ids"].tolist() == [[9]] and call.arguments["position_ids"].tolist() == [[0]]
+    assert call.arguments["slot_mapping"].tolist() == [_slots([0])]
+    assert call.arguments["computed_context_lens"].tolist() == [[0]]
+
+
+def test_pieces_over_blocks_are_refused():
+    given = _hit(16, 21)
+    given.samples = np.asarray([False])
+    with pytest.raises(ValueError, match="chunked prefill"):
+        _calls(given, BLOCKS)

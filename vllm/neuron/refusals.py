@@ -12,7 +12,7 @@ from vllm.config import ModelConfig, VllmConfig
 from vllm.neuron.faults import Faults
 from vllm.neuron.neuron_config import NeuronConfig
 
-BLOCK_KV_TARGETS = frozenset({"cpu", "null"})
+BLOCK_KV_TARGETS = frozenset({"cpu", "null", "neuronx"})
 """Targets on which the engine serves block KV: prefix caching and chunked prefill."""
 
 CPU_BLOCK_MULTIPLE = 16

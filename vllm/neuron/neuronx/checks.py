@@ -63,10 +63,27 @@ def check_served(neuron: NeuronConfig, faults: Faults) -> None:
         faults.add("async_mode", True, "steps are not overlapped yet", "Leave it out")
     if neuron.on_cpu:
         faults.add("on_cpu", True, "it is the library's own test mode", 'Leave it out; device="cpu" serves on a CPU')
+    if neuron.chunked_prefill_config is not None:
+        faults.add(
+            "enable_chunked_prefill", True, "chunked prefill is not driven yet", "Use --no-enable-chunked-prefill"
+        )
+    if neuron.is_prefix_caching:
+        _check_prefix_caching(neuron, faults)
     sampling = neuron.on_device_sampling_config
     if sampling is not None and not sampling.dynamic:
         why = "the program would sample with compiled values, whatever a request asks for"
         faults.add("on_device_sampling_config.dynamic", False, why, "Leave it out")
+
+
+def _check_prefix_caching(neuron: NeuronConfig, faults: Faults) -> None:
+    if neuron.batch_size == 1:
+        why = "prefix caching is known to go wrong with one row"
+        faults.add("max_num_seqs", 1, why, "Use 2 or more, or --no-enable-prefix-caching")
+    if neuron.seq_len % neuron.pa_block_size:
+        why = f"block tables are max_model_len={neuron.seq_len} // block_size wide: the last tokens would have no block"
+        faults.add("block_size", neuron.pa_block_size, why, "Use a divisor of max_model_len")
+    if not neuron.enable_bucketing:
+        faults.add("enable_bucketing", False, "prefix caching needs its grid of buckets", "Leave it out")
 
 
 def check_files(config: VllmConfig, neuron: NeuronConfig, faults: Faults) -> None:

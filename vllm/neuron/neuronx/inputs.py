@@ -1,7 +1,7 @@
 """`ModelInput` -> the keyword arguments of the library's `forward`.
 
-A call is one prompt, or the decode of every live row. Rows go in ascending by KV line, everything that belongs to a row
-with them; `Call.rows` brings results back.
+A call is one prompt, or the decode of every live row. Over contiguous KV rows go in ascending by KV line, everything
+that belongs to a row with them; over block KV their order is free. `Call.rows` brings results back.
 
 The library samples at the greatest position of a prompt, and pads with position 1: it would take the padding of a
 prompt of one token for the prompt, and may take that of two. Both are padded here to the largest bucket, where it adds
@@ -24,7 +24,7 @@ SHORT_PROMPT = 2
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What the compiled programs take. global_topk: 0 where the host samples."""
+    """What the compiled programs take. global_topk: 0 where the host samples. block_size: 0 with contiguous KV."""
 
     num_lines: int
     max_length: int
@@ -33,6 +33,8 @@ class Limits:
     global_topk: int
     masks_absent_lines: bool
     lora: bool = False
+    block_size: int = 0
+    num_blocks: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,9 @@ class Call:
 def build_calls(model_input: ModelInput, limits: Limits) -> Iterator[Call]:
     """Raises ValueError for an input that the programs would compute wrongly."""
     _check_lines(model_input, limits)
-    if model_input.kind is Kind.PREFILL:
+    if limits.block_size:
+        yield from _over_blocks(model_input, limits)
+    elif model_input.kind is Kind.PREFILL:
         for row in np.argsort(model_input.seq_ids, kind="stable"):
             yield _prefill(model_input, int(row), limits)
     elif model_input.kind is Kind.DECODE:
@@ -74,6 +78,68 @@ def _decode(model_input: ModelInput, limits: Limits) -> Call:
     rows = np.argsort(model_input.seq_ids, kind="stable").astype(np.int32)
     ids, positions = model_input.input_ids[rows, :1], model_input.position_ids[rows, :1]
     return Call({"input_ids": ids, "position_ids": positions, **_by_row(model_input, rows, limits)}, rows)
+
+
+# Prefix caching.
+
+
+def _over_blocks(model_input: ModelInput, limits: Limits) -> Iterator[Call]:
+    """Calls over block KV. A prompt goes whole, with the number of its tokens that are cached; the library cuts it."""
+    if model_input.block_table.min() < 0 or model_input.block_table.max() >= limits.num_blocks:
+        raise ValueError(f"KV blocks are not all of the {limits.num_blocks} that were compiled")
+    if model_input.kind is Kind.DECODE:
+        if model_input.position_ids[:, 0].max() >= limits.max_length:
+            raise ValueError(f"a token beyond position {limits.max_length - 1} cannot be decoded")
+        yield _decode_over_blocks(model_input, np.arange(model_input.num_rows, dtype=np.int32), limits)
+        return
+    if model_input.kind is Kind.VERIFY or not model_input.samples.all():
+        raise ValueError("prompts are computed to their end: pieces need chunked prefill, which is not driven")
+    for row in range(model_input.num_rows):
+        yield _prefill_over_blocks(model_input, row, limits)
+
+
+def _prefill_over_blocks(model_input: ModelInput, row: int, limits: Limits) -> Call:
+    rows = np.asarray([row], np.int32)
+    length, computed = int(model_input.full_context_lens[row]), int(model_input.computed_context_lens[row])
+    if length > limits.max_context_length:
+        raise ValueError(f"a prompt of {length} tokens exceeds the longest compiled, {limits.max_context_length}")
+    if length == 1:
+        return _decode_over_blocks(model_input, rows, limits)
+    ids = model_input.input_ids[row, :length]
+    if computed:
+        ids = model_input.sampling.history[model_input.sampling.history_line[row], :length]
+    slots = np.full((1, limits.max_length), -1, np.int32)
+    slots[0, : length - computed] = model_input.slot_mapping[row, : length - computed]
+    arguments = {
+        "input_ids": ids[None],
+        "position_ids": np.arange(length, dtype=np.int32)[None],
+        "slot_mapping": slots,
+        **_blocks_by_row(model_input, rows),
+        **_by_row(model_input, rows, limits),
+    }
+    return Call(arguments, rows)
+
+
+def _decode_over_blocks(model_input: ModelInput, rows: IntArray, limits: Limits) -> Call:
+    arguments = {
+        "input_ids": model_input.input_ids[rows, :1],
+        "position_ids": model_input.position_ids[rows, :1],
+        "slot_mapping": model_input.slot_mapping[rows, :1],
+        **_blocks_by_row(model_input, rows),
+        **_by_row(model_input, rows, limits),
+    }
+    return Call(arguments, rows)
+
+
+def _blocks_by_row(model_input: ModelInput, rows: IntArray) -> dict[str, Any]:
+    return {
+        "block_table": model_input.block_table[rows],
+        "full_context_lens": model_input.full_context_lens[rows, None],
+        "computed_context_lens": model_input.computed_context_lens[rows, None],
+    }
+
+
+# What both layouts share.
 
 
 def _by_row(model_input: ModelInput, rows: IntArray, limits: Limits) -> dict[str, Any]:

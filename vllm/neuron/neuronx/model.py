@@ -157,10 +157,12 @@ def _limits(config: VllmConfig) -> inputs.Limits:
     return inputs.Limits(
         num_lines=neuron.tkg_batch_size,
         max_length=neuron.max_length,
-        max_context_length=neuron.context_buckets[-1],
+        max_context_length=neuron.max_context_length,
         vocab_size=config.model_config.vocab_size,
         global_topk=neuron.global_topk,
         masks_absent_lines=neuron.apply_seq_ids_mask,
+        block_size=neuron.pa_block_size if neuron.is_block_kv_layout else 0,
+        num_blocks=neuron.pa_num_blocks,
     )
 
 

@@ -1,6 +1,7 @@
 """The application: compile, load, forward."""
 
 import os
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from neuronx_distributed_inference.models.model_wrapper import (
     TOKEN_GENERATION_MODEL_TAG,
     ModelWrapper,
 )
+from neuronx_distributed_inference.models.prefix_wrapper import PrefixCachingWrapper
 from neuronx_distributed_inference.modules.generation.sampling import (
     Sampler,
     infer_sampling_params,
@@ -33,8 +35,8 @@ class NeuronApplicationBase:
         self.model_path = str(model_path)
         self.config = config if config is not None else self.get_config_cls().load(self.model_path)
         self.neuron_config = neuron_config or self.config.neuron_config
-        self.models = [ModelWrapper(self.config, CONTEXT_ENCODING_MODEL_TAG)]
-        self.models.append(ModelWrapper(self.config, TOKEN_GENERATION_MODEL_TAG))
+        wrapper = PrefixCachingWrapper if self.neuron_config.is_prefix_caching else ModelWrapper
+        self.models = [wrapper(self.config, tag) for tag in (CONTEXT_ENCODING_MODEL_TAG, TOKEN_GENERATION_MODEL_TAG)]
         self.context_encoding_model, self.token_generation_model = self.models
         self.is_loaded_to_neuron = False
 
@@ -70,7 +72,7 @@ class NeuronApplicationBase:
             if self.neuron_config.sequence_parallel_enabled and model.tag == CONTEXT_ENCODING_MODEL_TAG:
                 assert all(bucket % self.neuron_config.tp_degree == 0 for bucket in model.neuron_config.buckets)
             for bucket in model.neuron_config.buckets:
-                place = work / model.tag / f"_tp0_bk{bucket}"
+                place = work / model.tag / f"_tp0_bk{bucket}".replace(" ", "")
                 if place.exists():
                     raise RuntimeError(f"{place} is in use by another compilation")
                 place.mkdir(parents=True)
@@ -119,7 +121,8 @@ class NeuronApplicationBase:
         network = self._model_cls(self.config, self._load_weights(directory))
         sampler = Sampler(self.config) if self.neuron_config.on_device_sampling_config else None
         for model in self.models:
-            model.graph = lambda *args: network.run(*args, sampler=sampler)
+            run = network.run_blocks if self.neuron_config.is_prefix_caching else network.run
+            model.graph = partial(run, sampler=sampler)
         self.is_loaded_to_neuron = True
 
     def _take_cores(self):
@@ -205,9 +208,16 @@ class NeuronBaseForCausalLM(NeuronApplicationBase):
             validate_sampling_params(sampling_params, sampling)
             sampling_params = infer_sampling_params(sampling_params)
         is_prefill = int(position_ids.min()) == 0
+        if self.neuron_config.is_prefix_caching:
+            is_prefill = is_prefill and input_ids.shape[-1] > 1
         model = self.context_encoding_model if is_prefill else self.token_generation_model
         if not self.is_loaded_to_neuron:
             raise RuntimeError("Forward called before load. Run load() or load_state_dict() making calling forward")
+        if self.neuron_config.is_prefix_caching:
+            assert full_context_lens.shape == computed_context_lens.shape == (rows, 1)
+            assert block_table.shape[1] == self.neuron_config.max_length // self.neuron_config.pa_block_size
+            blocks = (slot_mapping, block_table, full_context_lens, computed_context_lens)
+            return self._outputs(model.forward(input_ids, position_ids, seq_ids, sampling_params, *blocks))
         return self._outputs(
             model.forward(input_ids, attention_mask, position_ids, seq_ids, sampling_params, adapter_ids)
         )

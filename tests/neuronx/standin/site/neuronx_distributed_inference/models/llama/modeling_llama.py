@@ -32,7 +32,7 @@ class LlamaInferenceConfig(InferenceConfig):
 
 
 class NeuronLlamaModel:
-    """The weights and the KV cache. One line more than the batch takes what must not be kept."""
+    """The weights and the KV cache. One line, or block, more than there are takes what must not be kept."""
 
     def __init__(self, config, state):
         self.config = config
@@ -41,26 +41,38 @@ class NeuronLlamaModel:
         self.head_dim = getattr(config, "head_dim", None) or config.hidden_size // self.num_heads
         neuron = config.neuron_config
         self.max_length = neuron.max_length
-        shape = (
-            config.num_hidden_layers,
-            2,
-            neuron.max_batch_size + 1,
-            self.num_kv_heads,
-            self.max_length,
-            self.head_dim,
-        )
-        self.cache = torch.zeros(shape, dtype=neuron.torch_dtype)
+        places = (neuron.max_batch_size + 1, self.num_kv_heads, self.max_length, self.head_dim)
+        if neuron.is_block_kv_layout:
+            places = (neuron.pa_num_blocks + 1, neuron.pa_block_size, self.num_kv_heads, self.head_dim)
+        self.cache = torch.zeros((config.num_hidden_layers, 2, *places), dtype=neuron.torch_dtype)
+
+    @torch.inference_mode()
+    def run_blocks(self, wrapper, input_ids, position_ids, slots, table, mask, sampling_params, sampler):
+        """Prefix caching: keys and values of the prefix are gathered by block table, the new ones written by slot."""
+        size = self.config.neuron_config.pa_block_size
+        read = (table[:, :, None] * size + torch.arange(size)).flatten(1).long()
+        sink = self.config.neuron_config.pa_num_blocks * size
+        written = torch.where(slots < 0, sink, slots).long()
+        active = torch.ones(input_ids.shape[1], input_ids.shape[1], dtype=torch.bool).tril()
+        visible = [mask[:, None].bool().expand(-1, input_ids.shape[1], -1), active.expand(len(mask), -1, -1)]
+        places = {"read": read, "written": written, "visible": torch.cat(visible, 2)}
+        prefill = wrapper.is_context_encoding
+        return self._run(wrapper, input_ids, position_ids, sampling_params, sampler, prefill, places)
 
     @torch.inference_mode()
     def run(self, wrapper, input_ids, attention_mask, position_ids, seq_ids, sampling_params, sampler):
+        lines = seq_ids.long() if self.config.neuron_config.is_continuous_batching else torch.arange(len(seq_ids))
+        places = {"mask": attention_mask, "positions": position_ids, "lines": lines}
         prefill = wrapper.is_context_encoding
+        return self._run(wrapper, input_ids, position_ids, sampling_params, sampler, prefill, places)
+
+    def _run(self, wrapper, input_ids, position_ids, sampling_params, sampler, prefill, places):
         hidden = self.state["embed_tokens.weight"][input_ids.long()]
         rotation = self._rotation(position_ids)
-        lines = seq_ids.long() if self.config.neuron_config.is_continuous_batching else torch.arange(len(seq_ids))
         for layer in range(self.config.num_hidden_layers):
             weights = f"layers.{layer}."
             normed = self._norm(hidden, weights + "input_layernorm.weight")
-            hidden = hidden + self._attention(layer, normed, rotation, attention_mask, position_ids, lines, prefill)
+            hidden = hidden + self._attention(layer, normed, rotation, prefill, places)
             normed = self._norm(hidden, weights + "post_attention_layernorm.weight")
             gate = functional.silu(self._linear(normed, weights + "mlp.gate_proj"))
             hidden = hidden + self._linear(
@@ -71,28 +83,43 @@ class NeuronLlamaModel:
         logits = functional.linear(last, self.state["lm_head.weight"]).float()
         return logits[:, None] if sampler is None else sampler(logits, sampling_params)
 
-    def _attention(self, layer, hidden, rotation, mask, position_ids, lines, prefill):
+    def _attention(self, layer, hidden, rotation, prefill, places):
         name = f"layers.{layer}.self_attn."
         query = self._rotate(self._heads(hidden, name + "q", self.num_heads), rotation)
         key = self._rotate(self._heads(hidden, name + "k", self.num_kv_heads), rotation)
         value = self._heads(hidden, name + "v", self.num_kv_heads)
-        if prefill:
-            columns = torch.arange(hidden.shape[1])
-            visible = (columns[None, :] <= columns[:, None]) & mask[:, None].bool()
-            visible = visible | torch.eye(len(columns), dtype=torch.bool)
-            keys, values = key, value
+        if "read" in places:
+            keys, values, visible = self._through_blocks(layer, key, value, **places)
         else:
-            width, rows = mask.shape[1], len(lines)
-            cached = self.cache[layer, :, :rows, :, :width]
-            keys, values = torch.cat([cached[0], key], 2), torch.cat([cached[1], value], 2)
-            visible = torch.cat([mask[:, None].bool(), torch.ones(rows, 1, 1, dtype=torch.bool)], 2)
-        self._write(layer, key, value, position_ids, lines, prefill)
+            keys, values, visible = self._through_lines(layer, key, value, prefill, **places)
         groups = self.num_heads // self.num_kv_heads
         keys, values = keys.repeat_interleave(groups, 1), values.repeat_interleave(groups, 1)
         scores = query @ keys.transpose(2, 3) / math.sqrt(self.head_dim)
         scores = scores.masked_fill(~visible[:, None], torch.finfo(scores.dtype).min)
         mixed = scores.softmax(-1) @ values
         return self._linear(mixed.transpose(1, 2).flatten(2), name + "o_proj")
+
+    def _through_blocks(self, layer, key, value, read, written, visible):
+        found = []
+        for i, new in ((0, key), (1, value)):
+            slots = self.cache[layer, i].flatten(0, 1)
+            found.append(torch.cat([slots[read].transpose(1, 2), new], 2))
+            slots[written] = new.transpose(1, 2)
+        return *found, visible
+
+    def _through_lines(self, layer, key, value, prefill, mask, positions, lines):
+        if prefill:
+            columns = torch.arange(key.shape[2])
+            visible = (columns[None, :] <= columns[:, None]) & mask[:, None].bool()
+            visible = visible | torch.eye(len(columns), dtype=torch.bool)
+            keys, values = key, value
+        else:
+            rows = len(lines)
+            cached = self.cache[layer, :, :rows, :, : mask.shape[1]]
+            keys, values = torch.cat([cached[0], key], 2), torch.cat([cached[1], value], 2)
+            visible = torch.cat([mask[:, None].bool(), torch.ones(rows, 1, 1, dtype=torch.bool)], 2)
+        self._write(layer, key, value, positions, lines, prefill)
+        return keys, values, visible
 
     def _write(self, layer, key, value, position_ids, lines, prefill):
         for i, new in ((0, key), (1, value)):
