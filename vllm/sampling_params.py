@@ -23,6 +23,7 @@ logger = init_logger(__name__)
 
 GREEDY_TEMPERATURE = 1e-5
 MIN_TEMPERATURE = 0.01
+MAX_REPETITION_PENALTY = 1e6
 MAX_TEMPERATURE = 2.0
 MAX_SCHEMA_DEPTH = 64
 
@@ -134,7 +135,7 @@ class RepetitionDetectionParams(msgspec.Struct, omit_defaults=True):
 class SamplingParams(msgspec.Struct, omit_defaults=True):
     """How one request is sampled, when it ends, and what is reported of it. Use keywords.
 
-    n: outputs for the prompt. presence_penalty, frequency_penalty: -2 to 2, over the output. repetition_penalty: > 0,
+    n: outputs for the prompt. presence_penalty, frequency_penalty: -2 to 2, over the output. repetition_penalty: > 0, to 1e6,
     over prompt and output. temperature: 0 is greedy. top_k: 0 or -1 disable it. min_p: tokens less likely than this
     share of the most likely one are dropped. seed: -1 is none.
     stop, stop_token_ids: what ends the output; its text is cut off unless include_stop_str_in_output.
@@ -282,9 +283,9 @@ class SamplingParams(msgspec.Struct, omit_defaults=True):
         _check("n", self.n, self.n <= most, f"must be at most {most} (VLLM_MAX_N_SEQUENCES)")
         for name in ("presence_penalty", "frequency_penalty"):
             _check(name, getattr(self, name), -2.0 <= getattr(self, name) <= 2.0, "must be in [-2, 2]")
-        _check(
-            "repetition_penalty", self.repetition_penalty, self.repetition_penalty > 0.0, "must be greater than zero"
-        )
+        penalty = self.repetition_penalty
+        _check("repetition_penalty", penalty, penalty > 0.0, "must be greater than zero")
+        _check("repetition_penalty", penalty, penalty <= MAX_REPETITION_PENALTY, "must be at most 1e6")
         _check("temperature", self.temperature, self.temperature >= 0.0, "must be non-negative")
         _check("temperature", self.temperature, self.temperature <= MAX_TEMPERATURE, "must be at most 2")
         _check("top_p", self.top_p, 0.0 < self.top_p <= 1.0, "must be in (0, 1]")

@@ -29,6 +29,7 @@ from vllm.sampling_params import (
         ({"frequency_penalty": -2.1}, "frequency_penalty"),
         ({"repetition_penalty": 0.0}, "repetition_penalty"),
         ({"repetition_penalty": float("inf")}, "repetition_penalty"),
+        ({"repetition_penalty": 1e7}, "repetition_penalty"),
         ({"temperature": -0.1}, "temperature"),
         ({"temperature": 2.01}, "temperature"),
         ({"temperature": float("nan")}, "temperature"),

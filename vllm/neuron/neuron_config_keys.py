@@ -4,8 +4,6 @@ Names and defaults are the library's; some defaults are replaced by vLLM's setti
 is one group of the reference in `docs/neuron_config.md`; together they are `NeuronConfig`.
 """
 
-
-
 from __future__ import annotations
 
 from dataclasses import dataclass

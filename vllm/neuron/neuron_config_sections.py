@@ -1,7 +1,5 @@
 """The nested sections of the Neuron config, with NxD Inference's names and defaults."""
 
-
-
 from __future__ import annotations
 
 from dataclasses import dataclass
