@@ -117,6 +117,12 @@ _VARIABLES = [
         "Answer 503 when the engine died, instead of exiting.",
     ),
     EnvVar("VLLM_CHAT_TEMPLATE_RENDER_TIMEOUT", int, 30, "Seconds a chat template may run for one request."),
+    EnvVar(
+        "VLLM_REGEX_COMPILATION_TIMEOUT_S",
+        float,
+        5.0,
+        "Seconds that the constraint of a structured output (schema, regex, choice, grammar) may take to compile.",
+    ),
     EnvVar("VLLM_MAX_COMPLETION_PROMPTS", int, 1024, "Most prompts in one /v1/completions request."),
     EnvVar("VLLM_MAX_N_SEQUENCES", int, 16384, "Most outputs a request may ask for (n)."),
     EnvVar("VLLM_MAX_NUM_BAD_WORDS", int, 128, "Most bad words in one request, after tokenisation."),

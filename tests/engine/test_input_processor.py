@@ -141,7 +141,6 @@ def test_min_tokens_beyond_the_context_are_refused(processor):
         ({"logit_bias": dict.fromkeys(range(limits.MAX_LOGIT_BIAS + 1), 1.0)}, "logit_bias"),
         ({"bad_words": ["a"] * 129}, "bad_words"),
         ({"bad_words": [f"w{i}" for i in range(128)]}, "bad_words"),
-        ({"structured_outputs": StructuredOutputsParams(regex="a")}, "structured_outputs"),
         ({"extra_args": {"a": 1}}, "extra_args"),
         ({"thinking_token_budget": 5}, "thinking_token_budget"),
         ({"trace_decode_token_ids": True}, "trace_decode_token_ids"),

@@ -10,6 +10,9 @@ import msgspec
 
 from vllm.core.contract import TokenLogprobs
 
+GRAMMAR_FAULT = "structured_outputs: "
+"""What the error of a request begins with whose grammar could not be followed: its own fault, not the engine's."""
+
 
 class RequestTimes(msgspec.Struct, array_like=True, gc=False):
     """When a request arrived at the front, entered the queue, first ran, and produced its first and latest token."""

@@ -134,6 +134,14 @@ class Scheduler:
             self._steps.append(step)
         return output
 
+    def sampling_req_ids(self) -> list[str]:
+        """Requests that sample in the step scheduled last: those whose tokens are then all computed."""
+        if not self._steps:
+            return []
+        return [
+            request.req_id for request, num_computed in self._steps[-1].progress if num_computed >= request.num_tokens
+        ]
+
     def update_from_output(
         self, scheduler_output: SchedulerOutput, model_output: ModelRunnerOutput
     ) -> list[EngineCoreOutput]:

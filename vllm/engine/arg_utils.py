@@ -56,7 +56,7 @@ _NO_EFFECT = {
     "gpu_memory_utilization": "the KV cache holds max_num_seqs sequences; bound it by kv_cache_memory_bytes",
 }
 _REFUSED = {
-    "structured_outputs_config": "structured outputs are not available yet",
+    "structured_outputs_config": "there is one backend, and each request says what it wants",
     "otlp_traces_endpoint": "requests are not traced",
 }
 _AT_LEAST = {

@@ -18,6 +18,7 @@ from vllm.engine.core_client import ProcessClient
 from vllm.engine.input_processor import InputProcessor, ProcessedRequest
 from vllm.engine.llm_engine import (
     load_config_tokenizer,
+    make_preparer,
     no_lora,
     record_arrival,
     refuse_tracing,
@@ -86,6 +87,7 @@ class AsyncLLM:
             self.tokenizer, with_metrics=self.log_stats, stream_interval=vllm_config.scheduler_config.stream_interval
         )
         self.metrics = EngineMetrics(vllm_config, self.engine_core.executor_stats)
+        self.grammars = make_preparer(vllm_config, self.engine_core, self.tokenizer, self.input_processor)
         self._read_error: EngineDeadError | None = None
         self._collectors: dict[str, RequestOutputCollector] = {}
         self._reader: asyncio.Task[None] | None = None
@@ -196,6 +198,9 @@ class AsyncLLM:
             priority=priority,
             prompt_text=prompt_text,
         )
+        if params.structured_outputs is not None:
+            self.grammars.attach(request, await self.grammars.check_async(params))
+            self._check_alive()
         self._check_queue(request)
         collector = RequestOutputCollector(request.params.output_kind, request_id)
         self.output_processor.add(request, collector.put)
@@ -212,6 +217,10 @@ class AsyncLLM:
         if self.log_requests:
             logger.info("request %s: %d prompt tokens, %r", request_id, len(request.prompt_token_ids), params)
         return collector
+
+    async def check_structured_outputs(self, params: SamplingParams) -> None:
+        """Raises VLLMValidationError for a constraint that `generate` would refuse; what passes is remembered."""
+        await self.grammars.check_async(params)
 
     async def encode(self, *args: Any, **kwargs: Any) -> Any:
         raise ValueError("AsyncLLM.encode() is only supported for pooling models; this engine generates text")
@@ -348,6 +357,7 @@ class AsyncLLM:
         if self._reader is not None and not self._reader.get_loop().is_closed():
             self._reader.cancel()
         self._fail_requests(EngineDeadError("the engine was shut down"))
+        self.grammars.close()
         self._finalizer()
 
     # The way to the core.

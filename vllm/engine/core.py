@@ -7,9 +7,11 @@ from typing import Any
 
 from vllm.config import VllmConfig
 from vllm.core.contract import Executor
-from vllm.core.outputs import EngineCoreOutput
+from vllm.core.outputs import EngineCoreOutput, SchedulerStats
 from vllm.core.scheduler import Scheduler
+from vllm.engine.grammar_stage import Ending, GrammarStage
 from vllm.engine.messages import EngineCoreRequest, StepOutput
+from vllm.engine.structured_outputs.matcher_tokenizer import GrammarTokenizer
 from vllm.logger import init_logger
 
 logger = init_logger(__name__)
@@ -25,34 +27,82 @@ class EngineCore:
         self.config = config
         self.executor = executor
         self.scheduler = Scheduler(config)
+        self.grammars = GrammarStage(config.model_config.vocab_size)
+
+    def set_grammar_tokenizer(self, tokenizer: GrammarTokenizer) -> None:
+        self.grammars.set_tokenizer(tokenizer)
 
     def add_request(self, request: EngineCoreRequest) -> EngineCoreOutput | None:
-        """Queue a request; for one that can never run, its last output, which says why."""
+        """Queue a request; for one that can never run, its last output, which says why.
+
+        One with a grammar gets into the scheduler's queue when that is compiled.
+        """
         try:
-            self.scheduler.add_request(request.to_request())
+            if request.grammar is None:
+                self.scheduler.add_request(request.to_request())
+            else:
+                self.grammars.add(request)
         except Exception as error:
-            logger.warning("request %s refused: %s", request.req_id, error)
-            return EngineCoreOutput(request.req_id, [], finish_reason="error", error=str(error))
+            return self._refuse(request.req_id, error)
         return None
 
     def abort(self, req_ids: list[str]) -> list[EngineCoreOutput]:
         """End requests now. Unknown ids are no fault: they may just have finished."""
-        outputs = (self.scheduler.finish_request(req_id) for req_id in req_ids)
+        outputs = (self.grammars.abort(req_id) or self.scheduler.finish_request(req_id) for req_id in req_ids)
         return [output for output in outputs if output is not None]
 
     @property
     def has_work(self) -> bool:
+        return self._scheduler_has_work or self.grammars.num_waiting > 0
+
+    @property
+    def _scheduler_has_work(self) -> bool:
         return self.scheduler.has_unfinished_requests() or self.scheduler.has_finished_requests()
 
     def step(self) -> StepOutput:
-        """One round. Raises only when the device is lost."""
+        """One round. Raises only when the device is lost. While grammars alone are compiled, a short wait for one."""
+        outputs = self._admit_compiled()
+        if not self._scheduler_has_work:
+            return StepOutput(outputs, self.stats())
         scheduled = self.scheduler.schedule()
+        if self.grammars.num_running:
+            failures = self.grammars.fill_masks(scheduled.grammar_masks, self.scheduler.sampling_req_ids())
+            outputs += self._end(failures)
         started = time.monotonic()
         result = self.executor.execute(scheduled)
         seconds = time.monotonic() - started
-        outputs = self.scheduler.update_from_output(scheduled, result)
+        outputs += self.scheduler.update_from_output(scheduled, result)
+        if self.grammars.num_running:
+            outputs += self._end(self.grammars.advance(outputs))
         num_tokens = scheduled.total_num_scheduled_tokens
-        return StepOutput(outputs, self.scheduler.stats(), result.bucket_uses, seconds, num_tokens)
+        return StepOutput(outputs, self.stats(), result.bucket_uses, seconds, num_tokens)
+
+    def stats(self) -> SchedulerStats:
+        stats = self.scheduler.stats()
+        stats.num_waiting += self.grammars.num_waiting
+        stats.num_waiting_tokens += self.grammars.num_waiting_tokens
+        return stats
+
+    def _admit_compiled(self) -> list[EngineCoreOutput]:
+        """Queue the requests whose grammars are ready; the last outputs of those that cannot run."""
+        refused = []
+        for request, error in self.grammars.take_ready(may_wait=not self._scheduler_has_work):
+            try:
+                if error is not None:
+                    raise error
+                self.scheduler.add_request(request.to_request())
+            except Exception as reason:
+                self.grammars.drop(request.req_id)
+                refused.append(self._refuse(request.req_id, reason))
+        return refused
+
+    def _end(self, endings: list[Ending]) -> list[EngineCoreOutput]:
+        outputs = (self.scheduler.finish_request(ending.req_id, ending.reason, ending.error) for ending in endings)
+        return [output for output in outputs if output is not None]
+
+    def _refuse(self, req_id: str, error: Exception) -> EngineCoreOutput:
+        logger.warning("request %s refused: %s", req_id, error)
+        return EngineCoreOutput(req_id, [], finish_reason="error", error=str(error))
 
     def reset_prefix_cache(self) -> bool:
         """Forget cached prefixes; running requests keep their blocks."""
@@ -69,4 +119,5 @@ class EngineCore:
         return True
 
     def shutdown(self) -> None:
+        self.grammars.close()
         self.executor.shutdown()

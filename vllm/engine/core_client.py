@@ -41,6 +41,7 @@ from vllm.engine.messages import (
     encoder,
     from_core_decoder,
 )
+from vllm.engine.structured_outputs.matcher_tokenizer import GrammarTokenizer
 from vllm.exceptions import EngineDeadError
 from vllm.logger import init_logger
 from vllm.neuron.executor import NeuronExecutor
@@ -66,6 +67,9 @@ class InprocClient:
         refusal = self.core.add_request(request)
         if refusal is not None:
             self._refused.append(refusal)
+
+    def set_grammar_tokenizer(self, tokenizer: GrammarTokenizer) -> None:
+        self.core.set_grammar_tokenizer(tokenizer)
 
     def abort(self, req_ids: list[str]) -> None:
         """End requests; nothing more is heard of them."""
@@ -127,6 +131,9 @@ class ProcessClient:
 
     def add_request(self, request: EngineCoreRequest) -> None:
         self._send(request)
+
+    def set_grammar_tokenizer(self, tokenizer: GrammarTokenizer) -> None:
+        self._send(tokenizer)
 
     def abort(self, req_ids: list[str]) -> None:
         """End requests. Their last outputs, if any, still come."""

@@ -34,6 +34,7 @@ from vllm.engine.messages import (
     encoder,
     to_core_decoder,
 )
+from vllm.engine.structured_outputs.matcher_tokenizer import GrammarTokenizer
 from vllm.logger import init_logger
 from vllm.neuron.executor import NeuronExecutor
 from vllm.neuron.platform import resolve_quietly
@@ -126,7 +127,9 @@ class CoreProcess:
             if refusal is not None:
                 self.send(StepOutput([refusal]))
         elif isinstance(message, Abort):
-            self.send(StepOutput(core.abort(message.req_ids), core.scheduler.stats()))
+            self.send(StepOutput(core.abort(message.req_ids), core.stats()))
+        elif isinstance(message, GrammarTokenizer):
+            core.set_grammar_tokenizer(message)
         elif isinstance(message, Call):
             self.send(self._answer(core, message))
 

@@ -40,7 +40,6 @@ _OF_THE_TARGET = (
     "logprob_token_ids",
 )
 _OF_NO_TARGET = {
-    "structured_outputs": "they are not available yet; describe the form in the prompt",
     "extra_args": "no logits processor reads them",
     "thinking_token_budget": "no reasoning parser is configured; use max_tokens",
     "repetition_detection": "use repetition_penalty, frequency_penalty or stop",

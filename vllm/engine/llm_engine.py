@@ -8,11 +8,12 @@ from typing import Any
 from vllm.config import ModelConfig, VllmConfig
 from vllm.core.outputs import EngineCoreOutput
 from vllm.engine.arg_utils import EngineArgs
-from vllm.engine.core_client import InprocClient
+from vllm.engine.core_client import InprocClient, ProcessClient
 from vllm.engine.input_processor import InputProcessor
 from vllm.engine.messages import EngineCoreRequest, StepOutput
 from vllm.engine.metrics import EngineMetrics
 from vllm.engine.output_processor import OutputProcessor
+from vllm.engine.structured_outputs.preparer import GrammarPreparer
 from vllm.engine.tokenizer import Tokenizer
 from vllm.exceptions import VLLMClientError
 from vllm.inputs import PromptType
@@ -36,6 +37,7 @@ class LLMEngine:
             self.tokenizer, with_metrics=self.log_stats, stream_interval=vllm_config.scheduler_config.stream_interval
         )
         self.metrics = EngineMetrics(vllm_config, self.engine_core.executor_stats)
+        self.grammars = make_preparer(vllm_config, self.engine_core, self.tokenizer, self.input_processor)
         self._closed = False
 
     @classmethod
@@ -83,6 +85,7 @@ class LLMEngine:
             priority=priority,
             prompt_text=prompt_text,
         )
+        self.grammars.attach(request, self.grammars.check(params))
         self.output_processor.add(request)
         for core_request in request.core_requests:
             if self.log_stats:
@@ -166,7 +169,15 @@ class LLMEngine:
         """Release the device. Safe to call twice."""
         if not self._closed:
             self._closed = True
+            self.grammars.close()
             self.engine_core.shutdown()
+
+
+def make_preparer(
+    config: VllmConfig, core: InprocClient | ProcessClient, tokenizer: Tokenizer | None, inputs: InputProcessor
+) -> GrammarPreparer:
+    vocab_size = config.model_config.vocab_size
+    return GrammarPreparer(core.capabilities, tokenizer, vocab_size, inputs.eos_token_ids, core.set_grammar_tokenizer)
 
 
 def load_config_tokenizer(config: VllmConfig) -> Tokenizer | None:

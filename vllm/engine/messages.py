@@ -12,13 +12,14 @@ import msgspec
 from vllm.core.contract import BucketUse, Capabilities
 from vllm.core.outputs import EngineCoreOutput, SchedulerStats
 from vllm.core.request import Request
+from vllm.engine.structured_outputs.matcher_tokenizer import GrammarTokenizer
 from vllm.sampling_params import SamplingParams
 
 
 class EngineCoreRequest(msgspec.Struct, tag="add", omit_defaults=True, gc=False):
     """A generation, as the core takes it: tokens, and parameters in which everything is resolved.
 
-    arrival_time: monotonic seconds.
+    arrival_time: monotonic seconds. grammar: of a structured output, as `structured_outputs.checker` let it through.
     """
 
     req_id: str
@@ -29,6 +30,7 @@ class EngineCoreRequest(msgspec.Struct, tag="add", omit_defaults=True, gc=False)
     priority: int = 0
     lora_id: int = 0
     cache_salt: str | None = None
+    grammar: str | None = None
 
     def to_request(self) -> Request:
         return Request(
@@ -94,7 +96,7 @@ class Heartbeat(msgspec.Struct, tag="beat"):
     step_age: float = 0.0
 
 
-ToCore = EngineCoreRequest | Abort | Call | Shutdown
+ToCore = EngineCoreRequest | GrammarTokenizer | Abort | Call | Shutdown
 FromCore = Ready | StepOutput | Reply | Fatal | Heartbeat
 
 encoder = msgspec.msgpack.Encoder()

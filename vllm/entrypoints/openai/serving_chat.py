@@ -44,6 +44,7 @@ class OpenAIServingChat(OpenAIServing):
         prompt = await self.renderer.render_chat(request, effort, request.truncated)
         prompt = self.truncate(request, prompt, request.output_limit)
         generation = self.generate(request, response_id, [prompt], lambda prompt: self._params(request, prompt))
+        await self.check_structured_outputs(generation)
         if request.stream:
             return await self.stream(_ChatStream(self, request, generation).events())
         (output,) = await self.collect(generation)

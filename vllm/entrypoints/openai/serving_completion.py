@@ -35,6 +35,7 @@ class OpenAIServingCompletion(OpenAIServing):
         response_id = self.response_id("cmpl", request, raw_request)
         prompts = [await self._render(request, prompt) for prompt in request.prompts]
         generation = self.generate(request, response_id, prompts, lambda prompt: self._params(request, prompt))
+        await self.check_structured_outputs(generation)
         echoes = [await self._echo_text(prompt) for prompt in prompts] if request.echo else []
         if request.stream:
             return await self.stream(_CompletionStream(self, request, generation, echoes).events())

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from vllm import envs
+from vllm.core.outputs import GRAMMAR_FAULT
 from vllm.entrypoints.openai.errors import error_from
 from vllm.entrypoints.openai.logprobs import LogprobsFormatter
 from vllm.entrypoints.openai.middleware.request_id import presentable_id, random_id
@@ -126,6 +127,12 @@ class OpenAIServing:
             outputs=self._checked(merge_generators(generators)),
         )
 
+    async def check_structured_outputs(self, generation: Generation) -> None:
+        """A constraint that cannot be used is refused before a stream begins."""
+        for params in generation.params[:1]:
+            if params.structured_outputs is not None:
+                await self.engine_client.check_structured_outputs(params)
+
     def _submit(
         self, request: SamplingFields, response_id: str, prompt: RenderedPrompt, params: SamplingParams
     ) -> AsyncGenerator[RequestOutput, None]:
@@ -144,7 +151,9 @@ class OpenAIServing:
             async for index, output in outputs:
                 for completion in output.outputs:
                     if completion.finish_reason == "error":
-                        reason = completion.stop_reason or "no reason given"
+                        reason = str(completion.stop_reason or "no reason given")
+                        if reason.startswith(GRAMMAR_FAULT):
+                            raise VLLMValidationError(reason, parameter="structured_outputs")
                         raise EngineGenerateError(f"The engine failed on this request: {reason}")
                 yield index, output
 

@@ -14,30 +14,19 @@ from pydantic import Field, model_validator
 from vllm.entrypoints.openai.protocol.base import (
     INT64_MAX,
     INT64_MIN,
-    OpenAIBaseModel,
     StreamOptions,
     Strings,
     TokenIds,
     Unsupported,
 )
+from vllm.entrypoints.openai.protocol.structured import StructuredFields
 from vllm.exceptions import VLLMValidationError
 from vllm.sampling_params import RequestOutputKind, SamplingParams
-
-_STRUCTURED = "structured outputs are not available on this server."
 
 UNSUPPORTED_SAMPLING: dict[str, Unsupported] = {
     "use_beam_search": Unsupported("beam search is not available on this server.", (None, False)),
     "length_penalty": Unsupported("it belongs to beam search, which is not available on this server.", (None, 1, 1.0)),
     "best_of": Unsupported("ask for `n` completions and choose among them.", (None, 1)),
-    "structured_outputs": Unsupported(_STRUCTURED),
-    "guided_json": Unsupported(_STRUCTURED),
-    "guided_regex": Unsupported(_STRUCTURED),
-    "guided_choice": Unsupported(_STRUCTURED),
-    "guided_grammar": Unsupported(_STRUCTURED),
-    "guided_json_object": Unsupported(_STRUCTURED, (None, False)),
-    "guided_decoding_backend": Unsupported(_STRUCTURED),
-    "guided_whitespace_pattern": Unsupported(_STRUCTURED),
-    "response_format": Unsupported("only plain text is available on this server.", (None, {"type": "text"})),
     "kv_transfer_params": Unsupported("this server does not transfer KV caches."),
     "prompt_embeds": Unsupported("prompts are text or token ids."),
     "repetition_detection": Unsupported("use `repetition_penalty`, `frequency_penalty` or `stop`."),
@@ -52,7 +41,7 @@ UNSUPPORTED_SAMPLING: dict[str, Unsupported] = {
 }
 
 
-class SamplingFields(OpenAIBaseModel):
+class SamplingFields(StructuredFields):
     """Fields common to `/v1/completions` and `/v1/chat/completions`."""
 
     model: str | None = Field(None, description="Served model name. Default: the first served.")
@@ -154,6 +143,7 @@ class SamplingFields(OpenAIBaseModel):
             logprob_token_ids=self.logprob_token_ids,
             skip_special_tokens=self.skip_special_tokens,
             spaces_between_special_tokens=self.spaces_between_special_tokens,
+            structured_outputs=self.constraint(),
             output_kind=RequestOutputKind.DELTA if self.stream else RequestOutputKind.FINAL_ONLY,
             **given,
         )
