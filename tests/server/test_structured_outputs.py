@@ -187,5 +187,5 @@ def test_real_model_keeps_to_the_form(smollm: ServerProcess) -> None:
 
 
 def test_refusal_names_the_field(smollm: ServerProcess) -> None:
-    with pytest.raises(openai.BadRequestError, match="structured_outputs.regex"):
+    with pytest.raises(openai.BadRequestError, match=r"structured_outputs\.regex"):
         chat(smollm, extra_body={"structured_outputs": {"regex": "(?<=a)b"}})
