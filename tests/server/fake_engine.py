@@ -67,6 +67,9 @@ class FakeEngine:
         self.tokenizer = FakeTokenizer()
         self.metrics = SimpleNamespace(registry=CollectorRegistry())
 
+    async def check_structured_outputs(self, params: SamplingParams) -> None:
+        """Every constraint passes."""
+
     async def check_health(self) -> None:
         if self.errored:
             raise EngineDeadError("told to")

@@ -76,7 +76,8 @@ def test_options() -> None:
         (["stray"], "'stray'"),
         (["--enable-auto-tool-choice"], "--tool-call-parser"),
         (["--tool-call-parser", "hermess"], "hermes"),
-        (["--tool-parser-plugin", "x.py"], "--tool-parser-plugin"),
+        (["--tool-parser-plugin", "/nowhere/x.py"], "cannot be run"),
+        (["--tool-call-parser", "hermess"], "hermes"),
         (["--api-server-count", "4"], "load balancer"),
     ],
 )

@@ -13,13 +13,30 @@ from vllm.entrypoints.openai.parsers import (
     TOOL_PARSERS,
     ChainedParser,
     Content,
+    NamedCallParser,
     OutputParser,
     Part,
     Reasoning,
+    RequiredCallsParser,
     ToolCall,
 )
+from vllm.entrypoints.openai.parsers.literals import LiteralReader, NotALiteral
+from vllm.entrypoints.openai.parsers.more_tools import Qwen3CoderParser
 
 CALL = '<tool_call>\n{"name": "f", "arguments": {"x": [1, "}</tool"]}}\n</tool_call>'
+
+CODER = """Sure.
+<tool_call>
+<function=f>
+<parameter=a>
+1
+</parameter>
+<parameter=b>
+x
+y
+</parameter>
+</function>
+</tool_call>"""
 
 MADE = ToolCall("f", '{"x": [1, "}</tool"]}')
 
@@ -44,7 +61,12 @@ def make(name: str) -> OutputParser:
     if "+" in name:
         reasoning, tools = name.split("+")
         return ChainedParser(REASONING_PARSERS[reasoning](), TOOL_PARSERS[tools]())
-    return {**REASONING_PARSERS, **TOOL_PARSERS}[name]()
+    named = {
+        "granite_tools": TOOL_PARSERS["granite"],
+        "named": lambda: NamedCallParser("f"),
+        "required": RequiredCallsParser,
+    }
+    return {**named, **TOOL_PARSERS, **REASONING_PARSERS}[name]()
 
 
 @pytest.mark.parametrize(
@@ -76,6 +98,28 @@ def make(name: str) -> OutputParser:
         ("mistral", '[TOOL_CALLS] [{"name": "f", "arguments": {"a": "\u2603"}}]', [ToolCall("f", '{"a": "\u2603"}')]),
         ("mistral", "[TOOL", [Content("[TOOL")]),
         ("mistral", "[TOOL_CALLS] []", [Content("[TOOL_CALLS] []")]),
+        ("pythonic", "[f(a=1, b='x\\n', c=[1.5, True, None], d={'k': -2}), g.h()]",
+         [ToolCall("f", '{"a": 1, "b": "x\\n", "c": [1.5, true, null], "d": {"k": -2}}'), ToolCall("g.h", "{}")]),
+        ("pythonic", "[1, 2]", [Content("[1, 2]")]),
+        ("pythonic", "[]", [Content("[]")]),
+        ("pythonic", "[f(a=__import__('os').abort())]", [Content("[f(a=__import__('os').abort())]")]),
+        ("pythonic", "[f(1)]", [Content("[f(1)]")]),
+        ("pythonic", "[f(a=1)] and", [Content("[f(a=1)] and")]),
+        ("pythonic", "[f(a=1e999)]", [Content("[f(a=1e999)]")]),
+        ("pythonic", " text", [Content(" text")]),
+        ("llama4_pythonic", '<|python_start|>[f(a="x")]<|python_end|>', [ToolCall("f", '{"a": "x"}')]),
+        ("llama4_pythonic", "[f()]", [ToolCall("f", "{}")]),
+        ("granite_tools", "<|tool_call|>x", [Content("<|tool_call|>x")]),
+        ("granite_tools", '<|tool_call|>[{"name": "f", "arguments": {"a": 1}}]', [ToolCall("f", '{"a": 1}')]),
+        ("granite_tools", '<tool_call>[{"name": "f", "arguments": {}}]', [ToolCall("f", "{}")]),
+        ("granite_tools", "[1]", [Content("[1]")]),
+        ("qwen3_coder", CODER, [Content("Sure."), ToolCall("f", '{"a": "1", "b": "x\\ny"}')]),
+        ("qwen3_coder", "<tool_call><function=f></function></tool_call>", [ToolCall("f", "{}")]),
+        ("qwen3_coder", "<tool_call>x</tool_call>", [Content("<tool_call>x</tool_call>")]),
+        ("required", '[{"name": "f", "parameters": {"a": "]}"}}, {"name": "g", "parameters": {}}]',
+         [ToolCall("f", '{"a": "]}"}'), ToolCall("g", "{}")]),
+        ("required", '[{"name": "f", "parameters": {"a', [Content('{"name": "f", "parameters": {"a')]),
+        ("named", '{"a": 1}', [ToolCall("f", '{"a": 1}')]),
         ("qwen3+hermes", f"<think>{CALL}</think>{CALL}", [Reasoning(CALL), MADE]),
     ],
 )  # fmt: skip
@@ -88,9 +132,19 @@ def test_forms(name: str, text: str, expected: list[Part]) -> None:
 PIECES = [
     "<think>", "</think>", "<think", ">", "<", "</", "<tool_call>", "</tool_call>", "<tool_", "call>", "{", "}", " ",
     '{"name": "f", "arguments": {}}', '{"name": "g", "parameters": {"x": 1}}', "<|python_tag|>", "[TOOL_CALLS]",
+    "<function=f>", "<parameter=a>", "</parameter>", "</function>", "[f(a=", "1", ")]", "]", "<|python_start|>",
     "[TOOL", "\n", ";", '"', "a", "[", "Here is my thought process:", "Here is my response:", "Here is",
 ]  # fmt: skip
-NAMES = [*REASONING_PARSERS, *TOOL_PARSERS, "qwen3+hermes", "deepseek_r1+llama3_json", "granite+mistral"]
+NAMES = [
+    *REASONING_PARSERS,
+    *TOOL_PARSERS,
+    "granite_tools",
+    "required",
+    "named",
+    "qwen3+hermes",
+    "deepseek_r1+llama3_json",
+    "granite+mistral",
+]
 
 
 @settings(max_examples=600)
@@ -105,7 +159,7 @@ def test_pieces_do_not_matter(name: str, words: list[str], data: st.DataObject) 
 @given(st.lists(st.sampled_from(PIECES), max_size=12))
 def test_text_without_calls_comes_back_whole(words: list[str]) -> None:
     text = "".join(words)
-    for name in TOOL_PARSERS:
+    for name in (TOOL_PARSERS.keys() - REASONING_PARSERS.keys()) | {"granite_tools"}:
         parts = parse(make(name), list(text))
         if not any(isinstance(part, ToolCall) for part in parts):
             assert "".join(part.text for part in parts) == text  # type: ignore[union-attr]
@@ -116,7 +170,8 @@ def test_text_without_calls_comes_back_whole(words: list[str]) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(
-    "text", ["<" * 200_000, "<tool_call>" * 20_000, "[" * 200_000, '{"a":' * 40_000, "<think>" * 30_000]
+    "text",
+    ["<" * 200_000, "<tool_call>" * 20_000, "[" * 200_000, '{"a":' * 40_000, "<think>" * 30_000, "[f(a=" * 20_000],
 )
 def test_hostile_text_takes_linear_time(name: str, text: str) -> None:
     """A quadratic parser would not come back from this."""
@@ -129,3 +184,39 @@ def test_hostile_text_takes_linear_time(name: str, text: str) -> None:
 def test_model_text_is_never_evaluated() -> None:
     text = '<tool_call>{"name": "__import__(\'os\').abort()", "arguments": {"x": "{{ 7 * 7 }}"}}</tool_call>'
     assert parse(make("hermes"), [text]) == [ToolCall("__import__('os').abort()", '{"x": "{{ 7 * 7 }}"}')]
+
+
+LITERALS = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(LITERALS)
+def test_literals_are_read_as_python_writes_them(value: object) -> None:
+    assert LiteralReader(repr(value)).value() == value
+
+
+@pytest.mark.parametrize(
+    "text", ["[f(a=" * 20_000, "[f(a=" + "[" * 100_000, "[f(a=" + "{'a':" * 20_000, "[f(a='" + "x" * 100_000]
+)
+def test_hostile_calls_take_few_operations(text: str) -> None:
+    """Tokens are read once, and no further than the depth that is allowed."""
+    reader = LiteralReader(text)
+    with pytest.raises(NotALiteral):
+        reader.calls()
+    assert reader.num_tokens < 500
+
+
+def test_types_by_the_schema() -> None:
+    parser = Qwen3CoderParser()
+    types = {"i": "integer", "b": "boolean", "l": "array", "s": "string", "n": "number"}
+    schema = {"type": "object", "properties": {name: {"type": kind} for name, kind in types.items()}}
+    parser.set_tools([{"type": "function", "function": {"name": "f", "parameters": schema}}])
+    values = {"i": "3", "b": "True", "l": "['x', 1]", "s": "3", "n": "many", "other": "3"}
+    body = "".join(f"<parameter={name}>\n{value}\n</parameter>" for name, value in values.items())
+    (call,) = parse(parser, [f"<tool_call><function=f>{body}</function></tool_call>"])
+    assert isinstance(call, ToolCall)
+    expected = {"i": 3, "b": True, "l": ["x", 1], "s": "3", "n": "many", "other": "3"}
+    assert json.loads(call.arguments) == expected

@@ -189,3 +189,58 @@ def test_real_model_keeps_to_the_form(smollm: ServerProcess) -> None:
 def test_refusal_names_the_field(smollm: ServerProcess) -> None:
     with pytest.raises(openai.BadRequestError, match=r"structured_outputs\.regex"):
         chat(smollm, extra_body={"structured_outputs": {"regex": "(?<=a)b"}})
+
+
+TOOLS: list[Any] = [
+    {
+        "type": "function",
+        "function": {
+            "name": "weather",
+            "parameters": {
+                "type": "object",
+                "properties": {"city": {"type": "string", "maxLength": 6}, "unit": {"$ref": "#/$defs/unit"}},
+                "required": ["city", "unit"],
+                "additionalProperties": False,
+                "$defs": {"unit": {"enum": ["C", "F"]}},
+            },
+        },
+    },
+    {"type": "function", "function": {"name": "time"}},
+]
+
+
+def check_call(name: str, arguments: str) -> None:
+    schema = TOOLS[0]["function"]["parameters"] if name == "weather" else {"type": "object", "maxProperties": 0}
+    jsonschema.validate(json.loads(arguments), schema)
+
+
+def test_required_tools(server: ServerProcess) -> None:
+    asked: dict[str, Any] = {"model": MODEL, "messages": HELLO, "tools": TOOLS, "tool_choice": "required"}
+    for seed in range(4):
+        (choice,) = server.client().chat.completions.create(**asked, seed=seed, parallel_tool_calls=False).choices
+        assert choice.finish_reason == "tool_calls" and not choice.message.content
+        (call,) = choice.message.tool_calls or []
+        check_call(call.function.name, call.function.arguments)
+        stream = server.client().chat.completions.create(**asked, seed=seed, parallel_tool_calls=False, stream=True)
+        deltas = [chunk.choices[0].delta for chunk in stream]
+        calls = [(each.function.name, each.function.arguments) for delta in deltas for each in delta.tool_calls or []]
+        assert calls == [(call.function.name, call.function.arguments)]
+
+
+def test_named_tool(server: ServerProcess) -> None:
+    chosen: Any = {"type": "function", "function": {"name": "weather"}}
+    asked: dict[str, Any] = {"model": MODEL, "messages": HELLO, "tools": TOOLS, "tool_choice": chosen}
+    for seed in range(4):
+        (choice,) = server.client().chat.completions.create(**asked, seed=seed).choices
+        assert choice.finish_reason == "stop"
+        (call,) = choice.message.tool_calls or []
+        assert call.function.name == "weather"
+        check_call("weather", call.function.arguments)
+
+
+def test_required_tools_of_a_real_model(smollm: ServerProcess) -> None:
+    answer = smollm.client().chat.completions.create(
+        model=MODEL, messages=HELLO, tools=TOOLS, tool_choice="required", temperature=0, parallel_tool_calls=False
+    )
+    (call,) = answer.choices[0].message.tool_calls or []
+    check_call(call.function.name, call.function.arguments)

@@ -87,8 +87,7 @@ async def test_message_without_calls_has_no_empty_list(api: openai.AsyncOpenAI, 
 @pytest.mark.parametrize(
     "fields",
     [
-        {"tools": TOOLS, "tool_choice": "required"},
-        {"tools": TOOLS, "tool_choice": TOOLS[0]},
+        {"tools": TOOLS, "tool_choice": "required", "response_format": {"type": "json_object"}},
         {"tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "other"}}},
         {"tools": TOOLS, "tool_choice": "sometimes"},
         {"tools": [{"type": "function"}]},

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import uuid
+from typing import Any
 
 from msgspec import UNSET
 
+from vllm.entrypoints.openai.forced_tools import forces_calls, named_function
 from vllm.entrypoints.openai.parsers import (
     REASONING_PARSERS,
     TOOL_PARSERS,
     ChainedParser,
     Content,
+    NamedCallParser,
     OutputParser,
     PlainParser,
     Reasoning,
+    RequiredCallsParser,
     ToolCall,
 )
 from vllm.entrypoints.openai.protocol import ChatCompletionRequest, ChatMessage, FunctionCall, ToolCallMessage
@@ -30,10 +34,8 @@ def check_parsers(request: ChatCompletionRequest, options: ServingOptions) -> No
         )
     if not request.wants_tool_calls:
         return
-    if request.tool_choice not in (None, "auto"):
-        raise VLLMValidationError(
-            "`tool_choice` may be auto or none: calls cannot be forced on this server.", parameter="tool_choice"
-        )
+    if forces_calls(request.tool_choice):
+        return
     if not options.enable_auto_tool_choice or options.tool_call_parser is None:
         raise VLLMValidationError(
             "`tool_choice` auto needs a server with --enable-auto-tool-choice and --tool-call-parser. Set it to "
@@ -47,11 +49,25 @@ def needs_parser(request: ChatCompletionRequest, options: ServingOptions) -> boo
 
 
 def build_parser(request: ChatCompletionRequest, options: ServingOptions) -> OutputParser:
-    reasoning, tools = options.reasoning_parser, options.tool_call_parser if request.wants_tool_calls else None
+    """An output of a given form has it from its first token on: there is no reasoning to be set apart."""
+    if request.wants_tool_calls and forces_calls(request.tool_choice):
+        name = named_function(request.tool_choice)
+        return RequiredCallsParser() if name is None else NamedCallParser(name)
+    reasoning = options.reasoning_parser if request.constraint() is None else None
+    tools = _tool_parser(options.tool_call_parser, request.tools or []) if request.wants_tool_calls else None
     if reasoning is None:
-        return PlainParser() if tools is None else TOOL_PARSERS[tools]()
+        return tools or PlainParser()
     parser = REASONING_PARSERS[reasoning]()
-    return parser if tools is None else ChainedParser(parser, TOOL_PARSERS[tools]())
+    return parser if tools is None else ChainedParser(parser, tools)
+
+
+def _tool_parser(name: str | None, tools: list[dict[str, Any]]) -> OutputParser | None:
+    if name is None:
+        return None
+    parser = TOOL_PARSERS[name]()
+    if (set_tools := getattr(parser, "set_tools", None)) is not None:
+        set_tools(tools)
+    return parser
 
 
 class ChatOutput:
@@ -59,6 +75,7 @@ class ChatOutput:
 
     def __init__(self, request: ChatCompletionRequest, options: ServingOptions) -> None:
         self._parser = build_parser(request, options)
+        self._is_named = named_function(request.tool_choice) is not None
         self._gives_reasoning = request.include_reasoning
         self._max_calls = 1 if request.parallel_tool_calls is False else None
         self.num_calls = 0
@@ -92,7 +109,8 @@ class ChatOutput:
         return Delta(content=content or UNSET, reasoning=shown, reasoning_content=shown, tool_calls=calls or UNSET)
 
     def finish_reason(self, reason: str | None) -> str | None:
-        return "tool_calls" if self.num_calls and reason == "stop" else reason
+        """A function that was named is called anyway, and does not change the reason."""
+        return "tool_calls" if self.num_calls and reason == "stop" and not self._is_named else reason
 
     def _takes_call(self) -> bool:
         return self._max_calls is None or self.num_calls < self._max_calls

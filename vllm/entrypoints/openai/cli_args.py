@@ -25,6 +25,8 @@ from vllm.entrypoints.openai.middleware.limits import (
     DEFAULT_MAX_HEADERS,
 )
 from vllm.entrypoints.openai.parsers import REASONING_PARSERS, TOOL_PARSERS
+from vllm.reasoning import ReasoningParserManager
+from vllm.tool_parsers import ToolParserManager
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,11 +69,13 @@ class FrontendArgs:
     default_chat_template_kwargs: dict[str, Any] = option({}, "Variables of the chat template, as JSON.", type="json")
     response_role: str = option("assistant", "Role of chat answers.")
     enable_auto_tool_choice: bool = option(False, "Look for tool calls in outputs; needs --tool-call-parser.")
-    tool_call_parser: str | None = option(None, "How the model writes tool calls.", choices=sorted(TOOL_PARSERS))
+    tool_call_parser: str | None = option(None, f"How the model writes tool calls: {', '.join(sorted(TOOL_PARSERS))}.")
+    tool_parser_plugin: str | None = option(
+        None, "Python file that is run and registers further tool parsers; see docs/tool_calling.md."
+    )
     reasoning_parser: str | None = option(
         None,
-        "How the model marks its reasoning, which is then set apart from the content.",
-        choices=sorted(REASONING_PARSERS),
+        f"How the model marks its reasoning, which is then set apart: {', '.join(sorted(REASONING_PARSERS))}.",
     )
     exclude_tools_when_tool_choice_none: bool = option(False, "Do not show tools to the model with tool_choice none.")
     return_tokens_as_token_ids: bool = option(False, "Name tokens in logprobs by token_id:<id>.")
@@ -129,6 +133,7 @@ def validate_args(args: argparse.Namespace) -> None:
         raise ValueError("--ssl-keyfile and --ssl-certfile belong together")
     if args.allow_credentials and "*" in args.allowed_origins:
         raise ValueError("--allow-credentials needs named --allowed-origins, not *")
+    _check_parsers(args)
     if args.enable_auto_tool_choice and not args.tool_call_parser:
         raise ValueError("--enable-auto-tool-choice needs --tool-call-parser")
     if args.uds and args.host:
@@ -138,6 +143,16 @@ def validate_args(args: argparse.Namespace) -> None:
     for name in ("max_body_bytes", "max_header_bytes", "max_header_count"):
         if getattr(args, name) < 1:
             raise ValueError(f"{_flag(name)} must be positive, not {getattr(args, name)}")
+
+
+def _check_parsers(args: argparse.Namespace) -> None:
+    if args.tool_parser_plugin:
+        ToolParserManager.import_tool_parser(args.tool_parser_plugin)
+    for manager, name in ((ToolParserManager, args.tool_call_parser), (ReasoningParserManager, args.reasoning_parser)):
+        try:
+            manager.get(name or manager.list_registered()[0])
+        except KeyError as error:
+            raise ValueError(error.args[0]) from None
 
 
 def _unknown_words(parser: argparse.ArgumentParser, words: Sequence[str]) -> str:

@@ -14,7 +14,6 @@ _ADAPTERS = "LoRA adapters are not served yet"
 _ONE_SERVER = "one process answers HTTP; run more servers behind a load balancer"
 
 FOREIGN_FRONTEND_OPTIONS: dict[str, ForeignOption] = {
-    "tool_parser_plugin": ForeignOption("", _CODE, refused=True),
     "tool_strict_level": ForeignOption("auto", "calls cannot be forced into a form yet", refused=True),
     "tool_server": ForeignOption(None, _CODE, refused=True),
     "enable_reasoning": ForeignOption(False, "--reasoning-parser suffices", type=bool),

@@ -5,6 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from vllm.entrypoints.openai.parsers.base import Content, OutputParser, Part, PlainParser, Reasoning, ToolCall
+from vllm.entrypoints.openai.parsers.more_tools import (
+    GraniteParser,
+    Llama4PythonicParser,
+    NamedCallParser,
+    PythonicParser,
+    Qwen3CoderParser,
+    RequiredCallsParser,
+)
 from vllm.entrypoints.openai.parsers.reasoning import deepseek_r1, granite, qwen3
 from vllm.entrypoints.openai.parsers.tools import HermesParser, Llama3JsonParser, MistralParser
 
@@ -14,9 +22,13 @@ REASONING_PARSERS: dict[str, Callable[[], OutputParser]] = {
     "qwen3": qwen3,
 }
 TOOL_PARSERS: dict[str, Callable[[], OutputParser]] = {
+    "granite": GraniteParser,
     "hermes": HermesParser,
     "llama3_json": Llama3JsonParser,
+    "llama4_pythonic": Llama4PythonicParser,
     "mistral": MistralParser,
+    "pythonic": PythonicParser,
+    "qwen3_coder": Qwen3CoderParser,
 }
 
 
@@ -44,9 +56,11 @@ __all__ = [
     "TOOL_PARSERS",
     "ChainedParser",
     "Content",
+    "NamedCallParser",
     "OutputParser",
     "Part",
     "PlainParser",
     "Reasoning",
+    "RequiredCallsParser",
     "ToolCall",
 ]

@@ -57,11 +57,15 @@ class HermesParser:
     def _end_call(self, close: str) -> list[Part]:
         text = "".join(self._call or [])
         self._call = None
-        call = _call_of(_json(text), "arguments")
+        call = self.read(text)
         if call is None:
             return self._content(self.OPEN + text + close)
         self._space = []
         return [call]
+
+    def read(self, text: str) -> ToolCall | None:
+        """The call between the markers, or None if it is none."""
+        return _call_of(_json(text), "arguments")
 
 
 class WholeParser:
@@ -131,11 +135,16 @@ class MistralParser(WholeParser):
     openings = (TAG,)
 
     def read(self, text: str) -> list[ToolCall] | None:
-        values = _json(text.removeprefix(self.TAG))
-        if not isinstance(values, list) or not values:
-            return None
-        calls = [_call_of(value, "arguments") for value in values]
-        return None if None in calls else [call for call in calls if call is not None]
+        return read_call_list(text.removeprefix(self.TAG))
+
+
+def read_call_list(text: str) -> list[ToolCall] | None:
+    """The calls of `[{"name": ..., "arguments": {...}}, ...]`, or None if the text is something else."""
+    values = _json(text)
+    if not isinstance(values, list) or not values:
+        return None
+    calls = [_call_of(value, "arguments") for value in values]
+    return None if None in calls else [call for call in calls if call is not None]
 
 
 def _json(text: str) -> Any:

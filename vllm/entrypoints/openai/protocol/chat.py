@@ -6,10 +6,12 @@ from typing import Any, ClassVar
 
 from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
+from vllm.entrypoints.openai.forced_tools import calls_constraint, forces_calls
 from vllm.entrypoints.openai.protocol.base import ClosedModel, OpenAIBaseModel, Unsupported, UsageInfo
 from vllm.entrypoints.openai.protocol.completion import PromptLogprobs
 from vllm.entrypoints.openai.protocol.sampling import UNSUPPORTED_SAMPLING, SamplingFields
 from vllm.exceptions import VLLMValidationError
+from vllm.sampling_params import StructuredOutputsParams
 
 MAX_MESSAGES = 4096
 
@@ -92,7 +94,8 @@ class ChatCompletionRequest(TemplateFields, SamplingFields):
     echo: bool = Field(False, description="Put the last message before the output when it has the same role.")
     tool_choice: str | dict[str, Any] | None = Field(
         None,
-        description='"auto" (the default with `tools`) needs --enable-auto-tool-choice; "none": tools are only shown.',
+        description='"auto" (the default with `tools`) needs --enable-auto-tool-choice; "none": tools are only shown; '
+        '"required", or a function: it must be called.',
     )
     parallel_tool_calls: bool | None = Field(None, description="False: at most one call is given.")
     include_reasoning: bool = Field(True, description="Give the reasoning that a --reasoning-parser sets apart.")
@@ -123,6 +126,17 @@ class ChatCompletionRequest(TemplateFields, SamplingFields):
     def wants_tool_calls(self) -> bool:
         """Whether calls are to be looked for in the output."""
         return self.tools is not None and self.tool_choice != "none"
+
+    def constraint(self) -> StructuredOutputsParams | None:
+        """Of the form that is asked for, or of the calls that must be made."""
+        given = super().constraint()
+        if not self.wants_tool_calls or not forces_calls(self.tool_choice):
+            return given
+        if given is not None:
+            raise VLLMValidationError(
+                "`tool_choice` required or of a function excludes other forms of the output.", parameter="tool_choice"
+            )
+        return calls_constraint(self.tools or [], self.tool_choice, self.parallel_tool_calls is not False)
 
     @property
     def output_limit(self) -> int | None:
