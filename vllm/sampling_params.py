@@ -135,9 +135,9 @@ class RepetitionDetectionParams(msgspec.Struct, omit_defaults=True):
 class SamplingParams(msgspec.Struct, omit_defaults=True):
     """How one request is sampled, when it ends, and what is reported of it. Use keywords.
 
-    n: outputs for the prompt. presence_penalty, frequency_penalty: -2 to 2, over the output. repetition_penalty: > 0, to 1e6,
-    over prompt and output. temperature: 0 is greedy. top_k: 0 or -1 disable it. min_p: tokens less likely than this
-    share of the most likely one are dropped. seed: -1 is none.
+    n: outputs for the prompt. presence_penalty, frequency_penalty: -2 to 2, over the output. repetition_penalty: more
+    than 0, to 1e6, over prompt and output. temperature: 0 is greedy. top_k: 0 or -1 disable it. min_p: tokens less
+    likely than this share of the most likely one are dropped. seed: -1 is none.
     stop, stop_token_ids: what ends the output; its text is cut off unless include_stop_str_in_output.
     max_tokens: None is what the context holds. min_tokens: no EOS and no stop token before.
     logprobs, prompt_logprobs: how many most likely tokens to report; 0 the sampled one only, -1 all.

@@ -14,7 +14,7 @@ from vllm.engine.input_processor import InputProcessor, default_sampling_params,
 from vllm.engine.llm_engine import load_config_tokenizer
 from vllm.exceptions import VLLMValidationError
 from vllm.lora.request import LoRARequest
-from vllm.sampling_params import SamplingParams, StructuredOutputsParams
+from vllm.sampling_params import SamplingParams
 
 VALUES = {
     "min_p": 0.1,
