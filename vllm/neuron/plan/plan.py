@@ -19,6 +19,7 @@ from vllm.config import VllmConfig
 from vllm.neuron import platform
 from vllm.neuron.faults import Fault, Faults, NeuronConfigError
 from vllm.neuron.neuron_config import NeuronConfig, default_neuron_config, torch_dtype
+from vllm.neuron.neuronx.config import is_portable
 from vllm.neuron.neuronx.versions import NEWEST, Version
 from vllm.neuron.options import merged_override
 from vllm.neuron.parallel import HeadSharding
@@ -89,14 +90,31 @@ class Plan:
         return int(instance.hbm_bytes_per_core(lnc_on(instance, self.neuron_config)) * self.share)
 
     @property
+    def is_portable(self) -> bool:
+        """Whether the artifact holds the weights, so that it loads without the checkpoint."""
+        return is_portable(self.config.replace(neuron_config=self.neuron_config))
+
+    @property
+    def parts_bytes(self) -> int:
+        """Weights of all cores together."""
+        ranks = self.neuron_config.tp_degree * self.neuron_config.ep_degree
+        return ranks * self.memory.weight_bytes if self.memory else 0
+
+    @property
     def host_bytes(self) -> int:
-        """Host memory at the peak of a start, an estimate: the checkpoint being sharded, and every core's part."""
+        """Host memory that compiling takes, an estimate: the checkpoint being sharded, and every core's part."""
         if self.memory is None:
             return 0
-        if self.target == "cpu":
+        if self.target != "neuronx":
             return self.memory.total() + HOST_BASE_BYTES
-        ranks = self.neuron_config.tp_degree * self.neuron_config.ep_degree
-        return self.checkpoint_bytes + ranks * self.memory.weight_bytes + HOST_BASE_BYTES
+        return self.checkpoint_bytes + self.parts_bytes + HOST_BASE_BYTES
+
+    @property
+    def host_bytes_to_load(self) -> int:
+        """Host memory that loading takes, an estimate: every core's part, where the artifact holds them."""
+        if self.memory is None or self.target != "neuronx" or not self.is_portable:
+            return self.host_bytes
+        return self.parts_bytes + HOST_BASE_BYTES
 
     def fits_on(self, instance: Instance) -> str:
         """Why the plan cannot run on `instance`; "" if it can."""
@@ -291,14 +309,22 @@ def _check_memory(plan: Plan, faults: Faults) -> None:
     if memory.total() > budget:
         faults.found.append(_memory_fault(plan, memory, instance, budget))
     if plan.host_bytes > instance.host_bytes:
-        parts = plan.host_bytes - plan.checkpoint_bytes - HOST_BASE_BYTES
-        why = (
-            f"a start takes about {gib(plan.host_bytes)} of the host (checkpoint {gib(plan.checkpoint_bytes)}, cores' "
-            f"parts {gib(parts)}, compiler and system {gib(HOST_BASE_BYTES)}); {instance.name} has "
-            f"{gib(instance.host_bytes)}"
-        )
-        fix = _roomier(plan) or "Use a smaller checkpoint"
-        faults.found.append(Fault("host memory", "", why, fix))
+        faults.found.append(_host_fault(plan, instance))
+
+
+def _host_fault(plan: Plan, instance: Instance) -> Fault:
+    why = (
+        f"compiling takes about {gib(plan.host_bytes)} of the host (checkpoint {gib(plan.checkpoint_bytes)}, cores' "
+        f"parts {gib(plan.parts_bytes)}, compiler and system {gib(HOST_BASE_BYTES)}); {instance.name} has "
+        f"{gib(instance.host_bytes)}"
+    )
+    fixes = []
+    if plan.host_bytes_to_load <= instance.host_bytes:
+        load = gib(plan.host_bytes_to_load)
+        fixes.append(f"Compile on a larger host (`vllm neuron compile`): loading the artifact takes about {load}")
+    if roomier := _roomier(plan):
+        fixes.append(roomier)
+    return Fault("host memory", "", why, ". ".join(fixes) or "Use a smaller checkpoint")
 
 
 def _memory_fault(plan: Plan, memory: CoreMemory, instance: Instance, budget: int) -> Fault:

@@ -57,8 +57,10 @@ def _token_generation(config: Any) -> list[Program]:
     return [Program(kind, batch, width, bucket) for batch in batches for bucket in config.token_buckets]
 
 
-def expected_files(target: str, config: Any, shard_bytes: int, num_programs: int) -> list[dict[str, Any]]:
-    """Files of the artifact. bytes: None where only compiling tells."""
+def expected_files(
+    target: str, config: Any, shard_bytes: int, num_programs: int, portable: bool
+) -> list[dict[str, Any]]:
+    """Files of the artifact. portable: weights are among them. bytes: None where only compiling tells."""
     files: list[dict[str, Any]] = [{"path": "manifest.json", "bytes": None}]
     if target == "cpu":
         return [
@@ -68,7 +70,7 @@ def expected_files(target: str, config: Any, shard_bytes: int, num_programs: int
             {"path": f"programs/*.json ({num_programs})", "bytes": None},
         ]
     files += [{"path": "neuron_config.json", "bytes": None}, {"path": "model.pt", "bytes": None}]
-    if config.save_sharded_checkpoint:
+    if portable:
         ranks = config.tp_degree * config.ep_degree
         name = f"weights/tp{{0..{ranks - 1}}}_sharded_checkpoint.safetensors ({ranks})"
         files.append({"path": name, "bytes": ranks * shard_bytes})

@@ -98,7 +98,8 @@ def _kv(plan: Plan) -> dict[str, Any] | None:
 
 def _host(plan: Plan) -> dict[str, Any]:
     return {
-        "start_estimate": plan.host_bytes,
+        "compile_estimate": plan.host_bytes,
+        "load_estimate": plan.host_bytes_to_load,
         "capacity": plan.instance.host_bytes if plan.instance else None,
     }
 
@@ -120,5 +121,5 @@ def _artifact(plan: Plan) -> dict[str, Any]:
         "programs": count,
         "layers": layers,
         "layer_programs": count * layers,
-        "files": expected_files(plan.target, plan.neuron_config, shard, count) if count else [],
+        "files": expected_files(plan.target, plan.neuron_config, shard, count, plan.is_portable) if count else [],
     }

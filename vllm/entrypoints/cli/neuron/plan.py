@@ -210,7 +210,9 @@ def _memory(found: dict[str, Any]) -> Table:
     rows.append(("total", size(memory["total"]), f"{memory['total']:,}"))
     if memory["budget"] is not None:
         rows.append(("budget", size(memory["budget"]), f"{memory['budget']:,}"))
-    rows.append(("host at start (estimate)", size(host["start_estimate"]), f"{host['start_estimate']:,}"))
+    for name in ("compile", "load"):
+        estimate = host[f"{name}_estimate"]
+        rows.append((f"host to {name} (estimate)", size(estimate), f"{estimate:,}"))
     capacity = f"{kv['sequences']} sequences, {kv['tokens']:,} tokens, {kv['bytes_per_token_per_core']:,} bytes each"
     return Table(f"Memory of one {what}; KV cache: {capacity}", ("", "size", "bytes"), rows)
 
