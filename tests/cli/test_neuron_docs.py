@@ -1,0 +1,48 @@
+"""docs/neuron_cli.md: its figures are what `plan` prints, and its tables of instances and commands are whole."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tests.cli.neuron import CONFIGS, plan
+from vllm.entrypoints.cli.neuron import COMMANDS
+from vllm.neuron.plan.instances import INSTANCES
+
+DOCUMENT = (CONFIGS.parents[2] / "docs" / "neuron_cli.md").read_text()
+ROWS = re.findall(
+    r"^\| ([\w.-]+) \| `(--instance [^`]+)` \| ([\d,]+) \| ([\d,]+) \| ([\d,]+) \|$", DOCUMENT, re.MULTILINE
+)
+
+
+def number(text: str) -> int:
+    return int(text.replace(",", ""))
+
+
+def test_every_config_is_in_the_table():
+    assert {row[0] for row in ROWS} == {path.name for path in CONFIGS.iterdir()}
+
+
+@pytest.mark.parametrize("row", ROWS, ids=[row[0] for row in ROWS])
+def test_the_table_of_figures(capsys, row):
+    config, flags, parameters, weights, kv_cache = row
+    _, found = plan(capsys, config, *flags.split())
+    assert found["model"]["parameters"] == number(parameters)
+    assert found["memory_per_core"]["weights_total"] == number(weights)
+    assert found["memory_per_core"]["kv_cache"] == number(kv_cache)
+    assert [fault["name"] for fault in found["faults"]] in ([], ["architectures"])
+
+
+def test_the_worked_example_adds_up():
+    lines = re.findall(r"^    (\w[\w ]*?)  +(.+?) += +([\d,]+)", DOCUMENT, re.MULTILINE)
+    total = re.search(r"^ {20,}([\d,]+)$", DOCUMENT, re.MULTILINE)
+    assert len(lines) == 7 and total
+    for _, formula, result in lines:
+        assert eval(formula.replace("×", "*")) == number(result)
+    assert sum(number(result) for *_, result in lines) == number(total[1])
+
+
+def test_instances_and_commands_are_named():
+    assert all(name in DOCUMENT for name in INSTANCES)
+    assert all(f"## {name}\n" in DOCUMENT for name in COMMANDS)
