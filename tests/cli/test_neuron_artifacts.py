@@ -166,6 +166,9 @@ def test_inspect_what_is_no_artifact(capsys, checkpoint, store, tmp_path):
     with pytest.raises(SystemExit) as caught:
         run(capsys, "inspect")
     assert caught.value.code == 2
+    with pytest.raises(SystemExit) as caught:
+        run(capsys, "inspect", artifact, "-tp", "2")
+    assert caught.value.code == 2 and "--model" in capsys.readouterr().err
 
 
 # cache

@@ -283,9 +283,10 @@ def test_wrong_command_lines(capsys):
     assert main(["neuron"]) == 2
     assert main(["neuron", "plam"]) == 2
     assert "did you mean 'plan'" in capsys.readouterr().err
-    with pytest.raises(SystemExit) as caught:
-        main(["neuron", "plan", "--instnce", "x"])
-    assert caught.value.code == 2
+    for words in (["--instnce", "x"], ["--num-buckets", "3"]):
+        with pytest.raises(SystemExit) as caught:
+            main(["neuron", "plan", *words])
+        assert caught.value.code == 2
     assert main(["neuron", "plan", "--model", str(CONFIGS / "qwen3-8b"), "--instance", "trn1.32xlrge"]) == 1
     assert "trn1.32xlarge" in capsys.readouterr().err
     assert main(["neuron", "plan", "--model", "./nowhere/at-all"]) == 1

@@ -26,6 +26,7 @@ from vllm.neuron.buckets import first_fit
 _PROMPT_NAMES = ("prompt_tokens", "prompt_len", "input_tokens", "input_len")
 _OUTPUT_NAMES = ("completion_tokens", "output_tokens", "output_len", "generation_tokens")
 _PROMPT_METRIC, _OUTPUT_METRIC = "vllm:request_prompt_tokens", "vllm:request_generation_tokens"
+DEFAULT_MULTIPLE = 128
 _MOST_BYTES = 64 * 2**20
 
 
@@ -166,7 +167,7 @@ def _histogram(text: str, name: str) -> dict[int, int]:
 
 
 def ladder_changes(
-    traffic: Traffic, config: Any, num_buckets: int | None = None, multiple: int = 128
+    traffic: Traffic, config: Any, num_buckets: int | None = None, multiple: int = DEFAULT_MULTIPLE
 ) -> list[LadderChange]:
     """Proposed ladders of context encoding, and of token generation where outputs are known."""
     if num_buckets is not None and num_buckets < 1:

@@ -39,7 +39,12 @@ class Verdict:
 
 
 def main(argv: list[str]) -> int:
-    args = _parser().parse_args(argv)
+    parser = _parser()
+    args = parser.parse_args(argv)
+    engine_args = EngineArgs.from_cli_args(args)
+    default = EngineArgs()
+    if engine_args != default and engine_args.model == default.model:
+        parser.error("engine flags need --model: without it nothing says what weights they are for")
     directory = Path(args.directory).expanduser()
     try:
         manifest = verify(directory, deep=args.deep)
@@ -55,7 +60,7 @@ def main(argv: list[str]) -> int:
             print(f"vllm neuron inspect: {damage}", file=sys.stderr)
             return FAULTS
     try:
-        verdict = _verdict(EngineArgs.from_cli_args(args), manifest) if _asked(argv) else Verdict()
+        verdict = _verdict(engine_args, manifest) if engine_args != default else Verdict()
     except (CheckpointError, ArtifactError, ValueError, OSError) as error:
         print(f"vllm neuron inspect: {error}", file=sys.stderr)
         return FAULTS
@@ -75,10 +80,6 @@ def _parser() -> FlexibleArgumentParser:
     parser.add_argument("--json", action="store_true", help="Print JSON.")
     EngineArgs.add_cli_args(parser)
     return parser
-
-
-def _asked(argv: list[str]) -> bool:
-    return any(word.split("=")[0] == "--model" for word in argv)
 
 
 def _no_artifact(directory: Path) -> str:

@@ -20,12 +20,15 @@ from vllm.neuron.plan.instances import INSTANCES, Instance, find_instance
 from vllm.neuron.plan.model_source import ModelSource, read_source
 from vllm.neuron.plan.plan import Plan, make_plan
 from vllm.neuron.plan.suggest import Suggestion, suggest
-from vllm.neuron.plan.traffic import LadderChange, TrafficError, ladder_changes, read_traffic
+from vllm.neuron.plan.traffic import DEFAULT_MULTIPLE, LadderChange, TrafficError, ladder_changes, read_traffic
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
 
 def main(argv: list[str]) -> int:
-    args = _parser().parse_args(argv)
+    parser = _parser()
+    args = parser.parse_args(argv)
+    if args.from_traffic is None and (args.num_buckets is not None or args.bucket_multiple is not None):
+        parser.error("--num-buckets and --bucket-multiple shape the ladders of --from-traffic, which is not given")
     try:
         instance = find_instance(args.instance) if args.instance else None
         engine_args = EngineArgs.from_cli_args(args)
@@ -59,7 +62,7 @@ def _parser() -> FlexibleArgumentParser:
         help="Propose bucket ladders from lengths: a text or JSON lines file, or the address of a server's /metrics.",
     )
     parser.add_argument("--num-buckets", type=int, help="Buckets of a proposed ladder. Default: as many as now.")
-    parser.add_argument("--bucket-multiple", type=int, default=128, help="Proposed buckets are multiples of this.")
+    parser.add_argument("--bucket-multiple", type=int, help="Proposed buckets are multiples of this. Default: 128.")
     EngineArgs.add_cli_args(parser)
     return parser
 
@@ -127,7 +130,12 @@ def with_shape(args: EngineArgs, degree: int, rows: int, length: int) -> EngineA
 def _changes(args: Any, plan: Plan) -> list[LadderChange]:
     if plan.faults:
         return []
-    return ladder_changes(read_traffic(args.from_traffic), plan.neuron_config, args.num_buckets, args.bucket_multiple)
+    return ladder_changes(
+        read_traffic(args.from_traffic),
+        plan.neuron_config,
+        args.num_buckets,
+        DEFAULT_MULTIPLE if args.bucket_multiple is None else args.bucket_multiple,
+    )
 
 
 def _as_json(plan: Plan, suggestion: Suggestion | None, changes: list[LadderChange]) -> dict[str, Any]:
