@@ -33,7 +33,7 @@ ISA_FLAGS = {
     "avx512_bf16": [*AVX512, "-mavx512bf16", "-mavx512vnni"],
     "avx512": AVX512,
     "avx2": AVX2,
-    "portable": [],
+    "portable": ["-Wno-psabi"],
 }
 
 
@@ -72,7 +72,7 @@ class BuildCore(build_ext):
 
 
 if platform.machine() not in ("x86_64", "AMD64"):
-    ISA_FLAGS = {"portable": []}
+    ISA_FLAGS = {"portable": ISA_FLAGS["portable"]}
 
 headers = [path for path in CORE.rglob("*") if path.suffix in (".h", ".inc")]
 kernels = [CORE / "kernels" / "isa" / f"{isa}.cpp" for isa in ISA_FLAGS]

@@ -160,7 +160,8 @@ def run_scheme(
             "peak_g": round(limits[peak_name] / 1e9),
         }
         print(
-            f"{scheme:7s} {kind:7s} {batch:3d} x {new:4d} at {context:5d}: {result['ms']:9.3f} ms (best {1e3 * least:.3f})",
+            f"{scheme:7s} {kind:7s} {batch:3d} x {new:4d} at {context:5d}:",
+            f"{result['ms']:9.3f} ms (best {1e3 * least:.3f})",
             f"{result['tokens_per_s']:9.1f} tokens/s (best {result['best_tokens_per_s']:9.1f})",
             f"{100 * result['of_limit']:5.1f} % of limit ({result['read_gb_s']} GB/s, {result['peak_g']} G/s)",
             sep="  ",

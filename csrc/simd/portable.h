@@ -1,201 +1,136 @@
-// The vocabulary in plain C++: loops over 16 lanes that the compiler vectorises with what every machine has.
+// The vocabulary in the compiler's own vectors, which it lowers to whatever every machine has.
 //
 // fma rounds twice here (a library fma without hardware is a hundred times slower); every kernel uses the same one.
+// to_int holds for numbers below 2^22 in size, which is all that kernels give it.
 #pragma once
 
 namespace vllm::VLLM_ISA {
 
 inline constexpr int kRegisters = 8;
 
+typedef float Floats __attribute__((vector_size(64)));
+typedef int32_t Ints __attribute__((vector_size(64)));
+typedef uint32_t Words __attribute__((vector_size(64)));
+typedef int16_t Shorts __attribute__((vector_size(64)));
+typedef uint16_t Halves __attribute__((vector_size(64)));
+
 struct f32x16 {
-  float v[16];
+  Floats v;
 };
 struct i32x16 {
-  int32_t v[16];
+  Ints v;
 };
 struct units {
-  uint32_t v[16];
+  Words v;
 };
 struct bytes {
-  uint8_t v[64];
+  Words v;
 };
 
-template <class Vector, class Function>
-VLLM_INLINE Vector make(Function function) {
-  Vector result;
-  for (int i = 0; i < 16; ++i) result.v[i] = function(i);
-  return result;
+template <class Vector>
+VLLM_INLINE Vector load_as(const void* p) {
+  Vector vector;
+  std::memcpy(&vector.v, p, sizeof vector.v);
+  return vector;
 }
-VLLM_INLINE float float_of_bits(uint32_t bits) {
-  float value;
-  std::memcpy(&value, &bits, sizeof value);
-  return value;
-}
-VLLM_INLINE uint32_t bits_of_float(float value) {
-  uint32_t bits;
-  std::memcpy(&bits, &value, sizeof bits);
-  return bits;
-}
-
-VLLM_INLINE f32x16 broadcast(float x) {
-  return make<f32x16>([=](int) { return x; });
-}
-VLLM_INLINE f32x16 zeros() { return broadcast(0.0f); }
-VLLM_INLINE f32x16 load(const float* p) {
-  f32x16 a;
-  std::memcpy(a.v, p, sizeof a);
+VLLM_INLINE f32x16 zeros() { return {Floats{}}; }
+VLLM_INLINE f32x16 broadcast(float x) { return {Floats{} + x}; }
+VLLM_INLINE f32x16 load(const float* p) { return load_as<f32x16>(p); }
+VLLM_INLINE f32x16 load(const float* p, int n) {
+  f32x16 a = zeros();
+  for (int i = 0; i < n; ++i) a.v[i] = p[i];
   return a;
 }
-VLLM_INLINE f32x16 load(const float* p, int n) {
-  return make<f32x16>([=](int i) { return i < n ? p[i] : 0.0f; });
+VLLM_INLINE void store(float* p, f32x16 a) { std::memcpy(p, &a.v, sizeof a.v); }
+VLLM_INLINE void store(float* p, f32x16 a, int n) {
+  for (int i = 0; i < n; ++i) p[i] = a.v[i];
 }
-VLLM_INLINE void store(float* p, f32x16 a) { std::memcpy(p, a.v, sizeof a); }
-VLLM_INLINE void store(float* p, f32x16 a, int n) { std::memcpy(p, a.v, sizeof(float) * static_cast<size_t>(n)); }
 
-VLLM_INLINE f32x16 add(const f32x16& a, const f32x16& b) {
-  return make<f32x16>([&](int i) { return a.v[i] + b.v[i]; });
-}
-VLLM_INLINE f32x16 sub(const f32x16& a, const f32x16& b) {
-  return make<f32x16>([&](int i) { return a.v[i] - b.v[i]; });
-}
-VLLM_INLINE f32x16 mul(const f32x16& a, const f32x16& b) {
-  return make<f32x16>([&](int i) { return a.v[i] * b.v[i]; });
-}
-VLLM_INLINE f32x16 div(const f32x16& a, const f32x16& b) {
-  return make<f32x16>([&](int i) { return a.v[i] / b.v[i]; });
-}
-VLLM_INLINE f32x16 max(const f32x16& a, const f32x16& b) {
-  return make<f32x16>([&](int i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; });
-}
-VLLM_INLINE f32x16 min(const f32x16& a, const f32x16& b) {
-  return make<f32x16>([&](int i) { return a.v[i] < b.v[i] ? a.v[i] : b.v[i]; });
-}
-VLLM_INLINE f32x16 abs(const f32x16& a) {
-  return make<f32x16>([&](int i) { return a.v[i] < 0.0f ? -a.v[i] : a.v[i]; });
-}
-VLLM_INLINE f32x16 fma(const f32x16& a, const f32x16& b, const f32x16& c) {
-  return make<f32x16>([&](int i) { return a.v[i] * b.v[i] + c.v[i]; });
-}
+VLLM_INLINE f32x16 add(f32x16 a, f32x16 b) { return {a.v + b.v}; }
+VLLM_INLINE f32x16 sub(f32x16 a, f32x16 b) { return {a.v - b.v}; }
+VLLM_INLINE f32x16 mul(f32x16 a, f32x16 b) { return {a.v * b.v}; }
+VLLM_INLINE f32x16 div(f32x16 a, f32x16 b) { return {a.v / b.v}; }
+VLLM_INLINE f32x16 max(f32x16 a, f32x16 b) { return {a.v > b.v ? a.v : b.v}; }
+VLLM_INLINE f32x16 min(f32x16 a, f32x16 b) { return {a.v < b.v ? a.v : b.v}; }
+VLLM_INLINE f32x16 abs(f32x16 a) { return {(Floats)((Words)a.v & 0x7fffffffu)}; }
+VLLM_INLINE f32x16 fma(f32x16 a, f32x16 b, f32x16 c) { return {a.v * b.v + c.v}; }
 VLLM_INLINE float sum(f32x16 a) {
   for (int width = 8; width > 0; width /= 2)
     for (int i = 0; i < width; ++i) a.v[i] += a.v[i + width];
   return a.v[0];
 }
 VLLM_INLINE float largest(f32x16 a) {
-  for (int i = 1; i < 16; ++i) a.v[0] = a.v[i] > a.v[0] ? a.v[i] : a.v[0];
-  return a.v[0];
+  float most = a.v[0];
+  for (int i = 1; i < 16; ++i) most = a.v[i] > most ? a.v[i] : most;
+  return most;
 }
 
-VLLM_INLINE uint32_t ge_mask(const f32x16& a, const f32x16& b) {
+VLLM_INLINE uint32_t mask_of(Ints lanes) {
   uint32_t mask = 0;
-  for (int i = 0; i < 16; ++i) mask |= static_cast<uint32_t>(a.v[i] >= b.v[i]) << i;
+  for (int i = 0; i < 16; ++i) mask |= static_cast<uint32_t>(lanes[i] & 1) << i;
   return mask;
 }
-VLLM_INLINE uint32_t gt_mask(const f32x16& a, const f32x16& b) {
-  uint32_t mask = 0;
-  for (int i = 0; i < 16; ++i) mask |= static_cast<uint32_t>(a.v[i] > b.v[i]) << i;
-  return mask;
-}
-VLLM_INLINE f32x16 select(uint32_t mask, const f32x16& a, const f32x16& b) {
-  return make<f32x16>([&](int i) { return mask >> i & 1 ? a.v[i] : b.v[i]; });
+VLLM_INLINE uint32_t ge_mask(f32x16 a, f32x16 b) { return mask_of(a.v >= b.v); }
+VLLM_INLINE uint32_t gt_mask(f32x16 a, f32x16 b) { return mask_of(a.v > b.v); }
+VLLM_INLINE f32x16 select(uint32_t mask, f32x16 a, f32x16 b) {
+  const Words bit = {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768};
+  return {(bit & mask) != 0 ? a.v : b.v};
 }
 
-VLLM_INLINE i32x16 broadcast(int32_t x) {
-  return make<i32x16>([=](int) { return x; });
-}
-VLLM_INLINE i32x16 int_zeros() { return broadcast(int32_t{0}); }
-VLLM_INLINE i32x16 load(const int32_t* p) {
-  i32x16 a;
-  std::memcpy(a.v, p, sizeof a);
-  return a;
-}
-VLLM_INLINE i32x16 add(const i32x16& a, const i32x16& b) {
-  return make<i32x16>([&](int i) { return a.v[i] + b.v[i]; });
-}
-VLLM_INLINE int32_t sum(const i32x16& a) {
+VLLM_INLINE i32x16 broadcast(int32_t x) { return {Ints{} + x}; }
+VLLM_INLINE i32x16 int_zeros() { return {Ints{}}; }
+VLLM_INLINE i32x16 load(const int32_t* p) { return load_as<i32x16>(p); }
+VLLM_INLINE i32x16 add(i32x16 a, i32x16 b) { return {a.v + b.v}; }
+VLLM_INLINE int32_t sum(i32x16 a) {
   int32_t total = 0;
   for (int i = 0; i < 16; ++i) total += a.v[i];
   return total;
 }
-VLLM_INLINE i32x16 to_int(const f32x16& a) {
-  return make<i32x16>([&](int i) { return static_cast<int32_t>(__builtin_rintf(a.v[i])); });
-}
-VLLM_INLINE f32x16 to_float(const i32x16& a) {
-  return make<f32x16>([&](int i) { return static_cast<float>(a.v[i]); });
-}
-VLLM_INLINE f32x16 exponent_of_two(const i32x16& a) {
-  return make<f32x16>([&](int i) { return float_of_bits(static_cast<uint32_t>(a.v[i] + 127) << 23); });
-}
+// In 1.5 * 2^23 + x the last bit is worth 1, so adding rounds x as wanted.
+VLLM_INLINE i32x16 to_int(f32x16 a) { return {(Ints)(a.v + 0x1.8p23f) - 0x4b400000}; }
+VLLM_INLINE f32x16 to_float(i32x16 a) { return {__builtin_convertvector(a.v, Floats)}; }
+VLLM_INLINE f32x16 exponent_of_two(i32x16 i) { return {(Floats)((i.v + 127) << 23)}; }
 
-VLLM_INLINE float float_of_f16(uint16_t half) {
-  const uint32_t sign = static_cast<uint32_t>(half & 0x8000) << 16;
-  const uint32_t rest = half & 0x7fff;
-  if (rest >= 0x7c00) return float_of_bits(sign | 0x7f800000u | (rest & 0x3ff) << 13);
-  // The exponent is off by 127 - 15; a product with 2^112 also normalises subnormal numbers.
-  return float_of_bits(sign | bits_of_float(float_of_bits(rest << 13) * float_of_bits(0x77800000u)));
-}
 VLLM_INLINE f32x16 load_f16(const uint16_t* p) {
-  return make<f32x16>([=](int i) { return float_of_f16(p[i]); });
+  Words half;
+  for (int i = 0; i < 16; ++i) half[i] = p[i];
+  const Words sign = (half & 0x8000) << 16, rest = half & 0x7fff;
+  // The exponent is off by 127 - 15; a product with 2^112 also normalises subnormal numbers.
+  const Words finite = (Words)((Floats)(rest << 13) * 0x1p112f);
+  const Words infinite = 0x7f800000u | (rest & 0x3ff) << 13;
+  return {(Floats)(sign | (rest >= 0x7c00 ? infinite : finite))};
 }
-VLLM_INLINE f32x16 load_u8(const uint8_t* p) {
-  return make<f32x16>([=](int i) { return static_cast<float>(p[i]); });
-}
-VLLM_INLINE void store_int8(int8_t* p, const i32x16& a) {
+VLLM_INLINE void store_int8(int8_t* p, i32x16 a) {
   for (int i = 0; i < 16; ++i) p[i] = static_cast<int8_t>(a.v[i]);
 }
-VLLM_INLINE void store_bf16(uint16_t* p, const f32x16& a) {
-  for (int i = 0; i < 16; ++i) {
-    const uint32_t bits = bits_of_float(a.v[i]);
-    const uint32_t rounded = a.v[i] != a.v[i] ? bits | 0x400000 : bits + 0x7fff + (bits >> 16 & 1);
-    p[i] = static_cast<uint16_t>(rounded >> 16);
-  }
+VLLM_INLINE void store_bf16(uint16_t* p, f32x16 a) {
+  const Words bits = (Words)a.v;
+  const Words rounded = (a.v != a.v ? bits | 0x400000 : bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+  for (int i = 0; i < 16; ++i) p[i] = static_cast<uint16_t>(rounded[i]);
 }
 
-VLLM_INLINE units load_units(const uint32_t* p) {
-  units a;
-  std::memcpy(a.v, p, sizeof a);
-  return a;
-}
-VLLM_INLINE units broadcast_unit(const uint32_t* p) {
-  return make<units>([=](int) { return *p; });
-}
-VLLM_INLINE f32x16 as_float(const units& a) {
-  return make<f32x16>([&](int i) { return float_of_bits(a.v[i]); });
-}
-VLLM_INLINE f32x16 dot_bf16(const f32x16& acc, const units& a, const units& b) {
-  return make<f32x16>([&](int i) {
-    const float even = float_of_bits(a.v[i] << 16) * float_of_bits(b.v[i] << 16);
-    const float odd = float_of_bits(a.v[i] & 0xffff0000u) * float_of_bits(b.v[i] & 0xffff0000u);
-    return acc.v[i] + even + odd;
-  });
+VLLM_INLINE units load_units(const uint32_t* p) { return load_as<units>(p); }
+VLLM_INLINE units broadcast_unit(const uint32_t* p) { return {Words{} + *p}; }
+VLLM_INLINE f32x16 as_float(units a) { return {(Floats)a.v}; }
+VLLM_INLINE f32x16 dot_bf16(f32x16 acc, units a, units b) {
+  const Floats even = (Floats)(a.v << 16) * (Floats)(b.v << 16);
+  return {acc.v + even + (Floats)(a.v & 0xffff0000u) * (Floats)(b.v & 0xffff0000u)};
 }
 
-VLLM_INLINE bytes load_bytes(const uint8_t* p) {
-  bytes a;
-  std::memcpy(a.v, p, sizeof a);
-  return a;
-}
+VLLM_INLINE bytes load_bytes(const uint8_t* p) { return load_as<bytes>(p); }
 VLLM_INLINE bytes broadcast_bytes(const int8_t* p) {
-  bytes a;
-  for (int i = 0; i < 64; ++i) a.v[i] = static_cast<uint8_t>(p[i % 4]);
-  return a;
+  return {Words{} + static_cast<uint32_t>(*reinterpret_cast<const FourBytes*>(p))};
 }
-VLLM_INLINE bytes low_nibbles(bytes a) {
-  for (uint8_t& byte : a.v) byte &= 15;
-  return a;
+VLLM_INLINE bytes low_nibbles(bytes a) { return {a.v & 0x0f0f0f0fu}; }
+VLLM_INLINE bytes high_nibbles(bytes a) { return {a.v >> 4 & 0x0f0f0f0fu}; }
+// Products of even and of odd bytes fit into 16 bits; the two in a lane are added as 32-bit numbers.
+VLLM_INLINE Ints add_pairs(Shorts products) { return ((Ints)products << 16 >> 16) + ((Ints)products >> 16); }
+VLLM_INLINE i32x16 dot_int8(i32x16 acc, bytes u, bytes s) {
+  const Shorts even = (Shorts)((Halves)u.v & 255) * ((Shorts)((Halves)s.v << 8) >> 8);
+  const Shorts odd = (Shorts)((Halves)u.v >> 8) * ((Shorts)s.v >> 8);
+  return {acc.v + add_pairs(even) + add_pairs(odd)};
 }
-VLLM_INLINE bytes high_nibbles(bytes a) {
-  for (uint8_t& byte : a.v) byte = static_cast<uint8_t>(byte >> 4);
-  return a;
-}
-VLLM_INLINE i32x16 dot_int8(const i32x16& acc, const bytes& u, const bytes& s) {
-  return make<i32x16>([&](int i) {
-    int32_t total = acc.v[i];
-    for (int j = 4 * i; j < 4 * i + 4; ++j) total += u.v[j] * static_cast<int8_t>(s.v[j]);
-    return total;
-  });
-}
-VLLM_INLINE i32x16 dot_int4(const i32x16& acc, const bytes& u, const bytes& s) { return dot_int8(acc, u, s); }
+VLLM_INLINE i32x16 dot_int4(i32x16 acc, bytes u, bytes s) { return dot_int8(acc, u, s); }
 
 VLLM_INLINE void prefetch(const void* p) { __builtin_prefetch(p); }
 
