@@ -1,8 +1,9 @@
 """Target `null`: no arithmetic, but faithful to the KV contract.
 
-Its KV cache holds token ids. A forward writes each input token through the slot it is told, then reads the row's whole
-context back through the block table and hashes it; the hash decides the logits. So the text is a function of the tokens
-alone, and any mistake in slots, order, chunks, block tables or reuse changes it.
+Its KV cache holds, for each position, a hash of the tokens up to it, as real keys and values depend on all before
+them. A forward reads the hash before its first token through the block table, writes those of its tokens through the
+slots it is told, then reads the row's whole context back and hashes that; it decides the logits. So the text is a
+function of the tokens alone, and any mistake in slots, order, chunks, block tables, prefixes or reuse changes it.
 """
 
 from __future__ import annotations
@@ -28,13 +29,13 @@ _NOISE = 8.0
 
 
 class NullDeviceModel(DeviceModel):
-    """kv: int64 [num_blocks * block_size], the token id in each slot, -1 where nothing was written."""
+    """kv: uint64 [num_blocks * block_size], by slot: the sum of (token + 2) * M^(position + 1) up to its position."""
 
     def __init__(self, config: VllmConfig) -> None:
         cache, scheduler = config.cache_config, config.scheduler_config
         self.block_size = cache.block_size or config.model_config.max_len
         self.vocab_size = config.model_config.vocab_size
-        self.kv = np.full(cache.num_blocks * self.block_size, -1, np.int64)
+        self.kv = np.zeros(cache.num_blocks * self.block_size, np.uint64)
         self.step_seconds = envs.VLLM_NULL_STEP_MS / 1000
         self.capabilities = Capabilities(
             target="null",
@@ -84,20 +85,31 @@ class NullDeviceModel(DeviceModel):
         """Nothing to release."""
 
     def _write_kv(self, model_input: ModelInput) -> None:
-        real = model_input.slot_mapping >= 0
-        slots = model_input.slot_mapping[real]
-        if slots.size and int(slots.max()) >= self.kv.size:
-            raise ValueError(f"slot {int(slots.max())} lies outside the KV cache of {self.kv.size} slots")
-        self.kv[slots] = model_input.input_ids[real]
+        greatest = int(model_input.slot_mapping.max(initial=-1))
+        if greatest >= self.kv.size:
+            raise ValueError(f"slot {greatest} lies outside the KV cache of {self.kv.size} slots")
+        for row in range(model_input.num_rows):
+            start, stop = int(model_input.computed_context_lens[row]), int(model_input.full_context_lens[row])
+            slots = model_input.slot_mapping[row, : stop - start]
+            tokens = model_input.input_ids[row, : stop - start].astype(np.uint64) + np.uint64(2)
+            with np.errstate(over="ignore"):
+                values = np.cumsum(tokens * _powers(stop)[start:], dtype=np.uint64)
+                if start:
+                    values += self._read(model_input, row, start)[-1]
+            self.kv[slots[slots >= 0]] = values[slots >= 0]
 
-    def _hash(self, model_input: ModelInput, row: int, length: int) -> int:
-        """Hash of the first `length` tokens of a row, as the KV cache has them."""
+    def _read(self, model_input: ModelInput, row: int, length: int) -> np.ndarray:
+        """What the KV cache has of the first `length` positions of a row."""
         num_blocks = -(-length // self.block_size)
         blocks = model_input.block_table[row, :num_blocks].astype(np.int64)
         slots = (blocks[:, None] * self.block_size + np.arange(self.block_size)).ravel()[:length]
+        return np.asarray(self.kv[slots])
+
+    def _hash(self, model_input: ModelInput, row: int, length: int) -> int:
+        """Hash of the first `length` positions of a row, as the KV cache has them."""
         with np.errstate(over="ignore"):
-            values = (self.kv[slots] + 2).astype(np.uint64)
-            return int(host.splitmix64(np.sum(values * _powers(length), dtype=np.uint64)))
+            values = self._read(model_input, row, length) * _powers(length)
+            return int(host.splitmix64(np.sum(values, dtype=np.uint64)))
 
     def _logits(self, hashes: np.ndarray) -> np.ndarray:
         """float32 [N, vocab]: noise in [0, 8), and 9 for the token that the hash favours."""
