@@ -9,7 +9,7 @@ from vllm import LLM, LLMEngine, SamplingParams, TokensPrompt
 from vllm.exceptions import VLLMValidationError
 from vllm.inputs import TextPrompt
 from vllm.logprobs import FlatLogprobs
-from vllm.sampling_params import BeamSearchParams, RequestOutputKind
+from vllm.sampling_params import RequestOutputKind
 
 
 @pytest.fixture(scope="module")
@@ -326,8 +326,6 @@ def test_pooling_methods_say_what_is_supported(llm, method):
 
 
 def test_what_is_not_there_yet_says_so(llm):
-    with pytest.raises(NotImplementedError, match="beam search"):
-        llm.beam_search([{"prompt": "x"}], BeamSearchParams(2, 4))
     with pytest.raises(NotImplementedError, match="apply_model"):
         llm.apply_model(print)
 

@@ -128,6 +128,10 @@ class InputProcessor:
 
     # Prompts.
 
+    def prompt_token_ids(self, prompt: PromptType) -> list[int]:
+        """The tokens of a prompt. Raises VLLMValidationError for one that cannot be run."""
+        return self._token_ids(_as_dict(prompt), SamplingParams(), {})
+
     def _token_ids(self, fields: Mapping[str, Any], params: SamplingParams, options: Mapping[str, Any]) -> list[int]:
         check_cache_salt(fields.get("cache_salt"))
         for name in options:

@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 
 from vllm.config import ModelConfig
 from vllm.engine.arg_utils import EngineArgs
+from vllm.engine.beam_search import BeamSearch, next_logprobs, step_params
 from vllm.engine.llm_engine import LLMEngine
 from vllm.engine.tokenizer import Tokenizer
 from vllm.entrypoints.chat_utils import detect_content_format, parse_chat_messages
@@ -19,7 +20,7 @@ from vllm.exceptions import VLLMValidationError
 from vllm.inputs import PromptType
 from vllm.logger import init_logger
 from vllm.lora.request import LoRARequest
-from vllm.outputs import RequestOutput
+from vllm.outputs import BeamSearchOutput, RequestOutput
 from vllm.sampling_params import BeamSearchParams, RequestOutputKind, SamplingParams
 from vllm.usage.usage_lib import UsageContext
 
@@ -170,11 +171,36 @@ class LLM:
         return self._run(ids, use_tqdm)
 
     def beam_search(
-        self, prompts: Sequence[PromptType], params: BeamSearchParams, *args: Any, **kwargs: Any
-    ) -> list[Any]:
-        raise NotImplementedError(
-            "beam search is not available yet: use n with a temperature, or best of several seeds"
-        )
+        self,
+        prompts: Sequence[PromptType],
+        params: BeamSearchParams,
+        lora_request: LoRARequest | Sequence[LoRARequest | None] | None = None,
+        use_tqdm: Progress = False,
+        concurrency_limit: int | None = None,
+    ) -> list[BeamSearchOutput]:
+        """For each prompt its best beams, best first; tokens and text include the prompt.
+
+        concurrency_limit: how many prompts are searched at once; None: all.
+        """
+        tokenizer, config = self.llm_engine.tokenizer, self.model_config
+        eos = self.llm_engine.input_processor.eos_token_ids
+        searches = []
+        for prompt in _as_list(prompts):
+            token_ids = self.llm_engine.input_processor.prompt_token_ids(prompt)
+            searches.append(BeamSearch(prompt, token_ids, params, eos, config.max_len))
+        limit = concurrency_limit or len(searches)
+        for start in range(0, len(searches), max(limit, 1)):
+            self._search(searches[start : start + limit], params, lora_request, use_tqdm)
+        return [BeamSearchOutput(search.result(tokenizer)) for search in searches]
+
+    def _search(
+        self, searches: list[BeamSearch], params: BeamSearchParams, lora_request: Any, use_tqdm: Progress
+    ) -> None:
+        while live := [search for search in searches if search.beams]:
+            prompts: list[PromptType] = [{"prompt_token_ids": beam.tokens} for search in live for beam in search.beams]
+            outputs = iter(self.generate(prompts, step_params(params), use_tqdm, lora_request))
+            for search in live:
+                search.advance([next_logprobs(next(outputs)) for _ in search.beams])
 
     # What a text generator does not do.
 

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from vllm import envs
 from vllm.core.outputs import GRAMMAR_FAULT
+from vllm.engine.beam_search import search_async
 from vllm.entrypoints.openai.errors import error_from
 from vllm.entrypoints.openai.logprobs import LogprobsFormatter
 from vllm.entrypoints.openai.middleware.request_id import presentable_id, random_id
@@ -29,6 +30,7 @@ from vllm.entrypoints.openai.serving_models import OpenAIServingModels
 from vllm.entrypoints.openai.sse import Events
 from vllm.entrypoints.utils import merge_generators
 from vllm.exceptions import EngineGenerateError, VLLMValidationError
+from vllm.logprobs import Logprob
 from vllm.outputs import RequestOutput
 from vllm.sampling_params import SamplingParams
 
@@ -142,7 +144,23 @@ class OpenAIServing:
         if request.cache_salt is not None:
             inputs["cache_salt"] = request.cache_salt
         engine_id = f"{response_id}-{self._nonce}{next(self._numbers)}"
+        if request.use_beam_search:
+            return self._beam_search(request, inputs, params, engine_id)
         return self.engine_client.generate(inputs, params, engine_id, priority=request.priority)  # type: ignore[no-any-return]
+
+    async def _beam_search(
+        self, request: SamplingFields, inputs: dict[str, Any], params: SamplingParams, engine_id: str
+    ) -> AsyncGenerator[RequestOutput, None]:
+        beams = request.beam_search_params(params.max_tokens or 1)
+        eos = self.engine_client.input_processor.eos_token_ids
+        output = await search_async(self.engine_client, inputs, beams, engine_id, eos, priority=request.priority)
+        for completion in output.outputs:
+            positions: Any = completion.logprobs
+            completion.logprobs = None
+            if params.logprobs is not None:
+                chosen = zip(completion.token_ids, positions, strict=True)
+                completion.logprobs = [_most_likely(position, i, params.logprobs) for i, position in chosen]
+        yield output
 
     async def _checked(
         self, outputs: AsyncGenerator[tuple[int, RequestOutput], None]
@@ -238,3 +256,8 @@ class OpenAIServing:
             raise VLLMValidationError(
                 f"`n` times the number of prompts is {total}; at most {most} fit one request.", parameter="n"
             )
+
+
+def _most_likely(position: dict[int, Logprob], chosen: int, count: int) -> dict[int, Logprob]:
+    """A position's chosen token and its `count` most likely ones."""
+    return {i: entry for i, entry in position.items() if i == chosen or (entry.rank or 0) <= count}

@@ -21,11 +21,9 @@ from vllm.entrypoints.openai.protocol.base import (
 )
 from vllm.entrypoints.openai.protocol.structured import StructuredFields
 from vllm.exceptions import VLLMValidationError
-from vllm.sampling_params import RequestOutputKind, SamplingParams
+from vllm.sampling_params import BeamSearchParams, RequestOutputKind, SamplingParams
 
 UNSUPPORTED_SAMPLING: dict[str, Unsupported] = {
-    "use_beam_search": Unsupported("beam search is not available on this server.", (None, False)),
-    "length_penalty": Unsupported("it belongs to beam search, which is not available on this server.", (None, 1, 1.0)),
     "best_of": Unsupported("ask for `n` completions and choose among them.", (None, 1)),
     "kv_transfer_params": Unsupported("this server does not transfer KV caches."),
     "prompt_embeds": Unsupported("prompts are text or token ids."),
@@ -45,6 +43,8 @@ class SamplingFields(StructuredFields):
     """Fields common to `/v1/completions` and `/v1/chat/completions`."""
 
     model: str | None = Field(None, description="Served model name. Default: the first served.")
+    use_beam_search: bool = Field(False, description="Find the `n` most likely outputs instead of drawing them.")
+    length_penalty: float = Field(1.0, description="Of beam search: above 1 prefers longer outputs.")
     n: int | None = Field(1, description="Completions for each prompt.")
     temperature: float | None = Field(None, description="0: greedy. Up to 2.")
     top_p: float | None = Field(None, description="Sample from the most likely tokens whose probabilities sum to this.")
@@ -113,6 +113,27 @@ class SamplingFields(StructuredFields):
     def continuous_usage(self) -> bool:
         return self.include_usage and self.stream_options is not None and self.stream_options.continuous_usage_stats
 
+    def beam_search_params(self, max_tokens: int) -> BeamSearchParams:
+        return BeamSearchParams(
+            beam_width=self.num_choices,
+            max_tokens=max_tokens,
+            ignore_eos=self.ignore_eos,
+            length_penalty=self.length_penalty,
+            include_stop_str_in_output=self.include_stop_str_in_output,
+            skip_special_tokens=self.skip_special_tokens,
+        )
+
+    def _check_beam_search(self) -> None:
+        """Raises VLLMValidationError for what beam search would not heed."""
+        for name in _NOT_WITH_BEAMS:
+            value = getattr(self, name, None)
+            if value not in (None, False, [], {}, 0) and (name, value) not in (("top_p", 1), ("repetition_penalty", 1)):
+                raise VLLMValidationError(f"`{name}` cannot be combined with `use_beam_search`.", parameter=name)
+        if self.constraint() is not None:
+            raise VLLMValidationError(
+                "Structured outputs cannot be combined with `use_beam_search`.", parameter="use_beam_search"
+            )
+
     def build_sampling_params(
         self,
         max_tokens: int,
@@ -122,6 +143,9 @@ class SamplingFields(StructuredFields):
         prompt_logprobs: int | None,
     ) -> SamplingParams:
         """What the engine is asked for. `defaults`: the server's. Raises VLLMValidationError for a wrong value."""
+        if self.use_beam_search:
+            self._check_beam_search()
+            return SamplingParams(temperature=0.0, max_tokens=max_tokens, logprobs=logprobs)
         given = {
             name: value
             for name in _DEFAULTED_FIELDS
@@ -149,6 +173,24 @@ class SamplingFields(StructuredFields):
         )
 
 
+_NOT_WITH_BEAMS = (
+    "stop",
+    "stop_token_ids",
+    "logit_bias",
+    "allowed_token_ids",
+    "bad_words",
+    "min_tokens",
+    "min_p",
+    "top_k",
+    "top_p",
+    "frequency_penalty",
+    "presence_penalty",
+    "repetition_penalty",
+    "prompt_logprobs",
+    "logprob_token_ids",
+    "stream",
+    "echo",
+)
 _DEFAULTED_FIELDS = (
     "temperature",
     "top_p",
