@@ -14,9 +14,11 @@ inline constexpr int kTile = 32;
 inline constexpr int kLanes = 16;
 // Weights that share a scale in the group formats.
 inline constexpr int kGroup = 32;
+// Groups of kQ4K that share the float factors of their scales and minima.
+inline constexpr int kSuperGroups = 8;
 
 // How a packed weight lies in memory; docs/cpu_core.md draws each.
-enum class Format : uint8_t { kF32, kBf16, kInt8, kInt8Group, kQ4, kQ4Min };
+enum class Format : uint8_t { kF32, kBf16, kInt8, kInt8Group, kQ4, kQ4Min, kQ4K };
 
 // What a linear layer's input is converted to, row by row, before it meets the weights.
 enum class InputForm : uint8_t { kF32, kBf16, kInt8 };

@@ -47,7 +47,7 @@ ConvertedRows lay_out(Format format, int dim, int rows, uint8_t* memory) {
 }  // namespace
 
 LinearOp::LinearOp(const OpSpec& spec, const Builder& builder)
-    : x_(spec.inputs.at(0)), y_(spec.output), weight_(builder.matrix(spec.weights.at("weight"))), form_(input_form(weight_.format)) {
+    : x_(spec.inputs.at(0)), y_(spec.output), weight_(builder.matrix(spec.weight("weight"))), form_(input_form(weight_.format)) {
   const KernelTable& kernels = builder.kernels;
   const auto optional = [&](const char* name, int length) -> const float* {
     const auto found = spec.weights.find(name);
@@ -73,6 +73,7 @@ LinearOp::LinearOp(const OpSpec& spec, const Builder& builder)
     case Format::kInt8Group: multiply_ = kernels.linear_int8_group; break;
     case Format::kQ4: multiply_ = kernels.linear_q4; break;
     case Format::kQ4Min: multiply_ = kernels.linear_q4_min; break;
+    case Format::kQ4K: multiply_ = kernels.linear_q4_k; break;
   }
   max_rows_ = builder.max_rows(x_);
 }

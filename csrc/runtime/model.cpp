@@ -9,7 +9,7 @@ namespace {
 
 Format format_of(const std::string& name) {
   static const std::map<std::string, Format> formats = {
-      {"f32", Format::kF32}, {"bf16", Format::kBf16}, {"int8", Format::kInt8}, {"int8_group", Format::kInt8Group}, {"q4", Format::kQ4}, {"q4_min", Format::kQ4Min},
+      {"f32", Format::kF32}, {"bf16", Format::kBf16}, {"int8", Format::kInt8}, {"int8_group", Format::kInt8Group}, {"q4", Format::kQ4}, {"q4_min", Format::kQ4Min}, {"q4_k", Format::kQ4K},
   };
   const auto found = formats.find(name);
   if (found == formats.end()) throw std::invalid_argument("unknown weight format '" + name + "'");
@@ -27,6 +27,8 @@ size_t tile_bytes(Format format, int num_in) {
     case Format::kInt8Group: return plane + groups * kGroup * kTile;
     case Format::kQ4: return plane + groups * kGroup * kTile / 2;
     case Format::kQ4Min: return 2 * plane + groups * kGroup * kTile / 2;
+    case Format::kQ4K:
+      return static_cast<size_t>(ceil_div(num_in, kGroup * kSuperGroups)) * kTile * 4 + plane + groups * kGroup * kTile / 2;
   }
   return 0;
 }
@@ -88,7 +90,6 @@ int Model::add_program(const ProgramSpec& spec) {
   for (const OpSpec& op : spec.ops) {
     const bool on_samples = op.kind == "sample" || op.output.samples;
     if (!on_samples && !program->sample_ops.empty()) throw std::invalid_argument("op '" + op.kind + "' on tokens follows ops on samples");
-    if (op.kind == "embed") program->num_embeddings = matrix(op.weights.at("weight")).num_out;
     if (op.kind == "attention") {
       if (num_heads_ && num_heads_ != op.integer("num_heads")) throw std::invalid_argument("attention ops differ in num_heads");
       num_heads_ = op.integer("num_heads");
@@ -96,6 +97,7 @@ int Model::add_program(const ProgramSpec& spec) {
     for (const BufferSpec& buffer : op.inputs)
       if (buffer.offset % 64 || buffer.offset >= spec.arena_bytes) throw std::invalid_argument("a buffer of op '" + op.kind + "' lies outside the arena");
     (on_samples ? program->sample_ops : program->token_ops).push_back(build_op(op, builder, index++));
+    if (op.kind == "embed") program->num_embeddings = matrix(op.weights.at("weight")).num_out;
   }
   const OpSpec& last = spec.ops.back();
   program->result = last.kind == "sample" ? last.inputs.at(0) : last.output;

@@ -9,12 +9,6 @@ namespace {
 
 float* rows_of(const Run& run, const BufferSpec& buffer) { return reinterpret_cast<float*>(run.arena + buffer.offset); }
 
-const std::string& weight_name(const OpSpec& spec, const char* role) {
-  const auto found = spec.weights.find(role);
-  if (found == spec.weights.end()) throw std::invalid_argument("op '" + spec.kind + "' lacks its weight '" + role + "'");
-  return found->second;
-}
-
 void check(bool holds, const OpSpec& spec, const char* what) {
   if (!holds) throw std::invalid_argument("op '" + spec.kind + "': " + what);
 }
@@ -22,7 +16,7 @@ void check(bool holds, const OpSpec& spec, const char* what) {
 class EmbedOp : public Op {
  public:
   EmbedOp(const OpSpec& spec, const Builder& builder)
-      : kernel_(builder.kernels.embed), y_(spec.output), table_(builder.matrix(weight_name(spec, "weight"))), scale_(spec.number("scale")) {
+      : kernel_(builder.kernels.embed), y_(spec.output), table_(builder.matrix(spec.weight("weight"))), scale_(spec.number("scale")) {
     check(table_.num_in == y_.width, spec, "the table's width is not the buffer's");
   }
   void run(const Run& run, const Worker& worker, int rows) const override {
@@ -42,7 +36,7 @@ class EmbedOp : public Op {
 class RmsNormOp : public Op {
  public:
   RmsNormOp(const OpSpec& spec, const Builder& builder)
-      : kernel_(builder.kernels.rms_norm), x_(spec.inputs.at(0)), y_(spec.output), weight_(builder.vector(weight_name(spec, "weight"), x_.width)), eps_(spec.number("eps")) {
+      : kernel_(builder.kernels.rms_norm), x_(spec.inputs.at(0)), y_(spec.output), weight_(builder.vector(spec.weight("weight"), x_.width)), eps_(spec.number("eps")) {
     check(x_.width == y_.width, spec, "input and output differ in width");
   }
   void run(const Run& run, const Worker& worker, int rows) const override {
@@ -62,7 +56,7 @@ class RmsNormOp : public Op {
 class RotaryAnglesOp : public Op {
  public:
   RotaryAnglesOp(const OpSpec& spec, const Builder& builder)
-      : kernel_(builder.kernels.rotary_angles), y_(spec.output), inv_freq_(builder.vector(weight_name(spec, "inv_freq"), y_.width / 2)), factor_(spec.number("attention_factor")) {}
+      : kernel_(builder.kernels.rotary_angles), y_(spec.output), inv_freq_(builder.vector(spec.weight("inv_freq"), y_.width / 2)), factor_(spec.number("attention_factor")) {}
   void run(const Run& run, const Worker& worker, int rows) const override {
     RotaryAnglesArgs args{run.step.positions, inv_freq_, rows_of(run, y_), y_.width, factor_};
     const Range mine = worker.share(rows);
@@ -93,8 +87,8 @@ class RopeKvOp : public Op {
     check_heads(spec, builder, qkv_);
     kv_ = builder.kv.layer(spec.integer("layer"));
     check(angles_.width > 0 && angles_.width % 2 == 0 && angles_.width <= kv_.head_dim, spec, "rotary_dim must be even and at most head_dim");
-    if (spec.weights.count("q_norm")) q_norm_ = builder.vector(weight_name(spec, "q_norm"), kv_.head_dim);
-    if (spec.weights.count("k_norm")) k_norm_ = builder.vector(weight_name(spec, "k_norm"), kv_.head_dim);
+    if (spec.weights.count("q_norm")) q_norm_ = builder.vector(spec.weight("q_norm"), kv_.head_dim);
+    if (spec.weights.count("k_norm")) k_norm_ = builder.vector(spec.weight("k_norm"), kv_.head_dim);
     if (q_norm_ || k_norm_) eps_ = spec.number("eps");
   }
   void run(const Run& run, const Worker& worker, int rows) const override {

@@ -32,6 +32,11 @@ struct OpSpec {
   std::map<std::string, std::string> weights;
   std::map<std::string, double> attrs;
 
+  const std::string& weight(const std::string& role) const {
+    const auto found = weights.find(role);
+    if (found == weights.end()) throw std::invalid_argument("op '" + kind + "' lacks its weight '" + role + "'");
+    return found->second;
+  }
   double attr(const std::string& name) const {
     const auto found = attrs.find(name);
     if (found == attrs.end()) throw std::invalid_argument("op '" + kind + "' lacks the attribute '" + name + "'");

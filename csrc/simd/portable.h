@@ -100,6 +100,11 @@ VLLM_INLINE f32x16 load_f16(const uint16_t* p) {
   const Words infinite = 0x7f800000u | (rest & 0x3ff) << 13;
   return {(Floats)(sign | (rest >= 0x7c00 ? infinite : finite))};
 }
+VLLM_INLINE f32x16 load_u8(const uint8_t* p) {
+  f32x16 a;
+  for (int i = 0; i < 16; ++i) a.v[i] = static_cast<float>(p[i]);
+  return a;
+}
 VLLM_INLINE void store_int8(int8_t* p, i32x16 a) {
   for (int i = 0; i < 16; ++i) p[i] = static_cast<int8_t>(a.v[i]);
 }

@@ -21,6 +21,7 @@ size_t matrix_bytes(const std::string& format, int out, int in) {
   if (format == "bf16") return tiles * static_cast<size_t>(round_up(in, 2)) * kTile * 2;
   if (format == "int8") return tiles * (kTile * 4 + codes);
   if (format == "int8_group") return tiles * (plane + codes);
+  if (format == "q4_k") return tiles * (static_cast<size_t>(ceil_div(in, kGroup * kSuperGroups)) * kTile * 4 + plane + codes / 2);
   return tiles * (plane * (format == "q4_min" ? 2 : 1) + codes / 2);
 }
 
@@ -138,7 +139,7 @@ std::vector<float> run(const Weights& weights, const std::string& isa, KvType kv
 TEST(chunks_and_threads_change_no_bit) {
   std::vector<int32_t> tokens;
   for (int i = 0; i < 45; ++i) tokens.push_back(i * 31 % kVocab);
-  for (const char* format : {"f32", "bf16", "int8", "int8_group", "q4", "q4_min"}) {
+  for (const char* format : {"f32", "bf16", "int8", "int8_group", "q4", "q4_min", "q4_k"}) {
     const Weights weights(format);
     for (const Isa& isa : all_isas()) {
       if (!isa.supported()) continue;

@@ -10,20 +10,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.kernels.models import SUPPORTED, FakeCheckpoint, bf16, make_step, matrix_graph, native
+from vllm.checkpoint.tensor import Tensor
 from vllm.neuron.cpu.quantize import Codes, codes_of_gguf, quantize_rows
 
 GGUF_FORMATS = ["q4_0", "q4_1", "q8_0"]
+NATIVE = {"q4_0": "q4", "q4_1": "q4_min", "q8_0": "int8_group"}
 
 
 def decode(codes: Codes, format: str, width: int) -> np.ndarray:
     """What the codes stand for, in float64."""
     values = codes.values.astype(np.float64)
     zero = {"int8": 128, "int8_group": 128, "q4": 8, "q4_min": 0}[format]
-    repeat = values.shape[1] // codes.scale.shape[1]
-    decoded = (values - zero) * np.repeat(codes.scale.astype(np.float64), repeat, axis=1)
-    if codes.minimum is not None:
-        decoded += np.repeat(codes.minimum.astype(np.float64), repeat, axis=1)
-    return decoded[:, :width]
+    planes = [np.repeat(plane.astype(np.float64), values.shape[1] // plane.shape[1], axis=1) for plane in codes.planes]
+    decoded = (values - zero) * planes[0] + (planes[1] if len(planes) > 1 else 0)
+    return np.asarray(decoded[:, :width])
 
 
 def packed_values(checkpoint: FakeCheckpoint, name: str, scheme: str) -> np.ndarray:
@@ -31,7 +31,7 @@ def packed_values(checkpoint: FakeCheckpoint, name: str, scheme: str) -> np.ndar
     tensor = checkpoint.get(name)
     values = tensor.float32()
     if scheme == "native":
-        format = {"q4_0": "q4", "q4_1": "q4_min", "q8_0": "int8_group"}[tensor.format]
+        format = NATIVE[tensor.format]
         return decode(codes_of_gguf(tensor.raw(), tensor.format), format, values.shape[1])
     if scheme == "f32":
         return values.astype(np.float64)
@@ -64,6 +64,25 @@ def make_checkpoint(seed: int, vocab: int, width: int, num_out: int, format: str
     checkpoint.add("W", rng.normal(size=(num_out, width)), format)
     checkpoint.add("b", rng.normal(size=num_out))
     return checkpoint
+
+
+def q4_k_blocks(rng: np.random.Generator, rows: int, width: int) -> Tensor:
+    """Random blocks of Q4_K: any scales, minima and nibbles; factors of ordinary size."""
+    blocks = rng.integers(0, 256, (rows, width // 256, 144), dtype=np.uint8)
+    halves = rng.uniform(0.001, 0.01, (rows, width // 256, 2)).astype("<f2")
+    blocks[..., :4] = halves.view(np.uint8)
+    return Tensor("", (rows, width), "q4_k", blocks.reshape(-1))
+
+
+def test_q4_k(tmp_path: Path, isa: str) -> None:
+    rng = np.random.default_rng(4)
+    checkpoint = FakeCheckpoint()
+    checkpoint.tensors = {"table": q4_k_blocks(rng, 20, 512), "W": q4_k_blocks(rng, 70, 512)}
+    table = checkpoint.get("table").float32()
+    model, program = native(tmp_path, matrix_graph(table, 70), checkpoint, "native", isa=isa)
+    y = model.run(program, make_step([(list(range(20)), 0, [0])], 64), want_logits=True).logits
+    expected = rounded_input(table, "native") @ checkpoint.get("W").float32().astype(np.float64).T
+    np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
 
 
 SHAPES = [(64, 96), (32, 64), (160, 100), (33, 32)]

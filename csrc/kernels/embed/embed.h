@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels/args.h"
+#include "kernels/linear/int_weights.h"
 #include "simd/vec.h"
 
 namespace vllm::VLLM_ISA {
@@ -13,19 +14,25 @@ VLLM_INLINE float float_of_bf16(uint16_t half) {
   return value;
 }
 
-VLLM_INLINE float group_value(const PackedMatrix& table, const uint8_t* tile, int column, int k, int groups) {
-  const bool four_bits = table.format != Format::kInt8Group, minima = table.format == Format::kQ4Min;
-  const auto* scales = reinterpret_cast<const uint16_t*>(tile);
-  const ptrdiff_t plane = static_cast<ptrdiff_t>(groups) * kTile;
-  const ptrdiff_t entry = static_cast<ptrdiff_t>(k / kGroup) * kTile + column;
-  const auto* data = reinterpret_cast<const uint8_t*>(scales + (minima ? 2 * plane : plane));
-  float half[kLanes];
-  uint16_t raw[kLanes] = {scales[entry], minima ? scales[plane + entry] : uint16_t{0}};
-  store(half, load_f16(raw));
-  if (!four_bits) return static_cast<float>(data[(k / 4 * kTile + column) * 4 + k % 4] - 128) * half[0];
-  const uint8_t two = data[(k / 8 * kTile + column) * 4 + k % 4];
-  const int nibble = k % 8 < 4 ? two & 15 : two >> 4;
-  return static_cast<float>(minima ? nibble : nibble - 8) * half[0] + half[1];
+VLLM_INLINE float lane(f32x16 vector, int i) {
+  float values[kLanes];
+  store(values, vector);
+  return values[i];
+}
+
+template <class Scales>
+VLLM_INLINE float nibble_value(const uint8_t* tile, int column, int k, int groups) {
+  const uint8_t two = tile[Scales::header(groups) + (k / 8 * kTile + column) * 4 + k % 4];
+  const int nibble = k % 8 < 4 ? two & 15 : two >> 4, n = column / kLanes, i = column % kLanes;
+  const float scale = lane(Scales::scale(tile, groups, k / kGroup, n), i);
+  if constexpr (Scales::kMinima)
+    return static_cast<float>(nibble) * scale + lane(Scales::minimum(tile, groups, k / kGroup, n), i);
+  else
+    return static_cast<float>(nibble - 8) * scale;
+}
+
+VLLM_INLINE float byte_value(const uint8_t* codes, int column, int k) {
+  return static_cast<float>(codes[(k / 4 * kTile + column) * 4 + k % 4] - 128);
 }
 
 VLLM_INLINE float table_value(const PackedMatrix& table, const uint8_t* tile, int column, int k, int groups) {
@@ -34,13 +41,19 @@ VLLM_INLINE float table_value(const PackedMatrix& table, const uint8_t* tile, in
       return reinterpret_cast<const float*>(tile)[k * kTile + column];
     case Format::kBf16:
       return float_of_bf16(reinterpret_cast<const uint16_t*>(tile)[(k / 2 * kTile + column) * 2 + k % 2]);
-    case Format::kInt8: {
-      const uint8_t value = tile[kTile * sizeof(float) + static_cast<size_t>((k / 4 * kTile + column) * 4 + k % 4)];
-      return static_cast<float>(value - 128) * reinterpret_cast<const float*>(tile)[column];
-    }
-    default:
-      return group_value(table, tile, column, k, groups);
+    case Format::kInt8:
+      return byte_value(tile + OutputScales::header(groups), column, k) * reinterpret_cast<const float*>(tile)[column];
+    case Format::kInt8Group:
+      return byte_value(tile + GroupScales::header(groups), column, k) *
+             lane(GroupScales::scale(tile, groups, k / kGroup, column / kLanes), column % kLanes);
+    case Format::kQ4:
+      return nibble_value<GroupScales>(tile, column, k, groups);
+    case Format::kQ4Min:
+      return nibble_value<GroupMinima>(tile, column, k, groups);
+    case Format::kQ4K:
+      return nibble_value<SuperMinima>(tile, column, k, groups);
   }
+  return 0.0f;
 }
 
 void embed(EmbedArgs& args, int begin, int end) {

@@ -49,19 +49,58 @@ struct Int4Codes {
   }
 };
 
-// How a tile begins: float scale[32], one an output, or planes float16 [k / 32][32] of scales and perhaps of minima.
-enum class Scales { kOutput, kGroup, kGroupAndMinimum };
+// Scales (and minima) of a tile's groups, by how the tile begins. header: bytes before the codes.
 
-template <class Codes, Scales kScales>
+// float scale[32], one an output.
+struct OutputScales {
+  static constexpr bool kByGroup = false, kMinima = false;
+  VLLM_INLINE ptrdiff_t header(int) { return kTile * sizeof(float); }
+};
+
+// float16 [groups][32].
+struct GroupScales {
+  static constexpr bool kByGroup = true, kMinima = false;
+  VLLM_INLINE ptrdiff_t header(int groups) { return ptrdiff_t{groups} * kTile * 2; }
+  VLLM_INLINE f32x16 scale(const uint8_t* tile, int, int g, int n) {
+    return load_f16(reinterpret_cast<const uint16_t*>(tile) + g * kTile + n * kLanes);
+  }
+};
+
+// The same, then float16 [groups][32] of minima.
+struct GroupMinima : GroupScales {
+  static constexpr bool kMinima = true;
+  VLLM_INLINE ptrdiff_t header(int groups) { return ptrdiff_t{groups} * kTile * 4; }
+  VLLM_INLINE f32x16 minimum(const uint8_t* tile, int groups, int g, int n) {
+    return GroupScales::scale(tile, groups, groups + g, n);
+  }
+};
+
+// float16 [groups / 8][32] of factors of scales, and of minima; then bytes [groups][32] of scales, and of minima.
+struct SuperMinima {
+  static constexpr bool kByGroup = true, kMinima = true;
+  VLLM_INLINE int supers(int groups) { return ceil_div(groups, kSuperGroups); }
+  VLLM_INLINE ptrdiff_t header(int groups) { return ptrdiff_t{supers(groups)} * kTile * 4 + ptrdiff_t{groups} * kTile * 2; }
+  VLLM_INLINE f32x16 product(const uint8_t* tile, int groups, int super, int g, int n) {
+    const auto* factors = reinterpret_cast<const uint16_t*>(tile);
+    const uint8_t* steps = tile + ptrdiff_t{supers(groups)} * kTile * 4;
+    return mul(load_f16(factors + super * kTile + n * kLanes), load_u8(steps + g * kTile + n * kLanes));
+  }
+  VLLM_INLINE f32x16 scale(const uint8_t* tile, int groups, int g, int n) {
+    return product(tile, groups, g / kSuperGroups, g, n);
+  }
+  VLLM_INLINE f32x16 minimum(const uint8_t* tile, int groups, int g, int n) {
+    return product(tile, groups, supers(groups) + g / kSuperGroups, groups + g, n);
+  }
+};
+
+template <class Codes, class Scales>
 VLLM_INLINE void linear_codes(const LinearArgs& args, int begin, int end) {
   const int groups = ceil_div(args.weight.num_in, kGroup);
-  const ptrdiff_t plane = static_cast<ptrdiff_t>(groups) * kTile;
-  const ptrdiff_t header = kScales == Scales::kOutput ? kTile * 4 : kScales == Scales::kGroup ? plane * 2 : plane * 4;
+  const ptrdiff_t header = Scales::header(groups);
   const ptrdiff_t stride = args.x.stride, groups_stride = args.x.groups_stride;
   for_tiles<kIntRows>(args, begin, end, [&](auto count, int tile, int first, auto& acc) {
     constexpr int kM = decltype(count)::value;
     const uint8_t* packed = args.weight.data + static_cast<size_t>(tile) * args.weight.tile_bytes;
-    const auto* scales = reinterpret_cast<const uint16_t*>(packed);
     const uint8_t* codes = packed + header;
     const int8_t* x = static_cast<const int8_t*>(args.x.values) + first * stride;
     const ptrdiff_t first_group = first * groups_stride;
@@ -72,27 +111,27 @@ VLLM_INLINE void linear_codes(const LinearArgs& args, int begin, int end) {
     const ptrdiff_t group_bytes = Codes::kGroupBytes + header / groups;
     const uint8_t* ahead = packed + (first == 0 ? kPrefetchBytes : 0);
     for (int g = 0; g < groups; ++g, ahead += group_bytes) {
-      if constexpr (kScales != Scales::kOutput)
+      if constexpr (Scales::kByGroup)
         for (ptrdiff_t line = 0; line < group_bytes; line += 64) prefetch(ahead + line);
       i32x16 dots[kM][2];
       VLLM_UNROLL for (int m = 0; m < kM; ++m) dots[m][0] = dots[m][1] = broadcast(starts[m * groups_stride + g]);
       Codes::dot(codes + static_cast<ptrdiff_t>(g) * Codes::kGroupBytes, x + g * kGroup, stride, dots);
       VLLM_UNROLL for (int n = 0; n < 2; ++n) {
         f32x16 scale, minimum;
-        if constexpr (kScales != Scales::kOutput) scale = load_f16(scales + g * kTile + n * kLanes);
-        if constexpr (kScales == Scales::kGroupAndMinimum) minimum = load_f16(scales + plane + g * kTile + n * kLanes);
+        if constexpr (Scales::kByGroup) scale = Scales::scale(packed, groups, g, n);
+        if constexpr (Scales::kMinima) minimum = Scales::minimum(packed, groups, g, n);
         VLLM_UNROLL for (int m = 0; m < kM; ++m) {
           const f32x16 dot = to_float(dots[m][n]), x_scale = broadcast(x_scales[m * groups_stride + g]);
-          if constexpr (kScales == Scales::kOutput)
-            acc[m][n] = fma(dot, x_scale, acc[m][n]);
-          else
+          if constexpr (Scales::kByGroup)
             acc[m][n] = fma(mul(dot, x_scale), scale, acc[m][n]);
-          if constexpr (kScales == Scales::kGroupAndMinimum)
+          else
+            acc[m][n] = fma(dot, x_scale, acc[m][n]);
+          if constexpr (Scales::kMinima)
             acc[m][n] = fma(broadcast(x_sums[m * groups_stride + g]), minimum, acc[m][n]);
         }
       }
     }
-    if constexpr (kScales == Scales::kOutput)
+    if constexpr (!Scales::kByGroup)
       VLLM_UNROLL for (int n = 0; n < 2; ++n) {
         const f32x16 scale = load(reinterpret_cast<const float*>(packed) + n * kLanes);
         VLLM_UNROLL for (int m = 0; m < kM; ++m) acc[m][n] = mul(acc[m][n], scale);
@@ -100,11 +139,10 @@ VLLM_INLINE void linear_codes(const LinearArgs& args, int begin, int end) {
   });
 }
 
-void linear_int8(LinearArgs& args, int begin, int end) { linear_codes<Int8Codes, Scales::kOutput>(args, begin, end); }
-void linear_int8_group(LinearArgs& args, int begin, int end) { linear_codes<Int8Codes, Scales::kGroup>(args, begin, end); }
-void linear_q4(LinearArgs& args, int begin, int end) { linear_codes<Int4Codes, Scales::kGroup>(args, begin, end); }
-void linear_q4_min(LinearArgs& args, int begin, int end) {
-  linear_codes<Int4Codes, Scales::kGroupAndMinimum>(args, begin, end);
-}
+void linear_int8(LinearArgs& args, int begin, int end) { linear_codes<Int8Codes, OutputScales>(args, begin, end); }
+void linear_int8_group(LinearArgs& args, int begin, int end) { linear_codes<Int8Codes, GroupScales>(args, begin, end); }
+void linear_q4(LinearArgs& args, int begin, int end) { linear_codes<Int4Codes, GroupScales>(args, begin, end); }
+void linear_q4_min(LinearArgs& args, int begin, int end) { linear_codes<Int4Codes, GroupMinima>(args, begin, end); }
+void linear_q4_k(LinearArgs& args, int begin, int end) { linear_codes<Int4Codes, SuperMinima>(args, begin, end); }
 
 }  // namespace vllm::VLLM_ISA

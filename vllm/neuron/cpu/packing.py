@@ -7,6 +7,8 @@ Every matrix lies in tiles of 32 outputs, the last one padded with zeros; docs/c
     int8_group    float16 scale[k / 32][32]; codes [k / 4][32][4]
     q4            float16 scale[k / 32][32]; nibbles [k / 8][32][4]      value = scale * (code - 8)
     q4_min        float16 scale[k / 32][32], minimum[k / 32][32]; nibbles [k / 8][32][4]
+    q4_k          float16 factors of scales [k / 256][32] and of minima; uint8 scale[k / 32][32], minimum[k / 32][32];
+                  nibbles [k / 8][32][4]                               GGUF's Q4_K
     vector        float32, padded with zeros to whole tiles
 
 8-bit codes count from 128. A byte of nibbles holds k in its low half and k + 4 in its high half.
@@ -39,8 +41,8 @@ others become bf16. The rest: every matrix becomes that; int8_tensor is int8 wit
 
 Progress = Callable[[str, float], None]
 
-_NATIVE = {"q4_0": "q4", "q4_1": "q4_min", "q8_0": "int8_group"}
-_BITS_8 = {"q5_0", "q5_1", "q5_k", "q6_k", "q3_k", "q2_k", "q4_k", "q8_k", "iq4_nl", "iq4_xs"}
+_NATIVE = {"q4_0": "q4", "q4_1": "q4_min", "q8_0": "int8_group", "q4_k": "q4_k"}
+_BITS_8 = {"q5_0", "q5_1", "q5_k", "q6_k", "q3_k", "q2_k", "q8_k", "iq4_nl", "iq4_xs"}
 
 
 class Tensor(Protocol):
@@ -236,7 +238,7 @@ class _Rows:
     def codes(self, format: str, tensor_scales: list[float] | None) -> Codes:
         if all(_NATIVE.get(tensor.format) == format for tensor, _, _ in self.parts):
             parts = [(here, codes_of_gguf(tensor.raw()[there], tensor.format)) for tensor, here, there in self.parts]
-            return Codes.scatter(parts, len(self.order), self.width, format)
+            return Codes.scatter(parts, len(self.order))
         row_scales = None
         if tensor_scales is not None:
             row_scales = np.zeros(len(self.order), np.float32)
@@ -263,11 +265,9 @@ def to_bf16(values: Floats) -> NDArray[np.uint16]:
 def _code_tiles(codes: Codes, format: str) -> NDArray[np.uint8]:
     """Per tile: scales, minima, then codes, as bytes."""
     num_tiles = len(codes.values) // TILE
-    parts = [_planes(codes.scale, num_tiles)]
-    if codes.minimum is not None:
-        parts.append(_planes(codes.minimum, num_tiles))
+    parts = [_planes(plane, num_tiles) for plane in codes.planes]
     values: NDArray[np.uint8] = codes.values.reshape(num_tiles, TILE, -1, 4).transpose(0, 2, 1, 3)
-    if format in ("q4", "q4_min"):
+    if format in ("q4", "q4_min", "q4_k"):
         values = values[:, 0::2] | values[:, 1::2] << np.uint8(4)
     parts.append(values.reshape(num_tiles, -1))
     return np.concatenate(parts, axis=1)

@@ -3,7 +3,7 @@
 Codes of a matrix [rows, k], k padded to whole groups of 32:
     int8, int8_group   uint8, value = scale * (code - 128)
     q4                 0..15, value = scale * (code - 8)
-    q4_min             0..15, value = scale * code + minimum
+    q4_min, q4_k       0..15, value = scale * code + minimum
 """
 
 from __future__ import annotations
@@ -16,35 +16,37 @@ from numpy.typing import NDArray
 
 GROUP = 32
 Floats = NDArray[np.float32]
-_ZERO = {"int8": 128, "int8_group": 128, "q4": 8, "q4_min": 0}
 
 
 @dataclass(slots=True)
 class Codes:
-    """values: uint8 [rows, padded k]; scale: float32 [rows, 1] (int8) or float16 [rows, groups]; minimum: as scale."""
+    """values: uint8 [rows, padded k]. planes: what scales them, each [rows, entries], in packed order:
+
+    int8: (float32 scale [rows, 1]); int8_group, q4: (float16 scale); q4_min: (float16 scale, float16 minimum);
+    q4_k: (float16 factor of scales, float16 factor of minima, a 256 k each; uint8 scale, uint8 minimum, a group each).
+    """
 
     values: NDArray[np.uint8]
-    scale: NDArray[Any]
-    minimum: NDArray[np.float16] | None = None
+    planes: tuple[NDArray[Any], ...]
 
     @staticmethod
-    def scatter(parts: list[tuple[NDArray[np.intp], Codes]], num_rows: int, width: int, format: str) -> Codes:
+    def scatter(parts: list[tuple[NDArray[np.intp], Codes]], num_rows: int) -> Codes:
         """Codes of `num_rows` rows, of which each part gives those at its indices; the others are zero."""
-        groups = -(-width // GROUP)
-        codes = Codes(
-            np.full((num_rows, groups * GROUP), _ZERO[format], np.uint8),
-            np.zeros((num_rows, groups), np.float16),
-            np.zeros((num_rows, groups), np.float16) if format == "q4_min" else None,
-        )
-        for here, part in parts:
-            codes.values[here], codes.scale[here] = part.values, part.scale
-            if codes.minimum is not None:
-                codes.minimum[here] = part.minimum
-        return codes
+
+        def gather(arrays: list[NDArray[Any]]) -> NDArray[Any]:
+            whole = np.zeros((num_rows, *arrays[0].shape[1:]), arrays[0].dtype)
+            for (here, _), array in zip(parts, arrays, strict=True):
+                whole[here] = array
+            return whole
+
+        planes = zip(*(part.planes for _, part in parts), strict=True)
+        return Codes(gather([part.values for _, part in parts]), tuple(gather(list(plane)) for plane in planes))
 
 
 def codes_of_gguf(rows: NDArray[np.uint8], format: str) -> Codes:
-    """Blocks of q4_0, q4_1 or q8_0 as codes: halves d [, m], then 16 bytes of nibbles or 32 bytes (ggml)."""
+    """Blocks of q4_0, q4_1, q8_0 or q4_k (ggml's structures) as codes, without a change of value."""
+    if format == "q4_k":
+        return _codes_of_q4_k(rows)
     header = {"q4_0": 2, "q4_1": 4, "q8_0": 2}[format]
     block_bytes = header + (GROUP if format == "q8_0" else GROUP // 2)
     blocks = np.ascontiguousarray(rows).reshape(len(rows), -1, block_bytes)
@@ -54,8 +56,25 @@ def codes_of_gguf(rows: NDArray[np.uint8], format: str) -> Codes:
         values = body ^ np.uint8(0x80)
     else:
         values = np.concatenate([body & np.uint8(15), body >> np.uint8(4)], axis=-1)
-    minimum = np.ascontiguousarray(halves[..., 1]) if format == "q4_1" else None
-    return Codes(values.reshape(len(rows), -1), np.ascontiguousarray(halves[..., 0]), minimum)
+    planes = tuple(np.ascontiguousarray(halves[..., i]) for i in range(header // 2))
+    return Codes(values.reshape(len(rows), -1), planes)
+
+
+def _codes_of_q4_k(rows: NDArray[np.uint8]) -> Codes:
+    """Blocks of 256: halves d, dmin; 12 bytes of 8 six-bit scales and minima; 4 times 32 bytes, two groups in each.
+
+    value = d * scale * code - dmin * minimum; the sign goes into the packed factor of minima.
+    """
+    blocks = np.ascontiguousarray(rows).reshape(len(rows), -1, 144)
+    halves = np.ascontiguousarray(blocks[..., :4]).view("<f2")
+    low, high, rest = blocks[..., 4:8], blocks[..., 8:12], blocks[..., 12:16]
+    six, four, two = np.uint8(63), np.uint8(15), np.uint8(6)
+    scale = np.concatenate([low & six, (rest & four) | (low >> two) << np.uint8(4)], axis=-1)
+    minimum = np.concatenate([high & six, (rest >> np.uint8(4)) | (high >> two) << np.uint8(4)], axis=-1)
+    body = blocks[..., 16:].reshape(len(rows), -1, 4, GROUP)
+    values = np.stack([body & four, body >> np.uint8(4)], axis=3)
+    planes = (halves[..., 0], -halves[..., 1], scale.reshape(len(rows), -1), minimum.reshape(len(rows), -1))
+    return Codes(values.reshape(len(rows), -1), tuple(np.ascontiguousarray(plane) for plane in planes))
 
 
 def quantize_rows(rows: Floats, format: str, row_scales: Floats | None = None) -> Codes:
@@ -63,21 +82,21 @@ def quantize_rows(rows: Floats, format: str, row_scales: Floats | None = None) -
     rows = np.pad(rows, ((0, 0), (0, -rows.shape[1] % GROUP)))
     if format == "int8":
         scale = np.abs(rows).max(axis=1) / np.float32(127) if row_scales is None else row_scales
-        return Codes(_round(rows, scale[:, None], 128, 1, 255), scale.astype("<f4")[:, None])
+        return Codes(_round(rows, scale[:, None], 128, 1, 255), (scale.astype("<f4")[:, None],))
     groups = rows.reshape(len(rows), -1, GROUP)
     if format == "q4_min":
         minimum = groups.min(axis=2).astype(np.float16)
         scale = ((groups.max(axis=2) - minimum.astype(np.float32)) / 15).astype(np.float16)
         values = _round(groups - minimum.astype(np.float32)[..., None], scale.astype(np.float32)[..., None], 0, 0, 15)
-        return Codes(values.reshape(len(rows), -1), scale, minimum)
+        return Codes(values.reshape(len(rows), -1), (scale, minimum))
     if format == "q4":
         extreme = np.take_along_axis(groups, np.abs(groups).argmax(axis=2)[..., None], axis=2)[..., 0]
         scale = (extreme / -8).astype(np.float16)
         values = _round(groups, scale.astype(np.float32)[..., None], 8, 0, 15)
-        return Codes(values.reshape(len(rows), -1), scale)
+        return Codes(values.reshape(len(rows), -1), (scale,))
     scale = (np.abs(groups).max(axis=2) / 127).astype(np.float16)
     values = _round(groups, scale.astype(np.float32)[..., None], 128, 1, 255)
-    return Codes(values.reshape(len(rows), -1), scale)
+    return Codes(values.reshape(len(rows), -1), (scale,))
 
 
 def _round(values: Floats, scale: Floats, zero: int, lowest: int, highest: int) -> NDArray[np.uint8]:
