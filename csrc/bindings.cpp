@@ -22,7 +22,8 @@ using MaybeArray = std::optional<Array<T>>;
 template <class T>
 const T* read(const Array<T>& array, py::ssize_t length, const char* name) {
   if (array.size() != length)
-    throw std::invalid_argument(std::string(name) + " has " + std::to_string(array.size()) + " entries, expected " + std::to_string(length));
+    throw std::invalid_argument(std::string(name) + " has " + std::to_string(array.size()) + " entries, expected " +
+                                std::to_string(length));
   return array.data();
 }
 
@@ -31,7 +32,8 @@ BufferSpec buffer_of(const py::dict& dict) {
 }
 
 ProgramSpec program_of(const py::dict& dict) {
-  ProgramSpec program{dict["max_tokens"].cast<int>(), dict["max_samples"].cast<int>(), dict["arena_bytes"].cast<size_t>(), {}};
+  ProgramSpec program{
+      dict["max_tokens"].cast<int>(), dict["max_samples"].cast<int>(), dict["arena_bytes"].cast<size_t>(), {}};
   for (const py::handle item : dict["ops"]) {
     const auto op = item.cast<py::dict>();
     OpSpec spec;
@@ -45,19 +47,26 @@ ProgramSpec program_of(const py::dict& dict) {
   return program;
 }
 
-ModelSpec model_of(const std::string& weights_path, const py::dict& weights, const py::dict& kv, int vocab, int max_context,
-                   std::vector<int> cpus, const std::string& isa) {
+ModelSpec model_of(const std::string& weights_path, const py::dict& weights, const py::dict& kv, int vocab,
+                   int max_context, std::vector<int> cpus, const std::string& isa) {
   ModelSpec spec;
   spec.weights_path = weights_path;
   for (const auto& [name, value] : weights) {
     const auto entry = py::reinterpret_borrow<py::dict>(value);
-    spec.weights[name.cast<std::string>()] = {entry["format"].cast<std::string>(), entry["shape"].cast<std::vector<int>>(),
-                                              entry["offset"].cast<size_t>(), entry["num_bytes"].cast<size_t>()};
+    spec.weights[name.cast<std::string>()] = {entry["format"].cast<std::string>(),
+                                              entry["shape"].cast<std::vector<int>>(), entry["offset"].cast<size_t>(),
+                                              entry["num_bytes"].cast<size_t>()};
   }
   const auto type = kv["dtype"].cast<std::string>();
-  if (type != "bf16" && type != "f32") throw std::invalid_argument("unknown KV cache type '" + type + "'; known: bf16, f32");
+  if (type != "bf16" && type != "f32")
+    throw std::invalid_argument("unknown KV cache type '" + type + "'; known: bf16, f32");
   const auto number = [&](const char* name) { return kv[name].cast<int>(); };
-  spec.kv = {type == "bf16" ? KvType::kBf16 : KvType::kF32, number("num_layers"), number("num_kv_heads"), number("head_dim"), number("num_blocks"), number("block_size")};
+  spec.kv = {type == "bf16" ? KvType::kBf16 : KvType::kF32,
+             number("num_layers"),
+             number("num_kv_heads"),
+             number("head_dim"),
+             number("num_blocks"),
+             number("block_size")};
   spec.vocab = vocab;
   spec.max_context = max_context;
   spec.cpus = std::move(cpus);
@@ -71,7 +80,8 @@ struct StepArrays {
 
   Step view() const {
     const auto tokens = token_ids.size(), rows = context_len.size(), picked = selected.size();
-    if (block_table.ndim() != 2 || block_table.shape(0) != rows) throw std::invalid_argument("block_table must have one row a row of the step");
+    if (block_table.ndim() != 2 || block_table.shape(0) != rows)
+      throw std::invalid_argument("block_table must have one row a row of the step");
     return {static_cast<int>(tokens),
             static_cast<int>(rows),
             static_cast<int>(picked),
@@ -97,7 +107,8 @@ class SamplingReader {
   template <class T>
   Array<T> array(const char* name) {
     const py::object value = source_.attr(name);
-    if (!py::isinstance<Array<T>>(value)) throw std::invalid_argument(std::string("sampling.") + name + " must be a C-contiguous array of its type");
+    if (!py::isinstance<Array<T>>(value))
+      throw std::invalid_argument(std::string("sampling.") + name + " must be a C-contiguous array of its type");
     keep_.push_back(value);
     return py::reinterpret_borrow<Array<T>>(value);
   }
@@ -142,7 +153,8 @@ SamplingRows sampling_of(SamplingReader& reader, py::ssize_t rows, int vocab) {
   check_compressed("bias_offsets", out.bias_offsets, rows, bias_ids.size());
   out.mask_index = reader.rows<int32_t>("mask_index");
   const auto masks = reader.array<uint32_t>("masks");
-  if (masks.ndim() != 2 || masks.shape(1) < (vocab + 31) / 32) throw std::invalid_argument("sampling.masks must have a bit for every token");
+  if (masks.ndim() != 2 || masks.shape(1) < (vocab + 31) / 32)
+    throw std::invalid_argument("sampling.masks must have a bit for every token");
   out.masks = masks.data();
   out.mask_words = masks.shape(1);
   out.num_logprobs = reader.rows<int32_t>("num_logprobs");
@@ -152,12 +164,14 @@ SamplingRows sampling_of(SamplingReader& reader, py::ssize_t rows, int vocab) {
   check_compressed("logprob_ids_offsets", out.logprob_ids_offsets, rows, logprob_ids.size());
   for (py::ssize_t i = 0; i < rows; ++i) {
     if (out.mask_index[i] >= masks.shape(0)) throw std::invalid_argument("sampling.mask_index points past the masks");
-    if (out.history_line[i] < 0 || out.history_line[i] >= history.shape(0) || out.position[i] < 0 || out.position[i] > history.shape(1))
+    if (out.history_line[i] < 0 || out.history_line[i] >= history.shape(0) || out.position[i] < 0 ||
+        out.position[i] > history.shape(1))
       throw std::invalid_argument("sampling.history_line or position points past the history");
   }
   for (py::ssize_t i = 0; i < logprob_ids.size(); ++i)
     if (out.logprob_ids[i] < 0 || out.logprob_ids[i] >= vocab)
-      throw std::invalid_argument("token id " + std::to_string(out.logprob_ids[i]) + " in logprob_ids is out of the vocabulary of " + std::to_string(vocab));
+      throw std::invalid_argument("token id " + std::to_string(out.logprob_ids[i]) +
+                                  " in logprob_ids is out of the vocabulary of " + std::to_string(vocab));
   return out;
 }
 
@@ -172,9 +186,11 @@ struct OutputArrays {
     Outputs out{};
     const py::ssize_t selected = step.num_selected;
     if (tokens) out.tokens = write(*tokens, selected, "tokens");
-    if (logits) out.logits = write(*logits, (result.samples ? selected : step.num_tokens) * py::ssize_t{result.width}, "logits");
+    if (logits)
+      out.logits = write(*logits, (result.samples ? selected : step.num_tokens) * py::ssize_t{result.width}, "logits");
     if (!token_id) return out;
-    if (!logprob || !rank || !count || !top_ids || !top_logprobs) throw std::invalid_argument("log-probabilities need all of their arrays");
+    if (!logprob || !rank || !count || !top_ids || !top_logprobs)
+      throw std::invalid_argument("log-probabilities need all of their arrays");
     if (top_ids->ndim() != 2) throw std::invalid_argument("top_ids must have two dimensions");
     const py::ssize_t width = top_ids->shape(1);
     out.logprobs = {write(*token_id, selected, "token_id"),
@@ -200,20 +216,25 @@ void check_width(const Step& step, const SamplingRows& sampling, bool has_sampli
   for (int i = 0; i < step.num_selected; ++i) {
     const int row = step.selected_row[i];
     int wanted = 0;
-    if (step.given_token[i] >= 0 && !step.num_prompt_logprobs) throw std::invalid_argument("scored tokens need num_prompt_logprobs");
+    if (step.given_token[i] >= 0 && !step.num_prompt_logprobs)
+      throw std::invalid_argument("scored tokens need num_prompt_logprobs");
     if (step.given_token[i] >= 0)
       wanted = std::min(step.num_prompt_logprobs[row], vocab);
     else if (has_sampling && sampling.num_logprobs[row] >= 0)
-      wanted = std::min(sampling.num_logprobs[row], vocab) + sampling.logprob_ids_offsets[row + 1] - sampling.logprob_ids_offsets[row];
-    if (wanted > out.logprobs.stride) throw std::invalid_argument("top_ids has too few columns for the log-probabilities asked for");
+      wanted = std::min(sampling.num_logprobs[row], vocab) + sampling.logprob_ids_offsets[row + 1] -
+               sampling.logprob_ids_offsets[row];
+    if (wanted > out.logprobs.stride)
+      throw std::invalid_argument("top_ids has too few columns for the log-probabilities asked for");
   }
 }
 
-void run(Model& model, int handle, int vocab, const StepArrays& arrays, const py::object& sampling, const MaybeArray<int32_t>& num_prompt_logprobs, OutputArrays& outputs) {
+void run(Model& model, int handle, int vocab, const StepArrays& arrays, const py::object& sampling,
+         const MaybeArray<int32_t>& num_prompt_logprobs, OutputArrays& outputs) {
   Step step = arrays.view();
   const py::ssize_t rows = step.num_rows;
   for (int i = 0; i < step.num_selected; ++i)
-    if (step.selected_row[i] < 0 || step.selected_row[i] >= step.num_rows) throw std::invalid_argument("selected_row points past the rows");
+    if (step.selected_row[i] < 0 || step.selected_row[i] >= step.num_rows)
+      throw std::invalid_argument("selected_row points past the rows");
   if (num_prompt_logprobs) step.num_prompt_logprobs = read(*num_prompt_logprobs, rows, "num_prompt_logprobs");
   SamplingReader reader(sampling, rows);
   const SamplingRows sampling_rows = sampling.is_none() ? SamplingRows{} : sampling_of(reader, rows, vocab);
@@ -246,37 +267,47 @@ PYBIND11_MODULE(_cpu, module) {
       py::gil_scoped_release release;
       limits = measure_limits(cpus, isa);
     }
-    return py::dict(py::arg("read_bytes") = limits.read_bytes, py::arg("bf16_flops") = limits.bf16_flops, py::arg("int8_ops") = limits.int8_ops);
+    return py::dict(py::arg("read_bytes") = limits.read_bytes, py::arg("bf16_flops") = limits.bf16_flops,
+                    py::arg("int8_ops") = limits.int8_ops);
   });
   py::class_<Model>(module, "Model")
-      .def(py::init([](const std::string& path, const py::dict& weights, const py::dict& kv, int vocab, int max_context, std::vector<int> cpus, const std::string& isa) {
+      .def(py::init([](const std::string& path, const py::dict& weights, const py::dict& kv, int vocab, int max_context,
+                       std::vector<int> cpus, const std::string& isa) {
              ModelSpec spec = model_of(path, weights, kv, vocab, max_context, std::move(cpus), isa);
              py::gil_scoped_release release;
              return std::make_unique<Model>(std::move(spec));
            }),
-           py::kw_only(), py::arg("weights_path"), py::arg("weights"), py::arg("kv"), py::arg("vocab"), py::arg("max_context"), py::arg("cpus"), py::arg("isa"))
+           py::kw_only(), py::arg("weights_path"), py::arg("weights"), py::arg("kv"), py::arg("vocab"),
+           py::arg("max_context"), py::arg("cpus"), py::arg("isa"))
       .def("add_program", [](Model& model, const py::dict& spec) { return model.add_program(program_of(spec)); })
       .def(
           "run",
-          [](Model& model, int handle, int vocab, const Array<int32_t>& token_ids, const Array<int32_t>& positions, const Array<int32_t>& slots,
-             const Array<int32_t>& row_start, const Array<int32_t>& context_len, const Array<int32_t>& block_table, const Array<int32_t>& selected,
-             const Array<int32_t>& selected_row, const Array<int32_t>& given_token, const py::object& sampling, const MaybeArray<int32_t>& num_prompt_logprobs,
-             const MaybeArray<int32_t>& tokens, const MaybeArray<int32_t>& token_id, const MaybeArray<float>& logprob, const MaybeArray<int32_t>& rank,
-             const MaybeArray<int32_t>& count, const MaybeArray<int32_t>& top_ids, const MaybeArray<float>& top_logprobs, const MaybeArray<float>& logits) {
-            const StepArrays arrays{token_ids, positions, slots, row_start, context_len, block_table, selected, selected_row, given_token};
+          [](Model& model, int handle, int vocab, const Array<int32_t>& token_ids, const Array<int32_t>& positions,
+             const Array<int32_t>& slots, const Array<int32_t>& row_start, const Array<int32_t>& context_len,
+             const Array<int32_t>& block_table, const Array<int32_t>& selected, const Array<int32_t>& selected_row,
+             const Array<int32_t>& given_token, const py::object& sampling,
+             const MaybeArray<int32_t>& num_prompt_logprobs, const MaybeArray<int32_t>& tokens,
+             const MaybeArray<int32_t>& token_id, const MaybeArray<float>& logprob, const MaybeArray<int32_t>& rank,
+             const MaybeArray<int32_t>& count, const MaybeArray<int32_t>& top_ids,
+             const MaybeArray<float>& top_logprobs, const MaybeArray<float>& logits) {
+            const StepArrays arrays{token_ids,   positions, slots,        row_start,  context_len,
+                                    block_table, selected,  selected_row, given_token};
             OutputArrays outputs{tokens, token_id, logprob, rank, count, top_ids, top_logprobs, logits};
             run(model, handle, vocab, arrays, sampling, num_prompt_logprobs, outputs);
           },
-          py::arg("handle"), py::arg("vocab"), py::arg("token_ids").noconvert(), py::arg("positions").noconvert(), py::arg("slots").noconvert(),
-          py::arg("row_start").noconvert(), py::arg("context_len").noconvert(), py::arg("block_table").noconvert(), py::arg("selected").noconvert(),
-          py::arg("selected_row").noconvert(), py::arg("given_token").noconvert(), py::arg("sampling"), py::arg("num_prompt_logprobs").noconvert(),
-          py::arg("tokens").noconvert(), py::arg("token_id").noconvert(), py::arg("logprob").noconvert(), py::arg("rank").noconvert(), py::arg("count").noconvert(),
-          py::arg("top_ids").noconvert(), py::arg("top_logprobs").noconvert(), py::arg("logits").noconvert())
+          py::arg("handle"), py::arg("vocab"), py::arg("token_ids").noconvert(), py::arg("positions").noconvert(),
+          py::arg("slots").noconvert(), py::arg("row_start").noconvert(), py::arg("context_len").noconvert(),
+          py::arg("block_table").noconvert(), py::arg("selected").noconvert(), py::arg("selected_row").noconvert(),
+          py::arg("given_token").noconvert(), py::arg("sampling"), py::arg("num_prompt_logprobs").noconvert(),
+          py::arg("tokens").noconvert(), py::arg("token_id").noconvert(), py::arg("logprob").noconvert(),
+          py::arg("rank").noconvert(), py::arg("count").noconvert(), py::arg("top_ids").noconvert(),
+          py::arg("top_logprobs").noconvert(), py::arg("logits").noconvert())
       .def_property_readonly("isa", [](const Model& model) { return model.isa().name; })
       .def_property_readonly("num_threads", &Model::num_threads)
       .def_property_readonly("weight_bytes", &Model::weight_bytes)
       .def_property_readonly("kv_bytes", &Model::kv_bytes)
       .def_property_readonly("arena_bytes", &Model::arena_bytes)
       .def("result_width", [](const Model& model, int handle) { return model.result(handle).width; })
-      .def("result_rows", [](const Model& model, int handle) { return model.result(handle).samples ? "samples" : "tokens"; });
+      .def("result_rows",
+           [](const Model& model, int handle) { return model.result(handle).samples ? "samples" : "tokens"; });
 }

@@ -48,9 +48,10 @@ struct RotaryAnglesArgs {
   float factor;
 };
 
-// A linear layer's input as its weights want it. bf16: `values` holds pairs. int8: groups of kGroup 8-bit values that share
-// a scale, x = value * scale[row][g], rounded to nearest, padded with 0 to whole groups. With `total` a group's sum of
-// values, start[row][g] = -zero * total, where the weights count from `zero`, and sum[row][g] = total * scale[row][g].
+// A linear layer's input as its weights want it. bf16: `values` holds pairs. int8: groups of kGroup 8-bit values that
+// share a scale, x = value * scale[row][g], rounded to nearest, padded with 0 to whole groups. With `total` a group's
+// sum of values, start[row][g] = -zero * total, where the weights count from `zero`, and sum[row][g] = total *
+// scale[row][g].
 struct ConvertedRows {
   void* values;
   ptrdiff_t stride;
@@ -129,8 +130,8 @@ struct QueryBlock {
   int count;
 };
 
-// Item: a query block's slice of query heads that share a KV head: block * slices + slice, `heads_per_slice` query heads
-// each. `scratch` belongs to the calling thread.
+// Item: a query block's slice of query heads that share a KV head: block * slices + slice, `heads_per_slice` query
+// heads each. `scratch` belongs to the calling thread.
 struct AttentionArgs {
   const float* qkv;
   ptrdiff_t stride;

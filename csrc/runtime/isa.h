@@ -17,8 +17,8 @@ struct Isa {
 // Best first; the last one runs everywhere.
 const std::vector<Isa>& all_isas();
 
-// The named one, or the best that runs here if the name is empty or "auto". Throws std::invalid_argument for a name that
-// is unknown or that this machine cannot run.
+// The named one, or the best that runs here if the name is empty or "auto". Throws std::invalid_argument for a name
+// that is unknown or that this machine cannot run.
 const Isa& find_isa(const std::string& name);
 
 }  // namespace vllm

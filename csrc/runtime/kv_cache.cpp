@@ -6,14 +6,17 @@
 namespace vllm {
 
 KvCache::KvCache(const KvShape& shape) : shape_(shape) {
-  if (shape.num_layers < 0 || shape.num_kv_heads < 1 || shape.head_dim < 1 || shape.num_blocks < 1 || shape.block_size < 1)
+  if (shape.num_layers < 0 || shape.num_kv_heads < 1 || shape.head_dim < 1 || shape.num_blocks < 1 ||
+      shape.block_size < 1)
     throw std::invalid_argument("the KV cache needs positive numbers of heads, dimensions, blocks and positions");
   const int per_unit = shape.type == KvType::kBf16 ? 2 : 1;
   if (shape.head_dim % per_unit)
-    throw std::invalid_argument("head_dim " + std::to_string(shape.head_dim) + " is odd; a bfloat16 KV cache needs an even one");
+    throw std::invalid_argument("head_dim " + std::to_string(shape.head_dim) +
+                                " is odd; a bfloat16 KV cache needs an even one");
   const size_t positions = align_up(static_cast<size_t>(shape.block_size), kLanes);
   const size_t key_units = positions * static_cast<size_t>(shape.head_dim / per_unit);
-  const size_t value_units = positions / static_cast<size_t>(per_unit) * static_cast<size_t>(round_up(shape.head_dim, kLanes));
+  const size_t value_units =
+      positions / static_cast<size_t>(per_unit) * static_cast<size_t>(round_up(shape.head_dim, kLanes));
   const size_t head_stride = align_up(key_units + value_units, kLanes);
   const size_t block_stride = head_stride * static_cast<size_t>(shape.num_kv_heads);
   const size_t layer_stride = block_stride * static_cast<size_t>(shape.num_blocks);

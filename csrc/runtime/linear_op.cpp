@@ -40,14 +40,18 @@ ConvertedRows lay_out(Format format, int dim, int rows, uint8_t* memory) {
   const auto groups = static_cast<ptrdiff_t>(groups_bytes(dim) / sizeof(float));
   auto* scale = reinterpret_cast<float*>(memory + static_cast<size_t>(rows) * stride);
   const size_t element = form == InputForm::kInt8 ? 1 : 4;
-  return {memory, static_cast<ptrdiff_t>(stride / element), scale, scale + groups,
-          reinterpret_cast<int32_t*>(scale + 2 * groups), 3 * groups, zero_of(format)};
+  return {memory,         static_cast<ptrdiff_t>(stride / element),       scale,
+          scale + groups, reinterpret_cast<int32_t*>(scale + 2 * groups), 3 * groups,
+          zero_of(format)};
 }
 
 }  // namespace
 
 LinearOp::LinearOp(const OpSpec& spec, const Builder& builder)
-    : x_(spec.inputs.at(0)), y_(spec.output), weight_(builder.matrix(spec.weight("weight"))), form_(input_form(weight_.format)) {
+    : x_(spec.inputs.at(0)),
+      y_(spec.output),
+      weight_(builder.matrix(spec.weight("weight"))),
+      form_(input_form(weight_.format)) {
   const KernelTable& kernels = builder.kernels;
   const auto optional = [&](const char* name, int length) -> const float* {
     const auto found = spec.weights.find(name);
@@ -62,18 +66,34 @@ LinearOp::LinearOp(const OpSpec& spec, const Builder& builder)
   if (fused && (bias_ || accumulate || weight_.num_out % (2 * kTile)))
     throw std::invalid_argument("silu_mul cannot be fused with a bias, an accumulation or odd tiles");
   if (weight_.num_in != x_.width || weight_.num_out != (fused ? 2 : 1) * y_.width)
-    throw std::invalid_argument("weight '" + spec.weights.at("weight") + "' of " + std::to_string(weight_.num_out) + " x " +
-                                std::to_string(weight_.num_in) + " does not fit buffers of widths " + std::to_string(x_.width) +
-                                " and " + std::to_string(y_.width));
-  convert_ = form_ == InputForm::kF32 ? kernels.convert_f32 : form_ == InputForm::kBf16 ? kernels.convert_bf16 : kernels.convert_int8;
+    throw std::invalid_argument("weight '" + spec.weights.at("weight") + "' of " + std::to_string(weight_.num_out) +
+                                " x " + std::to_string(weight_.num_in) + " does not fit buffers of widths " +
+                                std::to_string(x_.width) + " and " + std::to_string(y_.width));
+  convert_ = form_ == InputForm::kF32    ? kernels.convert_f32
+             : form_ == InputForm::kBf16 ? kernels.convert_bf16
+                                         : kernels.convert_int8;
   switch (weight_.format) {
-    case Format::kF32: multiply_ = kernels.linear_f32; break;
-    case Format::kBf16: multiply_ = kernels.linear_bf16; break;
-    case Format::kInt8: multiply_ = kernels.linear_int8; break;
-    case Format::kInt8Group: multiply_ = kernels.linear_int8_group; break;
-    case Format::kQ4: multiply_ = kernels.linear_q4; break;
-    case Format::kQ4Min: multiply_ = kernels.linear_q4_min; break;
-    case Format::kQ4K: multiply_ = kernels.linear_q4_k; break;
+    case Format::kF32:
+      multiply_ = kernels.linear_f32;
+      break;
+    case Format::kBf16:
+      multiply_ = kernels.linear_bf16;
+      break;
+    case Format::kInt8:
+      multiply_ = kernels.linear_int8;
+      break;
+    case Format::kInt8Group:
+      multiply_ = kernels.linear_int8_group;
+      break;
+    case Format::kQ4:
+      multiply_ = kernels.linear_q4;
+      break;
+    case Format::kQ4Min:
+      multiply_ = kernels.linear_q4_min;
+      break;
+    case Format::kQ4K:
+      multiply_ = kernels.linear_q4_k;
+      break;
   }
   max_rows_ = builder.max_rows(x_);
 }
@@ -81,7 +101,8 @@ LinearOp::LinearOp(const OpSpec& spec, const Builder& builder)
 ScratchBytes LinearOp::scratch() const {
   if (!converts()) return {};
   const int private_rows = std::max(kPrivateValues / x_.width, 1);
-  return {converted_bytes(form_, x_.width, max_rows_), converted_bytes(form_, x_.width, std::min(private_rows, max_rows_))};
+  return {converted_bytes(form_, x_.width, max_rows_),
+          converted_bytes(form_, x_.width, std::min(private_rows, max_rows_))};
 }
 
 ConvertedRows LinearOp::input_rows(const Run& run, const Worker& worker, int rows) const {
@@ -97,7 +118,9 @@ ConvertedRows LinearOp::input_rows(const Run& run, const Worker& worker, int row
 }
 
 void LinearOp::run(const Run& run, const Worker& worker, int rows) const {
-  LinearArgs args{weight_, input_rows(run, worker, rows), rows, bias_, reinterpret_cast<float*>(run.arena + y_.offset), y_.width, epilogue_};
+  LinearArgs args{
+      weight_,  input_rows(run, worker, rows), rows, bias_, reinterpret_cast<float*>(run.arena + y_.offset), y_.width,
+      epilogue_};
   const int items = epilogue_ == Epilogue::kSiluMul ? weight_.num_tiles() / 2 : weight_.num_tiles();
   const Range mine = worker.share(items);
   multiply_(args, mine.begin, mine.end);

@@ -21,8 +21,8 @@ class Mapping {
   uint8_t* data() const { return data_; }
   size_t size() const { return size_; }
 
-  // A whole file, shared with every process that maps it; in huge pages where the page cache holds it in such (reading it
-  // is up to twice as fast then). Throws std::runtime_error.
+  // A whole file, shared with every process that maps it; in huge pages where the page cache holds it in such (reading
+  // it is up to twice as fast then). Throws std::runtime_error.
   static Mapping of_file(const std::string& path);
   // Zeroed pages, huge ones where the system gives them; touched when first used. Throws std::bad_alloc.
   static Mapping zeroed(size_t size);

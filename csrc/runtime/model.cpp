@@ -9,7 +9,8 @@ namespace {
 
 Format format_of(const std::string& name) {
   static const std::map<std::string, Format> formats = {
-      {"f32", Format::kF32}, {"bf16", Format::kBf16}, {"int8", Format::kInt8}, {"int8_group", Format::kInt8Group}, {"q4", Format::kQ4}, {"q4_min", Format::kQ4Min}, {"q4_k", Format::kQ4K},
+      {"f32", Format::kF32}, {"bf16", Format::kBf16},    {"int8", Format::kInt8}, {"int8_group", Format::kInt8Group},
+      {"q4", Format::kQ4},   {"q4_min", Format::kQ4Min}, {"q4_k", Format::kQ4K},
   };
   const auto found = formats.find(name);
   if (found == formats.end()) throw std::invalid_argument("unknown weight format '" + name + "'");
@@ -21,14 +22,21 @@ size_t tile_bytes(Format format, int num_in) {
   const auto groups = static_cast<size_t>(ceil_div(num_in, kGroup));
   const size_t plane = groups * kTile * 2;
   switch (format) {
-    case Format::kF32: return static_cast<size_t>(num_in) * kTile * 4;
-    case Format::kBf16: return static_cast<size_t>(round_up(num_in, 2)) * kTile * 2;
-    case Format::kInt8: return kTile * 4 + groups * kGroup * kTile;
-    case Format::kInt8Group: return plane + groups * kGroup * kTile;
-    case Format::kQ4: return plane + groups * kGroup * kTile / 2;
-    case Format::kQ4Min: return 2 * plane + groups * kGroup * kTile / 2;
+    case Format::kF32:
+      return static_cast<size_t>(num_in) * kTile * 4;
+    case Format::kBf16:
+      return static_cast<size_t>(round_up(num_in, 2)) * kTile * 2;
+    case Format::kInt8:
+      return kTile * 4 + groups * kGroup * kTile;
+    case Format::kInt8Group:
+      return plane + groups * kGroup * kTile;
+    case Format::kQ4:
+      return plane + groups * kGroup * kTile / 2;
+    case Format::kQ4Min:
+      return 2 * plane + groups * kGroup * kTile / 2;
     case Format::kQ4K:
-      return static_cast<size_t>(ceil_div(num_in, kGroup * kSuperGroups)) * kTile * 4 + plane + groups * kGroup * kTile / 2;
+      return static_cast<size_t>(ceil_div(num_in, kGroup * kSuperGroups)) * kTile * 4 + plane +
+             groups * kGroup * kTile / 2;
   }
   return 0;
 }
@@ -36,10 +44,15 @@ size_t tile_bytes(Format format, int num_in) {
 }  // namespace
 
 Model::Model(ModelSpec spec)
-    : spec_(std::move(spec)), isa_(find_isa(spec_.isa)), weights_(Mapping::of_file(spec_.weights_path)), kv_(spec_.kv), pool_(spec_.cpus) {
+    : spec_(std::move(spec)),
+      isa_(find_isa(spec_.isa)),
+      weights_(Mapping::of_file(spec_.weights_path)),
+      kv_(spec_.kv),
+      pool_(spec_.cpus) {
   for (const auto& [name, entry] : spec_.weights)
     if (entry.offset % 64 || entry.offset > weights_.size() || entry.num_bytes > weights_.size() - entry.offset)
-      throw std::invalid_argument("weight '" + name + "' lies outside " + spec_.weights_path + "; is the file complete?");
+      throw std::invalid_argument("weight '" + name + "' lies outside " + spec_.weights_path +
+                                  "; is the file complete?");
 }
 
 const WeightSpec& Model::weight(const std::string& name) const {
@@ -53,9 +66,11 @@ PackedMatrix Model::matrix(const std::string& name) const {
   if (entry.shape.size() != 2 || entry.shape[0] < 1 || entry.shape[1] < 1)
     throw std::invalid_argument("weight '" + name + "' is not a matrix");
   const Format format = format_of(entry.format);
-  const PackedMatrix matrix{format, weights_.data() + entry.offset, tile_bytes(format, entry.shape[1]), entry.shape[0], entry.shape[1]};
+  const PackedMatrix matrix{format, weights_.data() + entry.offset, tile_bytes(format, entry.shape[1]), entry.shape[0],
+                            entry.shape[1]};
   if (entry.num_bytes != matrix.tile_bytes * static_cast<size_t>(matrix.num_tiles()))
-    throw std::invalid_argument("weight '" + name + "' has " + std::to_string(entry.num_bytes) + " bytes, its format and shape make " +
+    throw std::invalid_argument("weight '" + name + "' has " + std::to_string(entry.num_bytes) +
+                                " bytes, its format and shape make " +
                                 std::to_string(matrix.tile_bytes * static_cast<size_t>(matrix.num_tiles())));
   return matrix;
 }
@@ -69,12 +84,14 @@ const float* Model::vector(const std::string& name, int length) const {
 }
 
 const Model::Program& Model::program(int handle) const {
-  if (handle < 0 || handle >= static_cast<int>(programs_.size())) throw std::invalid_argument("there is no program " + std::to_string(handle));
+  if (handle < 0 || handle >= static_cast<int>(programs_.size()))
+    throw std::invalid_argument("there is no program " + std::to_string(handle));
   return *programs_[static_cast<size_t>(handle)];
 }
 
 int Model::add_program(const ProgramSpec& spec) {
-  if (spec.max_tokens < 1 || spec.max_samples < 1 || spec.ops.empty()) throw std::invalid_argument("a program needs ops, tokens and samples");
+  if (spec.max_tokens < 1 || spec.max_samples < 1 || spec.ops.empty())
+    throw std::invalid_argument("a program needs ops, tokens and samples");
   const Builder builder{*isa_.kernels,
                         kv_,
                         [this](const std::string& name) { return matrix(name); },
@@ -89,13 +106,16 @@ int Model::add_program(const ProgramSpec& spec) {
   int index = 0;
   for (const OpSpec& op : spec.ops) {
     const bool on_samples = op.kind == "sample" || op.output.samples;
-    if (!on_samples && !program->sample_ops.empty()) throw std::invalid_argument("op '" + op.kind + "' on tokens follows ops on samples");
+    if (!on_samples && !program->sample_ops.empty())
+      throw std::invalid_argument("op '" + op.kind + "' on tokens follows ops on samples");
     if (op.kind == "attention") {
-      if (num_heads_ && num_heads_ != op.integer("num_heads")) throw std::invalid_argument("attention ops differ in num_heads");
+      if (num_heads_ && num_heads_ != op.integer("num_heads"))
+        throw std::invalid_argument("attention ops differ in num_heads");
       num_heads_ = op.integer("num_heads");
     }
     for (const BufferSpec& buffer : op.inputs)
-      if (buffer.offset % 64 || buffer.offset >= spec.arena_bytes) throw std::invalid_argument("a buffer of op '" + op.kind + "' lies outside the arena");
+      if (buffer.offset % 64 || buffer.offset >= spec.arena_bytes)
+        throw std::invalid_argument("a buffer of op '" + op.kind + "' lies outside the arena");
     (on_samples ? program->sample_ops : program->token_ops).push_back(build_op(op, builder, index++));
     if (op.kind == "embed") program->num_embeddings = matrix(op.weights.at("weight")).num_out;
   }
@@ -147,8 +167,19 @@ void Model::run(int handle, const Step& step, const SamplingRows& sampling, cons
   const Program& program = this->program(handle);
   check_step(step, {program.max_tokens, program.num_embeddings, spec_.vocab, spec_.kv.num_blocks, spec_.kv.block_size});
   prepare(step);
-  const Run run{step, sampling, outputs, arena_.data(), shared_scratch_.data(), thread_scratch_.data(), thread_scratch_bytes_,
-                last_.data(), queries_.data(), num_queries_, heads_per_slice_, 0, counters_.get()};
+  const Run run{step,
+                sampling,
+                outputs,
+                arena_.data(),
+                shared_scratch_.data(),
+                thread_scratch_.data(),
+                thread_scratch_bytes_,
+                last_.data(),
+                queries_.data(),
+                num_queries_,
+                heads_per_slice_,
+                0,
+                counters_.get()};
   pool_.run([&](const Worker& worker) {
     for (const auto& op : program.token_ops) op->run(run, worker, step.num_tokens);
     if (!program.result.samples) copy_result(program, run, worker, step.num_tokens);
@@ -174,7 +205,8 @@ void Model::copy_result(const Program& program, const Run& run, const Worker& wo
   const auto* result = reinterpret_cast<const float*>(run.arena + program.result.offset);
   const Range mine = worker.share(rows);
   for (int i = mine.begin; i < mine.end; ++i)
-    std::memcpy(run.outputs.logits + static_cast<size_t>(run.first_selected + i) * width, result + static_cast<size_t>(i) * width, width * sizeof(float));
+    std::memcpy(run.outputs.logits + static_cast<size_t>(run.first_selected + i) * width,
+                result + static_cast<size_t>(i) * width, width * sizeof(float));
 }
 
 }  // namespace vllm

@@ -16,7 +16,10 @@ void check(bool holds, const OpSpec& spec, const char* what) {
 class EmbedOp : public Op {
  public:
   EmbedOp(const OpSpec& spec, const Builder& builder)
-      : kernel_(builder.kernels.embed), y_(spec.output), table_(builder.matrix(spec.weight("weight"))), scale_(spec.number("scale")) {
+      : kernel_(builder.kernels.embed),
+        y_(spec.output),
+        table_(builder.matrix(spec.weight("weight"))),
+        scale_(spec.number("scale")) {
     check(table_.num_in == y_.width, spec, "the table's width is not the buffer's");
   }
   void run(const Run& run, const Worker& worker, int rows) const override {
@@ -36,7 +39,11 @@ class EmbedOp : public Op {
 class RmsNormOp : public Op {
  public:
   RmsNormOp(const OpSpec& spec, const Builder& builder)
-      : kernel_(builder.kernels.rms_norm), x_(spec.inputs.at(0)), y_(spec.output), weight_(builder.vector(spec.weight("weight"), x_.width)), eps_(spec.number("eps")) {
+      : kernel_(builder.kernels.rms_norm),
+        x_(spec.inputs.at(0)),
+        y_(spec.output),
+        weight_(builder.vector(spec.weight("weight"), x_.width)),
+        eps_(spec.number("eps")) {
     check(x_.width == y_.width, spec, "input and output differ in width");
   }
   void run(const Run& run, const Worker& worker, int rows) const override {
@@ -56,7 +63,10 @@ class RmsNormOp : public Op {
 class RotaryAnglesOp : public Op {
  public:
   RotaryAnglesOp(const OpSpec& spec, const Builder& builder)
-      : kernel_(builder.kernels.rotary_angles), y_(spec.output), inv_freq_(builder.vector(spec.weight("inv_freq"), y_.width / 2)), factor_(spec.number("attention_factor")) {}
+      : kernel_(builder.kernels.rotary_angles),
+        y_(spec.output),
+        inv_freq_(builder.vector(spec.weight("inv_freq"), y_.width / 2)),
+        factor_(spec.number("attention_factor")) {}
   void run(const Run& run, const Worker& worker, int rows) const override {
     RotaryAnglesArgs args{run.step.positions, inv_freq_, rows_of(run, y_), y_.width, factor_};
     const Range mine = worker.share(rows);
@@ -74,7 +84,8 @@ class RotaryAnglesOp : public Op {
 void check_heads(const OpSpec& spec, const Builder& builder, const BufferSpec& qkv) {
   const KvShape& kv = builder.kv.shape();
   const int heads = spec.integer("num_heads"), layer = spec.integer("layer");
-  check(spec.integer("num_kv_heads") == kv.num_kv_heads && spec.integer("head_dim") == kv.head_dim, spec, "heads differ from the KV cache's");
+  check(spec.integer("num_kv_heads") == kv.num_kv_heads && spec.integer("head_dim") == kv.head_dim, spec,
+        "heads differ from the KV cache's");
   check(heads > 0 && heads % kv.num_kv_heads == 0, spec, "num_heads is not a multiple of num_kv_heads");
   check(qkv.width == (heads + 2 * kv.num_kv_heads) * kv.head_dim, spec, "the input is not q, k and v side by side");
   check(layer >= 0 && layer < kv.num_layers, spec, "the KV cache has no such layer");
@@ -83,16 +94,30 @@ void check_heads(const OpSpec& spec, const Builder& builder, const BufferSpec& q
 class RopeKvOp : public Op {
  public:
   RopeKvOp(const OpSpec& spec, const Builder& builder)
-      : kernel_(builder.kernels.rope_kv), qkv_(spec.inputs.at(0)), angles_(spec.inputs.at(1)), num_heads_(spec.integer("num_heads")) {
+      : kernel_(builder.kernels.rope_kv),
+        qkv_(spec.inputs.at(0)),
+        angles_(spec.inputs.at(1)),
+        num_heads_(spec.integer("num_heads")) {
     check_heads(spec, builder, qkv_);
     kv_ = builder.kv.layer(spec.integer("layer"));
-    check(angles_.width > 0 && angles_.width % 2 == 0 && angles_.width <= kv_.head_dim, spec, "rotary_dim must be even and at most head_dim");
+    check(angles_.width > 0 && angles_.width % 2 == 0 && angles_.width <= kv_.head_dim, spec,
+          "rotary_dim must be even and at most head_dim");
     if (spec.weights.count("q_norm")) q_norm_ = builder.vector(spec.weight("q_norm"), kv_.head_dim);
     if (spec.weights.count("k_norm")) k_norm_ = builder.vector(spec.weight("k_norm"), kv_.head_dim);
     if (q_norm_ || k_norm_) eps_ = spec.number("eps");
   }
   void run(const Run& run, const Worker& worker, int rows) const override {
-    RopeKvArgs args{rows_of(run, qkv_), qkv_.width, rows_of(run, angles_), run.step.slots, run.last, q_norm_, k_norm_, kv_, num_heads_, angles_.width, eps_};
+    RopeKvArgs args{rows_of(run, qkv_),
+                    qkv_.width,
+                    rows_of(run, angles_),
+                    run.step.slots,
+                    run.last,
+                    q_norm_,
+                    k_norm_,
+                    kv_,
+                    num_heads_,
+                    angles_.width,
+                    eps_};
     const Range mine = worker.share(rows * kv_.num_kv_heads);
     kernel_(args, mine.begin, mine.end);
     worker.sync();
@@ -111,7 +136,14 @@ class RopeKvOp : public Op {
 class AttentionOp : public Op {
  public:
   AttentionOp(const OpSpec& spec, const Builder& builder, int index)
-      : kernel_(builder.kernels.attention), x_(spec.inputs.at(0)), y_(spec.output), num_heads_(spec.integer("num_heads")), scale_(spec.number("scale")), window_(spec.integer("window")), index_(index), max_context_(builder.max_context) {
+      : kernel_(builder.kernels.attention),
+        x_(spec.inputs.at(0)),
+        y_(spec.output),
+        num_heads_(spec.integer("num_heads")),
+        scale_(spec.number("scale")),
+        window_(spec.integer("window")),
+        index_(index),
+        max_context_(builder.max_context) {
     check_heads(spec, builder, x_);
     kv_ = builder.kv.layer(spec.integer("layer"));
     check(y_.width == num_heads_ * kv_.head_dim, spec, "the output's width is not num_heads x head_dim");
@@ -135,12 +167,14 @@ class AttentionOp : public Op {
     args.scratch = reinterpret_cast<uint32_t*>(run.scratch_of(worker));
     const int items = run.num_queries * args.slices;
     std::atomic<int>& next = run.counters[index_];
-    for (int i = next.fetch_add(1, std::memory_order_relaxed); i < items; i = next.fetch_add(1, std::memory_order_relaxed))
+    for (int i = next.fetch_add(1, std::memory_order_relaxed); i < items;
+         i = next.fetch_add(1, std::memory_order_relaxed))
       kernel_(args, i, i + 1);
     worker.sync();
   }
   ScratchBytes scratch() const override {
-    const size_t columns = static_cast<size_t>(round_up(max_context_, 2 * kLanes) + 3 * kLanes + round_up(kv_.head_dim, kLanes));
+    const size_t columns =
+        static_cast<size_t>(round_up(max_context_, 2 * kLanes) + 3 * kLanes + round_up(kv_.head_dim, kLanes));
     return {0, (columns * kAttentionRows + 2 * kLanes) * sizeof(uint32_t)};
   }
 
@@ -157,7 +191,8 @@ class AttentionOp : public Op {
 
 class SiluMulOp : public Op {
  public:
-  SiluMulOp(const OpSpec& spec, const Builder& builder) : kernel_(builder.kernels.silu_mul), x_(spec.inputs.at(0)), y_(spec.output) {
+  SiluMulOp(const OpSpec& spec, const Builder& builder)
+      : kernel_(builder.kernels.silu_mul), x_(spec.inputs.at(0)), y_(spec.output) {
     check(x_.width == 2 * y_.width, spec, "the input is not gate and up side by side");
   }
   void run(const Run& run, const Worker& worker, int rows) const override {
@@ -182,7 +217,8 @@ class SelectOp : public Op {
     const auto width = static_cast<size_t>(x_.width);
     for (int i = mine.begin; i < mine.end; ++i)
       std::memcpy(rows_of(run, y_) + static_cast<size_t>(i) * width,
-                  rows_of(run, x_) + static_cast<size_t>(run.step.selected[run.first_selected + i]) * width, width * sizeof(float));
+                  rows_of(run, x_) + static_cast<size_t>(run.step.selected[run.first_selected + i]) * width,
+                  width * sizeof(float));
     worker.sync();
   }
 
@@ -197,7 +233,8 @@ class SampleOp : public Op {
   void run(const Run& run, const Worker& worker, int rows) const override {
     const Sampler sampler(kernels_, x_.width, run.scratch_of(worker));
     const Range mine = worker.share(rows);
-    for (int i = mine.begin; i < mine.end; ++i) sample(run, sampler, run.first_selected + i, rows_of(run, x_) + static_cast<ptrdiff_t>(i) * x_.width);
+    for (int i = mine.begin; i < mine.end; ++i)
+      sample(run, sampler, run.first_selected + i, rows_of(run, x_) + static_cast<ptrdiff_t>(i) * x_.width);
     worker.sync();
   }
   ScratchBytes scratch() const override { return {0, Sampler::scratch_bytes(x_.width)}; }
@@ -218,7 +255,8 @@ class SampleOp : public Op {
     if (num_top < 0) return;
     const int32_t* offsets = run.sampling.logprob_ids_offsets;
     const int num_named = sampled ? offsets[row + 1] - offsets[row] : 0;
-    sampler.report(logits, token, num_top, num_named ? run.sampling.logprob_ids + offsets[row] : nullptr, num_named, run.outputs.logprobs, entry);
+    sampler.report(logits, token, num_top, num_named ? run.sampling.logprob_ids + offsets[row] : nullptr, num_named,
+                   run.outputs.logprobs, entry);
   }
 
   const KernelTable& kernels_;

@@ -57,14 +57,14 @@ struct Builder {
 class Op {
  public:
   virtual ~Op() = default;
-  // Runs on `rows` rows (tokens, or a slice of the selected positions), together with all other threads; every thread has
-  // passed the op's last barrier when it returns.
+  // Runs on `rows` rows (tokens, or a slice of the selected positions), together with all other threads; every thread
+  // has passed the op's last barrier when it returns.
   virtual void run(const Run& run, const Worker& worker, int rows) const = 0;
   virtual ScratchBytes scratch() const { return {}; }
 };
 
-// Throws std::invalid_argument for an unknown kind, missing weights or shapes that do not fit. `index`: its place in the
-// program, and so of its counter.
+// Throws std::invalid_argument for an unknown kind, missing weights or shapes that do not fit. `index`: its place in
+// the program, and so of its counter.
 std::unique_ptr<Op> build_op(const OpSpec& spec, const Builder& builder, int index);
 
 // Query heads that attention takes at once, for a step of `num_queries` rows or tokens on `threads` threads.

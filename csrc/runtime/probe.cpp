@@ -49,7 +49,8 @@ Limits measure_limits(const std::vector<int>& cpus, const std::string& isa) {
   const double read = probe(kernels.probe_read, static_cast<int>(kReadBytes / 64), true);
   const double bf16 = probe(kernels.probe_dot_bf16, kRounds, false);
   const double int8 = probe(kernels.probe_dot_int8, kRounds, false);
-  return {static_cast<double>(kReadBytes) / read, threads * kRounds * kOpsPerRound * 2 / bf16, threads * kRounds * kOpsPerRound * 4 / int8};
+  return {static_cast<double>(kReadBytes) / read, threads * kRounds * kOpsPerRound * 2 / bf16,
+          threads * kRounds * kOpsPerRound * 4 / int8};
 }
 
 }  // namespace vllm

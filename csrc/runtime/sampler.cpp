@@ -48,7 +48,8 @@ int num_blocks(int vocab) { return ceil_div(vocab, kMaximaBlock); }
 
 bool changes_logits(const SamplingRows& rows, int row) {
   return rows.mask_index[row] >= 0 || rows.bias_offsets[row + 1] > rows.bias_offsets[row] ||
-         rows.repetition_penalty[row] != 1.0f || rows.presence_penalty[row] != 0.0f || rows.frequency_penalty[row] != 0.0f;
+         rows.repetition_penalty[row] != 1.0f || rows.presence_penalty[row] != 0.0f ||
+         rows.frequency_penalty[row] != 0.0f;
 }
 
 }  // namespace
@@ -181,7 +182,10 @@ int Sampler::draw(const float* scaled, int top_k, float top_p, float min_p, floa
     count = std::max(likely, 1);
   }
   for (int i = 1; i < count; ++i) weights_[i] += weights_[i - 1];
-  if (top_p < 1.0f) count = std::min<int>(count, 1 + static_cast<int>(std::lower_bound(weights_, weights_ + count, top_p * weights_[count - 1]) - weights_));
+  if (top_p < 1.0f)
+    count = std::min<int>(
+        count,
+        1 + static_cast<int>(std::lower_bound(weights_, weights_ + count, top_p * weights_[count - 1]) - weights_));
   const auto chosen = std::upper_bound(weights_, weights_ + count, u * weights_[count - 1]) - weights_;
   return id_of(keys_[std::min<ptrdiff_t>(chosen, count - 1)]);
 }

@@ -69,13 +69,13 @@ class Sampler {
 
   const KernelTable& kernels_;
   int vocab_;
-  float* processed_;   // [vocab]
-  float* weights_;     // [vocab]
-  uint64_t* keys_;     // [vocab]
-  int32_t* ids_;       // [vocab]
-  int32_t* counts_;    // [vocab]
-  float* maxima_;      // [blocks]
-  float* ordered_;     // [blocks]
+  float* processed_;  // [vocab]
+  float* weights_;    // [vocab]
+  uint64_t* keys_;    // [vocab]
+  int32_t* ids_;      // [vocab]
+  int32_t* counts_;   // [vocab]
+  float* maxima_;     // [blocks]
+  float* ordered_;    // [blocks]
 };
 
 }  // namespace vllm

@@ -1,8 +1,8 @@
 // Threads that run one function together, in step.
 //
 // `run` calls the function once on every thread; the caller is worker 0. Between two barriers threads share nothing but
-// what they read. Waiting is spinning for at most kSpinMicroseconds, then sleeping on a futex, so that several pools may
-// share a machine. Threads do not survive fork(): make the pool in the process that uses it.
+// what they read. Waiting is spinning for at most kSpinMicroseconds, then sleeping on a futex, so that several pools
+// may share a machine. Threads do not survive fork(): make the pool in the process that uses it.
 #pragma once
 
 #include <atomic>

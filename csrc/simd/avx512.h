@@ -103,9 +103,7 @@ VLLM_INLINE bytes broadcast_bytes(const int8_t* p) {
   return {_mm512_set1_epi32(*reinterpret_cast<const FourBytes*>(p))};
 }
 VLLM_INLINE bytes low_nibbles(bytes a) { return {_mm512_and_si512(a.v, _mm512_set1_epi8(15))}; }
-VLLM_INLINE bytes high_nibbles(bytes a) {
-  return {_mm512_and_si512(_mm512_srli_epi16(a.v, 4), _mm512_set1_epi8(15))};
-}
+VLLM_INLINE bytes high_nibbles(bytes a) { return {_mm512_and_si512(_mm512_srli_epi16(a.v, 4), _mm512_set1_epi8(15))}; }
 #if defined(__AVX512VNNI__)
 // In assembly because GCC copies the accumulator around the intrinsic, and then runs out of registers.
 VLLM_INLINE i32x16 dot_int8(i32x16 acc, bytes u, bytes s) {
@@ -115,8 +113,8 @@ VLLM_INLINE i32x16 dot_int8(i32x16 acc, bytes u, bytes s) {
 VLLM_INLINE i32x16 dot_int4(i32x16 acc, bytes u, bytes s) { return dot_int8(acc, u, s); }
 #else
 VLLM_INLINE i32x16 dot_int8(i32x16 acc, bytes u, bytes s) {
-  const __m512i even = _mm512_madd_epi16(_mm512_and_si512(u.v, _mm512_set1_epi16(255)),
-                                         _mm512_srai_epi16(_mm512_slli_epi16(s.v, 8), 8));
+  const __m512i even =
+      _mm512_madd_epi16(_mm512_and_si512(u.v, _mm512_set1_epi16(255)), _mm512_srai_epi16(_mm512_slli_epi16(s.v, 8), 8));
   const __m512i odd = _mm512_madd_epi16(_mm512_srli_epi16(u.v, 8), _mm512_srai_epi16(s.v, 8));
   return {_mm512_add_epi32(acc.v, _mm512_add_epi32(even, odd))};
 }

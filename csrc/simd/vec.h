@@ -1,8 +1,8 @@
 // The vector vocabulary that every kernel is written in; one implementation per instruction set.
 //
 // A translation unit of kernels defines VLLM_ISA (a namespace) and is compiled with the flags of that instruction set.
-// All names live in vllm::VLLM_ISA, so that code built for one set is never linked into another. A vector has 16 lanes of
-// 32 bits whatever the registers are: one on AVX-512, two on AVX2, four on SSE.
+// All names live in vllm::VLLM_ISA, so that code built for one set is never linked into another. A vector has 16 lanes
+// of 32 bits whatever the registers are: one on AVX-512, two on AVX2, four on SSE.
 //
 //   f32x16, i32x16       floats, integers
 //   units                32 bits a lane, holding one float or a pair of bfloat16 (the even element in the low half)
@@ -17,8 +17,8 @@
 //   load_f16, load_u8                      16 half-precision or unsigned 8-bit numbers
 //   store_bf16, store_int8                 round (ties to even) or truncate to 16 numbers side by side
 //   load_units, broadcast_unit             dot_bf16(acc, a, b): acc + a.even * b.even + a.odd * b.odd
-//   load_bytes, broadcast_bytes            dot_int8(acc, u, s): acc + sum of unsigned u[i] * signed s[i] over four bytes
-//   low_nibbles, high_nibbles              of every byte, as bytes; dot_int4: as dot_int8, with u below 16
+//   load_bytes, broadcast_bytes            dot_int8(acc, u, s): acc + sum of unsigned u[i] * signed s[i] over four
+//   bytes low_nibbles, high_nibbles              of every byte, as bytes; dot_int4: as dot_int8, with u below 16
 #pragma once
 
 #include <cmath>

@@ -1,11 +1,12 @@
 // A small decoder with weights of every format: runs on every instruction set, with threads and without, to equal bits.
 #include "runtime/model.h"
 
+#include <unistd.h>
+
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
 #include <random>
-#include <unistd.h>
 
 #include "tests/test.h"
 
@@ -21,7 +22,8 @@ size_t matrix_bytes(const std::string& format, int out, int in) {
   if (format == "bf16") return tiles * static_cast<size_t>(round_up(in, 2)) * kTile * 2;
   if (format == "int8") return tiles * (kTile * 4 + codes);
   if (format == "int8_group") return tiles * (plane + codes);
-  if (format == "q4_k") return tiles * (static_cast<size_t>(ceil_div(in, kGroup * kSuperGroups)) * kTile * 4 + plane + codes / 2);
+  if (format == "q4_k")
+    return tiles * (static_cast<size_t>(ceil_div(in, kGroup * kSuperGroups)) * kTile * 4 + plane + codes / 2);
   return tiles * (plane * (format == "q4_min" ? 2 : 1) + codes / 2);
 }
 
@@ -55,7 +57,8 @@ class Weights {
     const size_t offset = begin(name, format_, {out, in}, bytes);
     for (size_t i = 0; i < bytes; i += 2) {
       // 0x3x.. as halves are 0.1 to 1, as bfloat16 pairs or floats around 1e-9 to 1; bytes are any.
-      const auto value = static_cast<uint16_t>(0x2c00 + random_() % 0x0800 + (format_ == "f32" || format_ == "bf16" ? 0x1000 : 0));
+      const auto value =
+          static_cast<uint16_t>(0x2c00 + random_() % 0x0800 + (format_ == "f32" || format_ == "bf16" ? 0x1000 : 0));
       std::memcpy(&data_[offset + i], &value, sizeof value);
     }
     if (format_ == "int8")
@@ -92,8 +95,10 @@ ProgramSpec decoder(int max_tokens) {
   };
   const int qkv_width = (kHeads + 2 * kKvHeads) * kHeadDim;
   const BufferSpec hidden = buffer(0, kDim), qkv = buffer(1, qkv_width), attended = buffer(2, kHeads * kHeadDim);
-  const BufferSpec inner = buffer(3, kInner), angles = buffer(4, kHeadDim), picked = buffer(5, kDim, true), logits = buffer(6, kVocab, true);
-  const std::map<std::string, double> heads = {{"layer", 0}, {"num_heads", kHeads}, {"num_kv_heads", kKvHeads}, {"head_dim", kHeadDim}};
+  const BufferSpec inner = buffer(3, kInner), angles = buffer(4, kHeadDim), picked = buffer(5, kDim, true),
+                   logits = buffer(6, kVocab, true);
+  const std::map<std::string, double> heads = {
+      {"layer", 0}, {"num_heads", kHeads}, {"num_kv_heads", kKvHeads}, {"head_dim", kHeadDim}};
   auto attention = heads;
   attention.insert({{"scale", 0.25}, {"window", 0}});
   ProgramSpec spec{max_tokens, 2, 7 * row * static_cast<size_t>(max_tokens), {}};
@@ -114,21 +119,42 @@ ProgramSpec decoder(int max_tokens) {
 }
 
 // Logits of every token of a sequence, computed in chunks of `chunk`.
-std::vector<float> run(const Weights& weights, const std::string& isa, KvType kv, int threads, const std::vector<int32_t>& tokens, int chunk) {
-  Model model({weights.path, weights.specs, {kv, 1, kKvHeads, kHeadDim, 3, kBlock}, kVocab, 3 * kBlock, std::vector<int>(static_cast<size_t>(threads), -1), isa});
+std::vector<float> run(const Weights& weights, const std::string& isa, KvType kv, int threads,
+                       const std::vector<int32_t>& tokens, int chunk) {
+  Model model({weights.path,
+               weights.specs,
+               {kv, 1, kKvHeads, kHeadDim, 3, kBlock},
+               kVocab,
+               3 * kBlock,
+               std::vector<int>(static_cast<size_t>(threads), -1),
+               isa});
   const int program = model.add_program(decoder(64));
   const std::vector<int32_t> table = {2, 0, 1};
   std::vector<float> logits(tokens.size() * kVocab);
   for (int first = 0; first < static_cast<int>(tokens.size()); first += chunk) {
     const int count = std::min(chunk, static_cast<int>(tokens.size()) - first);
-    std::vector<int32_t> positions, slots, selected, rows(static_cast<size_t>(count), 0), given(static_cast<size_t>(count), 0);
+    std::vector<int32_t> positions, slots, selected, rows(static_cast<size_t>(count), 0),
+        given(static_cast<size_t>(count), 0);
     for (int i = 0; i < count; ++i) {
       positions.push_back(first + i);
       slots.push_back(table[static_cast<size_t>((first + i) / kBlock)] * kBlock + (first + i) % kBlock);
       selected.push_back(i);
     }
     const int32_t row_start[] = {0, count}, context[] = {first + count};
-    const Step step{count, 1, count, 3, &tokens[static_cast<size_t>(first)], positions.data(), slots.data(), row_start, context, table.data(), selected.data(), rows.data(), given.data(), nullptr};
+    const Step step{count,
+                    1,
+                    count,
+                    3,
+                    &tokens[static_cast<size_t>(first)],
+                    positions.data(),
+                    slots.data(),
+                    row_start,
+                    context,
+                    table.data(),
+                    selected.data(),
+                    rows.data(),
+                    given.data(),
+                    nullptr};
     Outputs outputs{};
     outputs.logits = &logits[static_cast<size_t>(first) * kVocab];
     model.run(program, step, {}, outputs);

@@ -21,8 +21,9 @@ struct Row {
   int32_t offsets[2] = {0, 0};
 
   SamplingRows view() const {
-    return {&temperature, &top_k,   &top_p,       &min_p,     &repetition, &presence, &frequency,    &seed,       &position,   history.data(), 8,
-            &line,        &num_prompt, offsets, nullptr, nullptr,     &mask_index, nullptr, 0, &num_logprobs, offsets, nullptr};
+    return {&temperature, &top_k,         &top_p, &min_p,        &repetition, &presence, &frequency, &seed,
+            &position,    history.data(), 8,      &line,         &num_prompt, offsets,   nullptr,    nullptr,
+            &mask_index,  nullptr,        0,      &num_logprobs, offsets,     nullptr};
   }
 };
 
@@ -54,7 +55,8 @@ TEST(logprobs_are_a_sorted_log_softmax) {
   for (float logit : logits) total += std::exp(static_cast<double>(logit));
   std::vector<int32_t> order(vocab);
   std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return logits[static_cast<size_t>(a)] > logits[static_cast<size_t>(b)]; });
+  std::stable_sort(order.begin(), order.end(),
+                   [&](int a, int b) { return logits[static_cast<size_t>(a)] > logits[static_cast<size_t>(b)]; });
   for (const Isa& isa : all_isas()) {
     if (!isa.supported()) continue;
     std::vector<uint8_t> scratch(Sampler::scratch_bytes(vocab));
@@ -65,7 +67,8 @@ TEST(logprobs_are_a_sorted_log_softmax) {
       const int32_t named[] = {3, 500};
       std::vector<int32_t> ids(vocab + 2);
       std::vector<float> logprobs(vocab + 2);
-      sampler.report(logits.data(), 7, num_top, named, 2, {&token, &logprob, &rank, &count, ids.data(), logprobs.data(), vocab + 2}, 0);
+      sampler.report(logits.data(), 7, num_top, named, 2,
+                     {&token, &logprob, &rank, &count, ids.data(), logprobs.data(), vocab + 2}, 0);
       CHECK(token == 7 && count == num_top + 2);
       CHECK(rank == 1 + std::count_if(logits.begin(), logits.end(), [&](float logit) { return logit > logits[7]; }));
       CHECK(std::abs(logprob - (logits[7] - std::log(total))) < 1e-4);

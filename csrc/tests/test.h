@@ -22,17 +22,17 @@ struct Register {
   Register(const char* name, void (*body)()) { cases().push_back({name, body}); }
 };
 
-#define TEST(name)                                              \
-  static void name();                                           \
+#define TEST(name)                                                  \
+  static void name();                                               \
   static const ::vllm::test::Register register_##name(#name, name); \
   static void name()
 
-#define CHECK(condition)                                                               \
-  do {                                                                                 \
-    if (!(condition)) {                                                                \
+#define CHECK(condition)                                                                 \
+  do {                                                                                   \
+    if (!(condition)) {                                                                  \
       std::fprintf(stderr, "%s:%d: CHECK(%s) failed\n", __FILE__, __LINE__, #condition); \
-      std::exit(1);                                                                    \
-    }                                                                                  \
+      std::exit(1);                                                                      \
+    }                                                                                    \
   } while (0)
 
 }  // namespace vllm::test

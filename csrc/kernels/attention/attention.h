@@ -11,7 +11,8 @@
 
 namespace vllm::VLLM_ISA {
 
-// With so few rows an item is bound by reading the KV cache, which is too many short runs for the hardware to fetch ahead.
+// With so few rows an item is bound by reading the KV cache, which is too many short runs for the hardware to fetch
+// ahead.
 inline constexpr int kStreamedRows = 8;
 
 VLLM_INLINE void prefetch_units(const uint32_t* p, ptrdiff_t count) {
@@ -114,11 +115,10 @@ struct Attention {
     for_row_blocks<kQueryRows>(rows, [&](auto count, int first) {
       constexpr int kM = decltype(count)::value;
       f32x16 acc[kM][N];
-      VLLM_UNROLL for (int m = 0; m < kM; ++m)
-        VLLM_UNROLL for (int n = 0; n < N; ++n) acc[m][n] = zeros();
+      VLLM_UNROLL for (int m = 0; m < kM; ++m) VLLM_UNROLL for (int n = 0; n < N; ++n) acc[m][n] = zeros();
       dot_block<Units, kM, N>(keys, kLanes, tile, queries + first * queries_stride, queries_stride, steps, acc);
-      VLLM_UNROLL for (int m = 0; m < kM; ++m)
-        VLLM_UNROLL for (int n = 0; n < N; ++n) store(scores + (first + m) * scores_stride + column + n * kLanes, acc[m][n]);
+      VLLM_UNROLL for (int m = 0; m < kM; ++m) VLLM_UNROLL for (int n = 0; n < N; ++n)
+          store(scores + (first + m) * scores_stride + column + n * kLanes, acc[m][n]);
     });
   }
 
@@ -163,13 +163,13 @@ struct Attention {
     for_row_blocks<kQueryRows>(rows, [&](auto count, int first_row) {
       constexpr int kM = decltype(count)::value;
       f32x16 acc[kM][N];
-      VLLM_UNROLL for (int m = 0; m < kM; ++m)
-        VLLM_UNROLL for (int n = 0; n < N; ++n) acc[m][n] = zeros();
+      VLLM_UNROLL for (int m = 0; m < kM; ++m) VLLM_UNROLL for (int n = 0; n < N; ++n) acc[m][n] = zeros();
       const auto* weights = reinterpret_cast<const uint32_t*>(scores) + first_row * scores_stride;
       for_segments([&](int kv_block, int offset, int first, int positions) {
-        const uint32_t* values = args.kv.values(kv_block, kv_head) + static_cast<ptrdiff_t>(offset / kPer) * padded_dim + d;
-        dot_block<Units, kM, N>(values, padded_dim, kLanes, weights + first / kPer, scores_stride, ceil_div(positions, kPer),
-                                acc);
+        const uint32_t* values =
+            args.kv.values(kv_block, kv_head) + static_cast<ptrdiff_t>(offset / kPer) * padded_dim + d;
+        dot_block<Units, kM, N>(values, padded_dim, kLanes, weights + first / kPer, scores_stride,
+                                ceil_div(positions, kPer), acc);
       });
       VLLM_UNROLL for (int m = 0; m < kM; ++m) {
         const f32x16 total = broadcast(sums[first_row + m]);

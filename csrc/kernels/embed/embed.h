@@ -62,7 +62,8 @@ void embed(EmbedArgs& args, int begin, int end) {
     const int id = args.token_ids[t];
     const uint8_t* tile = args.table.data + static_cast<size_t>(id / kTile) * args.table.tile_bytes;
     float* y = args.y + t * args.y_stride;
-    for (int k = 0; k < args.table.num_in; ++k) y[k] = table_value(args.table, tile, id % kTile, k, groups) * args.scale;
+    for (int k = 0; k < args.table.num_in; ++k)
+      y[k] = table_value(args.table, tile, id % kTile, k, groups) * args.scale;
   }
 }
 

@@ -43,8 +43,8 @@ VLLM_INLINE void for_row_blocks(int rows, Body&& body) {
     const int first = rows * b / blocks;
     const int count = rows * (b + 1) / blocks - first;
     switch (count) {
-#define VLLM_CASE(m) \
-  case m:            \
+#define VLLM_CASE(m)                                 \
+  case m:                                            \
     if constexpr (m <= Max) body(Count<m>{}, first); \
     break;
       VLLM_CASE(1)

@@ -30,8 +30,8 @@ VLLM_INLINE void finish_tile(const LinearArgs& args, int tile, int first_row, f3
   }
 }
 
-// Runs compute(tile, rows_count, first_row, acc) for every tile and every block of rows, then finishes. Tiles are the outer
-// loop, so that weights stream once; a pair of gate and up tiles is finished together.
+// Runs compute(tile, rows_count, first_row, acc) for every tile and every block of rows, then finishes. Tiles are the
+// outer loop, so that weights stream once; a pair of gate and up tiles is finished together.
 template <int MaxRows, class Compute>
 VLLM_INLINE void for_tiles(const LinearArgs& args, int begin, int end, Compute&& compute) {
   if (args.epilogue == Epilogue::kSiluMul) {
@@ -41,8 +41,7 @@ VLLM_INLINE void for_tiles(const LinearArgs& args, int begin, int end, Compute&&
         f32x16 gate[kM][2], up[kM][2];
         compute(count, 2 * pair, first, gate);
         compute(count, 2 * pair + 1, first, up);
-        VLLM_UNROLL for (int m = 0; m < kM; ++m)
-          VLLM_UNROLL for (int n = 0; n < 2; ++n)
+        VLLM_UNROLL for (int m = 0; m < kM; ++m) VLLM_UNROLL for (int n = 0; n < 2; ++n)
             store(args.y + (first + m) * args.y_stride + pair * kTile + n * kLanes, mul(silu(gate[m][n]), up[m][n]));
       });
     return;

@@ -14,7 +14,8 @@ VLLM_INLINE void linear_units(const LinearArgs& args, int begin, int end) {
   const auto* x = static_cast<const uint32_t*>(args.x.values);
   for_tiles<kFloatRows>(args, begin, end, [&](auto count, int tile, int first, auto& acc) {
     constexpr int kM = decltype(count)::value;
-    const auto* w = reinterpret_cast<const uint32_t*>(args.weight.data + static_cast<size_t>(tile) * args.weight.tile_bytes);
+    const auto* w =
+        reinterpret_cast<const uint32_t*>(args.weight.data + static_cast<size_t>(tile) * args.weight.tile_bytes);
     VLLM_UNROLL for (int m = 0; m < kM; ++m) acc[m][0] = acc[m][1] = zeros();
     dot_block<Units, kM, 2>(w, kTile, kLanes, x + first * args.x.stride, args.x.stride, steps, acc);
   });

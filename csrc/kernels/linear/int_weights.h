@@ -1,5 +1,5 @@
-// Linear layers with 8- and 4-bit weights and 8-bit inputs: within a group of 32 k the dot product is in integers, exact;
-// groups are scaled and added up in float, in order.
+// Linear layers with 8- and 4-bit weights and 8-bit inputs: within a group of 32 k the dot product is in integers,
+// exact; groups are scaled and added up in float, in order.
 //
 // Weights are stored unsigned, counted from `zero` (128 for 8 bits). With x signed,
 //   sum (w - zero) * x = sum w * x - zero * sum x,
@@ -79,7 +79,9 @@ struct GroupMinima : GroupScales {
 struct SuperMinima {
   static constexpr bool kByGroup = true, kMinima = true;
   VLLM_INLINE int supers(int groups) { return ceil_div(groups, kSuperGroups); }
-  VLLM_INLINE ptrdiff_t header(int groups) { return ptrdiff_t{supers(groups)} * kTile * 4 + ptrdiff_t{groups} * kTile * 2; }
+  VLLM_INLINE ptrdiff_t header(int groups) {
+    return ptrdiff_t{supers(groups)} * kTile * 4 + ptrdiff_t{groups} * kTile * 2;
+  }
   VLLM_INLINE f32x16 product(const uint8_t* tile, int groups, int super, int g, int n) {
     const auto* factors = reinterpret_cast<const uint16_t*>(tile);
     const uint8_t* steps = tile + ptrdiff_t{supers(groups)} * kTile * 4;
@@ -126,13 +128,11 @@ VLLM_INLINE void linear_codes(const LinearArgs& args, int begin, int end) {
             acc[m][n] = fma(mul(dot, x_scale), scale, acc[m][n]);
           else
             acc[m][n] = fma(dot, x_scale, acc[m][n]);
-          if constexpr (Scales::kMinima)
-            acc[m][n] = fma(broadcast(x_sums[m * groups_stride + g]), minimum, acc[m][n]);
+          if constexpr (Scales::kMinima) acc[m][n] = fma(broadcast(x_sums[m * groups_stride + g]), minimum, acc[m][n]);
         }
       }
     }
-    if constexpr (!Scales::kByGroup)
-      VLLM_UNROLL for (int n = 0; n < 2; ++n) {
+    if constexpr (!Scales::kByGroup) VLLM_UNROLL for (int n = 0; n < 2; ++n) {
         const f32x16 scale = load(reinterpret_cast<const float*>(packed) + n * kLanes);
         VLLM_UNROLL for (int m = 0; m < kM; ++m) acc[m][n] = mul(acc[m][n], scale);
       }

@@ -22,8 +22,7 @@ void probe_dot_bf16(ProbeArgs& args, int begin, int end) {
   f32x16 acc[16];
   for (f32x16& a : acc) a = zeros();
   const units x = load_units(args.memory), y = load_units(args.memory + kLanes);
-  for (int i = begin; i < end; ++i)
-    VLLM_UNROLL for (int j = 0; j < 16; ++j) acc[j] = dot_bf16(acc[j], x, y);
+  for (int i = begin; i < end; ++i) VLLM_UNROLL for (int j = 0; j < 16; ++j) acc[j] = dot_bf16(acc[j], x, y);
   for (int j = 1; j < 16; ++j) acc[0] = add(acc[0], acc[j]);
   args.result = sum(acc[0]);
 }
@@ -33,8 +32,7 @@ void probe_dot_int8(ProbeArgs& args, int begin, int end) {
   for (i32x16& a : acc) a = int_zeros();
   const auto* memory = reinterpret_cast<const uint8_t*>(args.memory);
   const bytes x = load_bytes(memory), y = load_bytes(memory + 64);
-  for (int i = begin; i < end; ++i)
-    VLLM_UNROLL for (int j = 0; j < 16; ++j) acc[j] = dot_int8(acc[j], x, y);
+  for (int i = begin; i < end; ++i) VLLM_UNROLL for (int j = 0; j < 16; ++j) acc[j] = dot_int8(acc[j], x, y);
   for (int j = 1; j < 16; ++j) acc[0] = add(acc[0], acc[j]);
   args.result = static_cast<float>(sum(acc[0]));
 }

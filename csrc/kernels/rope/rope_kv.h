@@ -31,8 +31,8 @@ VLLM_INLINE void rotate(float* head, const float* angles, int rotary_dim) {
   }
 }
 
-// Writes one head's key and value at `offset` of a block. Pairs of bf16 positions share a unit: a row's last token leaves 0
-// in the other half, so that nothing stale is ever multiplied.
+// Writes one head's key and value at `offset` of a block. Pairs of bf16 positions share a unit: a row's last token
+// leaves 0 in the other half, so that nothing stale is ever multiplied.
 VLLM_INLINE void write_kv(const KvLayer& kv, int block, int head, int offset, const float* key, const float* value,
                           bool last) {
   uint32_t* keys = kv.keys(block, head);
