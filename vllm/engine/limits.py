@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from vllm import envs
-from vllm.core.contract import Capabilities
+from vllm.core.contract import HOST_SAMPLING, Capabilities
 from vllm.exceptions import VLLMValidationError
 from vllm.sampling_params import SamplingParams
 
@@ -25,20 +25,6 @@ MAX_REQUEST_ID_LEN = 1024
 
 _DEFAULTS = SamplingParams()
 
-_OF_THE_TARGET = (
-    "min_p",
-    "presence_penalty",
-    "frequency_penalty",
-    "repetition_penalty",
-    "seed",
-    "logit_bias",
-    "allowed_token_ids",
-    "bad_words",
-    "min_tokens",
-    "logprobs",
-    "prompt_logprobs",
-    "logprob_token_ids",
-)
 _OF_NO_TARGET = {
     "extra_args": "no logits processor reads them",
     "thinking_token_budget": "no reasoning parser is configured; use max_tokens",
@@ -99,7 +85,7 @@ def _check_supported(params: SamplingParams, capabilities: Capabilities) -> None
     for name, advice in _OF_NO_TARGET.items():
         if getattr(params, name) != getattr(_DEFAULTS, name):
             raise VLLMValidationError(f"{name} is not supported: {advice}.", parameter=name)
-    for name in _OF_THE_TARGET:
+    for name in sorted(HOST_SAMPLING):
         if name not in capabilities.sampling and getattr(params, name) != getattr(_DEFAULTS, name):
             raise VLLMValidationError(
                 f"{name} is not supported by this model on the {capabilities.target} target; it honours "
