@@ -48,7 +48,8 @@ ProgramSpec program_of(const py::dict& dict) {
 }
 
 ModelSpec model_of(const std::string& weights_path, const py::dict& weights, const py::dict& kv, int vocab,
-                   int max_context, std::vector<int> cpus, const std::string& isa) {
+                   int max_context, std::vector<int> cpus, const std::string& isa,
+                   std::shared_ptr<HiddenCache> hidden) {
   ModelSpec spec;
   spec.weights_path = weights_path;
   for (const auto& [name, value] : weights) {
@@ -71,6 +72,7 @@ ModelSpec model_of(const std::string& weights_path, const py::dict& weights, con
   spec.max_context = max_context;
   spec.cpus = std::move(cpus);
   spec.isa = isa;
+  spec.hidden = std::move(hidden);
   return spec;
 }
 
@@ -270,15 +272,18 @@ PYBIND11_MODULE(_cpu, module) {
     return py::dict(py::arg("read_bytes") = limits.read_bytes, py::arg("bf16_flops") = limits.bf16_flops,
                     py::arg("int8_ops") = limits.int8_ops);
   });
+  py::class_<HiddenCache, std::shared_ptr<HiddenCache>>(module, "HiddenCache")
+      .def(py::init<int, int>(), py::arg("num_slots"), py::arg("width"))
+      .def_property_readonly("bytes", &HiddenCache::bytes);
   py::class_<Model>(module, "Model")
       .def(py::init([](const std::string& path, const py::dict& weights, const py::dict& kv, int vocab, int max_context,
-                       std::vector<int> cpus, const std::string& isa) {
-             ModelSpec spec = model_of(path, weights, kv, vocab, max_context, std::move(cpus), isa);
+                       std::vector<int> cpus, const std::string& isa, std::shared_ptr<HiddenCache> hidden) {
+             ModelSpec spec = model_of(path, weights, kv, vocab, max_context, std::move(cpus), isa, std::move(hidden));
              py::gil_scoped_release release;
              return std::make_unique<Model>(std::move(spec));
            }),
            py::kw_only(), py::arg("weights_path"), py::arg("weights"), py::arg("kv"), py::arg("vocab"),
-           py::arg("max_context"), py::arg("cpus"), py::arg("isa"))
+           py::arg("max_context"), py::arg("cpus"), py::arg("isa"), py::arg("hidden").none(true))
       .def("add_program", [](Model& model, const py::dict& spec) { return model.add_program(program_of(spec)); })
       .def(
           "run",

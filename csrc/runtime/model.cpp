@@ -98,7 +98,8 @@ int Model::add_program(const ProgramSpec& spec) {
                         [this](const std::string& name, int length) { return vector(name, length); },
                         spec.max_tokens,
                         spec.max_samples,
-                        spec_.max_context};
+                        spec_.max_context,
+                        spec_.hidden.get()};
   auto program = std::make_unique<Program>();
   program->max_tokens = spec.max_tokens;
   program->max_samples = spec.max_samples;

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "runtime/hidden_cache.h"
 #include "runtime/isa.h"
 #include "runtime/kv_cache.h"
 #include "runtime/op.h"
@@ -23,6 +24,7 @@ struct ModelSpec {
   int max_context;  // longest sequence
   std::vector<int> cpus;
   std::string isa;
+  std::shared_ptr<HiddenCache> hidden;  // shared by a target and its draft; null where there is none
 };
 
 class Model {

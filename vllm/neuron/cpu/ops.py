@@ -22,6 +22,7 @@ from vllm.neuron.model_input import FloatArray, IntArray, LogprobRows, SamplingI
 
 try:
     from vllm import _cpu
+    from vllm._cpu import HiddenCache as HiddenCache
 except ImportError as error:  # pragma: no cover
     raise ImportError(
         "the native core of the cpu target is not built (vllm._cpu is missing); build it with "
@@ -67,8 +68,8 @@ class NativeModel:
 
     weights_path, index: what `packing.pack` wrote and returned. num_layers, num_kv_heads, head_dim, vocab_size: the
     graph's. max_context: the longest sequence. num_threads: None takes what the machine grants. isa: None takes
-    VLLM_CPU_ISA. Raises ValueError for what does not fit together, RuntimeError or OSError for a file that cannot be
-    mapped.
+    VLLM_CPU_ISA. hidden: the hidden cache that `keep` and `recall` ops work on. Raises ValueError for what does not fit
+    together, RuntimeError or OSError for a file that cannot be mapped.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class NativeModel:
         kv_dtype: KvDtype = "bf16",
         num_threads: int | None = None,
         isa: str | None = None,
+        hidden: HiddenCache | None = None,
     ) -> None:
         if index.get("version") != LAYOUT_VERSION:
             raise ValueError(
@@ -113,6 +115,7 @@ class NativeModel:
             max_context=max_context,
             cpus=choose_cpus(num_threads),
             isa=isa or envs.VLLM_CPU_ISA,
+            hidden=hidden,
         )
 
     @property
