@@ -73,7 +73,7 @@ class Workshop:
         """Token ids to learn from, and held out ones, generated and found."""
         path = self.place("sequences", "questions", "answer_len", "text_windows").with_suffix(".json")
         if not path.exists():
-            tokenizer = load_tokenizer(open_checkpoint(self.model))
+            tokenizer = load_tokenizer(open_checkpoint(self.model)).backend
             count, width, texts = (self.settings[key] for key in ("questions", "answer_len", "text_windows"))
             learn, measure = corpus.training(), corpus.held_out()
             asked = learn.questions[:count] + measure.questions[: MEASURED_WINDOWS * (count > 0)]

@@ -1,7 +1,7 @@
 """Text that every machine with Python has: the language reference that `help()` shows, and docstrings of the library.
 
 What a draft is trained on and what it is measured on never overlap: every eighth topic, and every eighth module, is
-held out.
+held out, but for passages that the others quote.
 """
 
 from __future__ import annotations
@@ -38,28 +38,40 @@ _QUESTIONS = (
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """texts: prose and reference, whole. questions: what to ask a chat model, each about one passage."""
+    """texts: prose and reference, whole. passages: some sentences each. questions: on each passage, to a chat model."""
 
     texts: list[str]
+    passages: list[str]
     questions: list[str]
 
 
 def training() -> Corpus:
-    return _corpus(held_out=False)
+    texts, docs = _pieces(held_out=False)
+    return _corpus(texts, [*_passages(texts), *docs])
 
 
 def held_out() -> Corpus:
-    return _corpus(held_out=True)
+    learnt_texts, learnt_docs = _pieces(held_out=False)
+    learnt = "\n".join([*learnt_texts, *learnt_docs])
+    texts, docs = _pieces(held_out=True)
+    return _corpus(texts, [passage for passage in [*_passages(texts), *docs] if passage not in learnt])
 
 
-def _corpus(held_out: bool) -> Corpus:
+def _corpus(texts: list[str], passages: list[str]) -> Corpus:
+    passages = _spread(passages)
+    asked = [_QUESTIONS[i % len(_QUESTIONS)].format(passage) for i, passage in enumerate(passages)]
+    return Corpus(texts, passages, asked)
+
+
+def _pieces(held_out: bool) -> tuple[list[str], list[str]]:
+    """Topics and docstrings of one side."""
     texts = [text for i, (_, text) in enumerate(sorted(topics.items())) if (i % HELD_OUT == 0) == held_out]
-    docs = [
-        doc for i, name in enumerate(_MODULES.split()) if (i % HELD_OUT == 0) == held_out for doc in _docstrings(name)
-    ]
-    passages = [paragraph for text in texts for paragraph in _paragraphs(text)] + docs
-    asked = [_QUESTIONS[i % len(_QUESTIONS)].format(passage) for i, passage in enumerate(_spread(passages))]
-    return Corpus(texts, asked)
+    modules = [name for i, name in enumerate(_MODULES.split()) if (i % HELD_OUT == 0) == held_out]
+    return texts, [doc for name in modules for doc in _docstrings(name)]
+
+
+def _passages(texts: list[str]) -> list[str]:
+    return [paragraph for text in texts for paragraph in _paragraphs(text)]
 
 
 def _docstrings(name: str) -> list[str]:

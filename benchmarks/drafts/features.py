@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import tokenizers
 import torch
 import transformers
 
@@ -65,9 +66,9 @@ def generate(model: str, questions: list[str], answer_len: int, rows: int = 32) 
     return [prompt + list(output.outputs[0].token_ids) for prompt, output in zip(prompts, outputs, strict=True)]
 
 
-def windows_of_text(texts: list[str], tokenizer: object, count: int) -> list[list[int]]:
+def windows_of_text(texts: list[str], tokenizer: tokenizers.Tokenizer, count: int) -> list[list[int]]:
     """The first `count` windows of the texts, taken in turn."""
-    queues = [_pieces(tokenizer.encode(text)) for text in texts]  # type: ignore[attr-defined]
+    queues = [_pieces(tokenizer.encode(text, add_special_tokens=False).ids) for text in texts]
     found: list[list[int]] = []
     while queues and len(found) < count:
         for queue in list(queues):

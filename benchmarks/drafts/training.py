@@ -55,8 +55,8 @@ def train(task: Task, data: Features, schedule: Schedule, log: Callable[[str], N
     order: list[int] = []
     started, shown = time.perf_counter(), 0.0
     for update in range(schedule.updates):
-        if len(order) < schedule.batch:
-            order = torch.randperm(data.num_windows, generator=generator).tolist()
+        while len(order) < schedule.batch:
+            order = torch.randperm(data.num_windows, generator=generator).tolist() + order
         windows = torch.tensor([order.pop() for _ in range(schedule.batch)])
         loss = _loss(task, data, windows, schedule.unroll)
         optimizer.zero_grad()

@@ -27,10 +27,11 @@ class KeepOp : public Op {
   KeepOp(const OpSpec& spec, const Builder& builder)
       : x_(spec.inputs.at(0)), cache_(cache_of(spec, builder, x_)), drafted_(spec.integer("drafted")) {}
   void run(const Run& run, const Worker& worker, int rows) const override {
-    const Range mine = worker.share(rows);
-    for (int t = mine.begin; t < mine.end; ++t)
-      if (!drafted_ || run.last[t])
-        std::memcpy(cache_.row(run.step.slots[t]), row_of(run, x_, t), static_cast<size_t>(x_.width) * sizeof(float));
+    const Range mine = worker.share(drafted_ ? run.step.num_selected : rows);
+    for (int i = mine.begin; i < mine.end; ++i) {
+      const int t = drafted_ ? run.step.selected[i] : i;
+      std::memcpy(cache_.row(run.step.slots[t]), row_of(run, x_, t), static_cast<size_t>(x_.width) * sizeof(float));
+    }
     worker.sync();
   }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from tests.kernels.models import make_step
 from tests.tiny import VOCAB_SIZE, make_checkpoint
 from vllm.checkpoint import CheckpointError, open_checkpoint
 from vllm.checkpoint.draft import DraftCheckpoint
-from vllm.neuron.cpu.draft_graph import only_kv, with_vocabulary
+from vllm.neuron.cpu.draft_graph import with_vocabulary
 from vllm.neuron.cpu.graph import Graph
 from vllm.neuron.cpu.models import build_graph
 from vllm.neuron.cpu.models.eagle import build_eagle, build_eagle3, tapped_layers, with_kept_states
@@ -49,7 +49,6 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Graphs:
     target: Graph
     draft: Graph
-    fill: Graph
     checkpoint: DraftCheckpoint
 
 
@@ -59,7 +58,7 @@ def build(target: Path, draft: Path, method: str) -> Graphs:
     graph = {"eagle": build_eagle, "eagle3": build_eagle3}[method](own.config, None, checkpoint)
     graph = with_vocabulary(graph, checkpoint.draft_ids(), checkpoint.get(checkpoint.output_matrix).shape[0])
     kept = with_kept_states(build_graph(theirs.config), method, checkpoint)
-    return Graphs(kept, graph, only_kv(graph), checkpoint)
+    return Graphs(kept, graph, checkpoint)
 
 
 class InTorch:
@@ -68,12 +67,10 @@ class InTorch:
     def __init__(self, graphs: Graphs) -> None:
         hidden = torch.zeros(NUM_BLOCKS * BLOCK, graphs.target.buffers["hidden"].width)
         self.programs: dict[str, ReferenceProgram] = {}
-        for name in ("target", "draft", "fill"):
+        for name in ("target", "draft"):
             graph = getattr(graphs, name)
             weights = load_weights(graph, graphs.checkpoint)
             self.programs[name] = ReferenceProgram(graph, weights, NUM_BLOCKS, BLOCK, hidden_cache=hidden)
-        self.programs["fill"].k_cache = self.programs["draft"].k_cache
-        self.programs["fill"].v_cache = self.programs["draft"].v_cache
 
     def run(self, name: str, step: Step) -> np.ndarray:
         return self.programs[name].run(step)
@@ -85,7 +82,7 @@ class Native:
     def __init__(self, graphs: Graphs, tmp_path: Path, isa: str) -> None:
         hidden = HiddenCache(NUM_BLOCKS * BLOCK, graphs.target.buffers["hidden"].width)
         self.programs: dict[str, tuple[NativeModel, int]] = {}
-        for name, others in (("target", ()), ("draft", ("fill",))):
+        for name in ("target", "draft"):
             graph = getattr(graphs, name)
             path = tmp_path / f"{name}.bin"
             index = pack(graph, graphs.checkpoint, "f32", path)
@@ -97,8 +94,7 @@ class Native:
             }
             blocks = {"num_blocks": NUM_BLOCKS, "block_size": BLOCK, "max_context": NUM_BLOCKS * BLOCK}
             model = NativeModel(path, index, **shape, **blocks, kv_dtype="f32", num_threads=2, isa=isa, hidden=hidden)
-            for program in (name, *others):
-                self.programs[program] = model, model.add_program(plan(getattr(graphs, program), 64, 8))
+            self.programs[name] = model, model.add_program(plan(graph, 64, 8))
 
     def run(self, name: str, step: Step) -> np.ndarray:
         model, program = self.programs[name]
@@ -120,12 +116,19 @@ class Sequence:
 
 
 def prefill(runner: Runner, sequence: Sequence, chunk: int) -> None:
+    """The target reads all but the last token, chunk by chunk; the draft follows it, but leaves out the last chunk."""
     computed = sequence.tokens[:-1]
     for start in range(0, len(computed), chunk):
         step = make_step([(computed[start : start + chunk], start, sequence.blocks)], BLOCK)
         runner.run("target", step)
-        runner.run("fill", step)
-    sequence.num_paired = len(computed)
+        if start + chunk < len(computed):
+            runner.run("draft", unselected(step))
+            sequence.num_paired = start + chunk
+
+
+def unselected(step: Step) -> Step:
+    nothing = np.zeros(0, np.int32)
+    return replace(step, selected=nothing, selected_row=nothing, given_token=nothing)
 
 
 def draft(runner: Runner, sequences: list[Sequence], count: int) -> list[list[int]]:
@@ -229,11 +232,9 @@ def test_entries_depend_on_no_later_token(target: Path, tmp_path: Path, isa: str
     expected = draft(alone, [whole], 3)
 
     reused = Native(graphs, tmp_path, isa)
-    prefill(reused, Sequence([*shared, *prompt(9, 3)], [0, 1]), 64)
-    step = make_step([(rest[:-1], BLOCK, [0, 2])], BLOCK)
-    reused.run("target", step)
-    reused.run("fill", step)
-    assert draft(reused, [Sequence(shared + rest, [0, 2], BLOCK + len(rest) - 1)], 3) == expected
+    prefill(reused, Sequence([*shared, *prompt(9, 3)], [0, 1]), BLOCK)
+    reused.run("target", make_step([(rest[:-1], BLOCK, [0, 2])], BLOCK))
+    assert draft(reused, [Sequence(shared + rest, [0, 2], BLOCK)], 3) == expected
 
 
 def test_eagle3_taps_the_layers_that_others_do() -> None:

@@ -32,17 +32,3 @@ def with_vocabulary(graph: Graph, ids: Sequence[int], num_rows: int) -> Graph:
         is_head = op.weights[:1] == ("lm_head",)
         result.ops += [replace(op, output=_DRAFT_LOGITS), expand] if is_head else [op]
     return result
-
-
-def only_kv(graph: Graph) -> Graph:
-    """As far as keys and values need it: what a prompt's tokens ask of a draft."""
-    end = max(i for i, op in enumerate(graph.ops) if op.kind == "rope_kv") + 1
-    ops = graph.ops[:end]
-    weights = {name for op in ops for name in op.weights}
-    touched = {name for op in ops for name in (*op.inputs, op.output)}
-    return replace(
-        graph,
-        ops=ops,
-        weights={name: weight for name, weight in graph.weights.items() if name in weights},
-        buffers={name: buffer for name, buffer in graph.buffers.items() if name in touched},
-    )

@@ -21,7 +21,7 @@ Ops (x: input, y: output, W: weight; all sums in float32; `dim` is the width of 
                  of them if window > 0), grouped queries; x = [q | k | v]
                  attrs: layer, num_heads, num_kv_heads, head_dim, scale, window
     silu_mul     x = [gate | up]; y = gate * sigmoid(gate) * up
-    keep         hidden_cache[slot[t]] = x[t]; `drafted`: only the last token of every row, for its next draft
+    keep         hidden_cache[slot[t]] = x[t]; `drafted`: only of tokens whose logits are wanted, for their next draft
                  attrs: drafted
     recall       y[t] = hidden_cache[slot of position[t] - 1 of t's row], zeros where position[t] = 0
     select       y = the rows of x whose logits are wanted                 tokens -> samples

@@ -150,7 +150,7 @@ class ReferenceProgram:
 
     def _keep(self, op: Op, attrs: SimpleNamespace, step: Step) -> None:
         assert self.hidden_cache is not None
-        tokens = step.row_start[1:][np.diff(step.row_start) > 0] - 1 if attrs.drafted else np.arange(step.num_tokens)
+        tokens = step.selected if attrs.drafted else np.arange(step.num_tokens)
         self.hidden_cache[torch.from_numpy(step.slots[tokens]).long()] = self.buffers[op.inputs[0]][tokens]
 
     def _recall(self, op: Op, attrs: SimpleNamespace, step: Step) -> None:
