@@ -3,8 +3,8 @@
     python benchmarks/benchmark_speculation.py [--model M | tiny] [--methods ngram draft_model eagle eagle3]
         [--rows 1 4 16] [--tasks plain repeating] [--num-speculative-tokens N] [--temperature T] [--rounds 3] [--save]
 
-Drafts are those of `train_drafts.py`, made if they are not there. An engine for each method, and one without, are loaded
-side by side and take turns, forwards and backwards, so that a change of the machine's speed meets all of them. A
+Drafts are those of `train_drafts.py`, made if they are not there. An engine for each method, and one without, are
+loaded side by side and take turns, forwards and backwards, so that a change of the machine's speed meets all of them. A
 `ratio` is the median over rounds of a round's rate over that of the same round without speculation; `tokens_a_step` is
 what a step brought a row, 1 without drafts. Every method must generate the very tokens that plain decoding does.
 

@@ -92,7 +92,7 @@ class Workshop:
         if self._data is None:
             path = self.place("features", "questions", "answer_len", "text_windows").with_suffix(".pt")
             if not path.exists():
-                collected = features.collect(self.target, sequences["learn"] + sequences["measure"])
+                collected = features.collect(self.model, sequences["learn"] + sequences["measure"])
                 _write_whole(path, lambda part: features.save(collected, part))
             self._data = features.load(path)
         return self._data.split(len(sequences["learn"]))

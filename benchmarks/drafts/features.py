@@ -9,15 +9,22 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import tokenizers
 import torch
-import transformers
 
-from drafts.target import auxiliary_layers
+from vllm.checkpoint import open_checkpoint
+from vllm.neuron.cpu.graph import Graph
+from vllm.neuron.cpu.models import build_graph
+from vllm.neuron.cpu.models.eagle import tapped_layers
+from vllm.neuron.cpu.ops import NativeModel
+from vllm.neuron.cpu.packing import pack
+from vllm.neuron.cpu.plan import plan
+from vllm.neuron.cpu.step import Step
 
 WINDOW = 192
 
@@ -85,28 +92,86 @@ def _pieces(ids: list[int]) -> Iterator[list[int]]:
         yield list(ids[start : start + WINDOW])
 
 
-@torch.inference_mode()
-def collect(target: transformers.LlamaForCausalLM, sequences: list[list[int]], batch: int = 8) -> Features:
-    """Run the target over the sequences."""
-    count, width = len(sequences), target.config.hidden_size
-    features = Features(
-        torch.zeros(count, WINDOW, dtype=torch.int64),
-        torch.tensor([len(sequence) for sequence in sequences]),
-        torch.zeros(count, WINDOW, width, dtype=torch.float16),
-        torch.zeros(count, WINDOW, 3 * width, dtype=torch.float16),
-    )
-    for i, sequence in enumerate(sequences):
-        features.tokens[i, : len(sequence)] = torch.tensor(sequence)
-    taps = auxiliary_layers(target.config.num_hidden_layers)
-    started = time.perf_counter()
-    for start in range(0, count, batch):
-        part = slice(start, start + batch)
-        states = target.model(features.tokens[part], output_hidden_states=True, use_cache=False).hidden_states
-        features.hidden[part] = states[-1].half()
-        features.auxiliary[part] = torch.cat([states[i] for i in taps], dim=-1).half()
-        if start // batch % 10 == 0:
-            print(f"features: {start} of {count} windows, {time.perf_counter() - started:.0f} s", flush=True)
+def collect(model: str | Path, sequences: list[list[int]], batch: int = 8) -> Features:
+    """Run the target over the sequences, by the kernels that will serve it."""
+    with TemporaryDirectory() as folder:
+        states = _States(model, Path(folder), batch)
+        count, width = len(sequences), states.width
+        features = Features(
+            torch.zeros(count, WINDOW, dtype=torch.int64),
+            torch.tensor([len(sequence) for sequence in sequences]),
+            torch.zeros(count, WINDOW, width, dtype=torch.float16),
+            torch.zeros(count, WINDOW, 3 * width, dtype=torch.float16),
+        )
+        started = time.perf_counter()
+        for start in range(0, count, batch):
+            rows = sequences[start : start + batch]
+            final, *taps = states.of(rows)
+            for i, (row, begin) in enumerate(zip(rows, np.cumsum([0, *map(len, rows)]), strict=False), start):
+                features.tokens[i, : len(row)] = torch.tensor(row)
+                part = slice(begin, begin + len(row))
+                features.hidden[i, : len(row)] = torch.from_numpy(final[part])
+                features.auxiliary[i, : len(row)] = torch.from_numpy(np.concatenate([tap[part] for tap in taps], 1))
+            if start // batch % 10 == 0:
+                print(f"features: {start} of {count} windows, {time.perf_counter() - started:.0f} s", flush=True)
     return features
+
+
+class _States:
+    """The target's hidden states: after the final norm, and after the three layers that EAGLE-3 taps.
+
+    Each is the result of a program of its own, which ends there.
+    """
+
+    def __init__(self, model: str | Path, folder: Path, rows: int) -> None:
+        checkpoint = open_checkpoint(model)
+        graph = build_graph(checkpoint.config, WINDOW)
+        self.width = graph.buffers["hidden"].width
+        index = pack(graph, checkpoint, "native", folder / "weights.bin")
+        self.model = NativeModel(
+            folder / "weights.bin", index, num_layers=graph.num_layers, num_kv_heads=graph.num_kv_heads,
+            head_dim=graph.head_dim, vocab_size=graph.vocab_size, num_blocks=rows, block_size=WINDOW,
+            max_context=WINDOW,
+        )  # fmt: skip
+        graphs = [_final_states(graph), *(_states_after(graph, layer) for layer in tapped_layers(graph.num_layers))]
+        self.programs = [self.model.add_program(plan(each, rows * WINDOW, 1)) for each in graphs]
+
+    def of(self, sequences: list[list[int]]) -> list[np.ndarray]:
+        """float32 [tokens of all sequences, width] each."""
+        step = _whole_prompts(sequences)
+        outputs = [self.model.run(program, step, want_logits=True).logits for program in self.programs]
+        return [output for output in outputs if output is not None]
+
+
+def _final_states(graph: Graph) -> Graph:
+    """The final norm, of every token."""
+    end = next(i for i, op in enumerate(graph.ops) if op.kind == "select")
+    norm = next(op for op in graph.ops if op.weights == ("final_norm",))
+    return replace(graph, ops=[*graph.ops[:end], replace(norm, inputs=("hidden",), output="normed")])
+
+
+def _states_after(graph: Graph, layer: int) -> Graph:
+    end = next(i for i, op in enumerate(graph.ops) if op.weights[:1] == (f"layers.{layer}.down",))
+    return replace(graph, ops=graph.ops[: end + 1])
+
+
+def _whole_prompts(sequences: list[list[int]]) -> Step:
+    """Row i in block i; nothing is sampled."""
+    lengths = np.array([len(sequence) for sequence in sequences])
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    positions = np.arange(starts[-1]) - np.repeat(starts[:-1], lengths)
+    row = np.repeat(np.arange(len(sequences)), lengths)
+
+    def int32(values: object) -> np.ndarray:
+        return np.ascontiguousarray(values, np.int32)
+
+    nothing = int32([])
+    return Step(
+        token_ids=int32([token for sequence in sequences for token in sequence]), positions=int32(positions),
+        slots=int32(row * WINDOW + positions), row_start=int32(starts), context_len=int32(lengths),
+        block_table=int32(np.arange(len(sequences))[:, None]),
+        selected=nothing, selected_row=nothing, given_token=nothing,
+    )  # fmt: skip
 
 
 def frequent_tokens(sequences: list[list[int]], size: int, always: list[int]) -> np.ndarray:

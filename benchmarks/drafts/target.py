@@ -34,8 +34,3 @@ def load_target(path: str | Path) -> transformers.LlamaForCausalLM:
         weights["lm_head.weight"] = weights["model.embed_tokens.weight"]
     model.load_state_dict(weights)
     return model.requires_grad_(False)
-
-
-def auxiliary_layers(num_layers: int) -> tuple[int, int, int]:
-    """The layers after which EAGLE3 taps the target, as indices into transformers' `hidden_states`."""
-    return 2, num_layers // 2, num_layers - 3

@@ -46,7 +46,7 @@ def test_unrolled_steps_are_drafts_in_a_row(method: str, target: Path, tmp_path:
     known = sequences(1)[0][:17]
     drafts = oracle.drafts(known, 4)
     text = known + drafts
-    data = features.collect(model, [text])
+    data = features.collect(target, [text])
     read = (data.auxiliary if method == "eagle3" else data.hidden)[:, : len(text)].float()
     embeddings = model.model.embed_tokens.weight[torch.tensor([text])]
     output = head.lm_head.weight if method == "eagle3" else model.lm_head.weight
@@ -60,7 +60,7 @@ def test_unrolled_steps_are_drafts_in_a_row(method: str, target: Path, tmp_path:
 def test_a_head_learns_what_its_target_says(target: Path) -> None:
     torch.manual_seed(0)
     model = load_target(target)
-    data = features.collect(model, sequences(6))
+    data = features.collect(target, sequences(6))
     ids = torch.arange(0, VOCAB_SIZE, 2)
     rows = model.lm_head.weight[ids]
     task = Task(

@@ -1,7 +1,7 @@
 """The two graphs of a speculating model, and where their weights come from, by method.
 
-    draft_model    any model of the target's vocabulary; the target's graph stays as it is
-    eagle, eagle3  `models/eagle.py`; the target keeps states for its draft in a hidden cache that the two share
+draft_model    any model of the target's vocabulary; the target's graph stays as it is
+eagle, eagle3  `models/eagle.py`; the target keeps states for its draft in a hidden cache that the two share
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def build_pair(target: Graph, checkpoint: Checkpoint, speculation: SpeculativeCo
     width, needed = own.config.get("hidden_size"), checkpoint.config["hidden_size"]
     if width != needed:
         raise CheckpointError(
-            f"{own.path} has hidden size {width}, its target {needed}: an EAGLE draft works for the target it was made for"
+            f"{own.path} has hidden size {width}, its target {needed}: an EAGLE draft fits no target but its own"
         )
     both = DraftCheckpoint(own, checkpoint)
     build = build_eagle3 if speculation.method == "eagle3" else build_eagle
