@@ -114,7 +114,7 @@ def check_same_tokens(target: Checkpoint, draft: Checkpoint) -> None:
     if differing:
         token = differing[0]
         raise CheckpointError(
-            f"the draft {draft.path} has another tokenizer than its target: {len(differing)} tokens differ, for example "
+            f"the draft {draft.path} has another tokenizer than its target: {len(differing)} tokens differ, such as "
             f"{token!r}, which is {its.get(token, 'missing')} there and {ours.get(token, 'missing')} in {target.path}. "
             "Choose a draft of the same family"
         )
