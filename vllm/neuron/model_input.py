@@ -42,10 +42,10 @@ class ModelInput:
         is in the cache already, which is only computed again to sample from.
     adapter_ids: int32 [B], 0 without adapter.
     samples: bool [B]: rows that sample a token (their known tokens are all computed after this forward).
-    num_drafts: int32 [B]: how many tokens the target may draft for each row and verify, in a VERIFY; the input is that of
-        a DECODE. Slots of drafts follow from block_table. `sampling` has num_drafts[i] + 1 entries for row i, those of
-        row 0 first; a draft is accepted exactly if it is what its entry samples. The target may write drafts into the
-        row's history, behind its known tokens, and must read its own drafts there: penalties and bad words count them.
+    num_drafts: int32 [B]: how many tokens the target may draft for each row and verify, in a VERIFY; the input is that
+        of a DECODE. Slots of drafts follow from block_table. `sampling` has num_drafts[i] + 1 entries for row i, those
+        of row 0 first; a draft is accepted exactly if it is what its entry samples. The target writes drafts into the
+        row's history, behind its known tokens, where penalties and bad words find them.
     num_prompt_logprobs: int32 [B]: as SamplingInput.num_logprobs, for every input position but a sampling row's last:
         the log-probabilities of the token that follows it.
     next_token_ids: int32 [B, S]: the token that follows each input token in the prompt (for prompt logprobs), else 0.
@@ -86,8 +86,8 @@ class ModelOutput:
     """What a forward returns.
 
     tokens: int32 [B, T]; row i's new tokens are the first num_new[i] (0 where the row does not sample).
-    logits: float32 [B, vocab] instead of tokens when the target does not sample; like logprobs meaningless where the row
-        does not sample.
+    logits: float32 [B, vocab] instead of tokens when the target does not sample; like logprobs meaningless where the
+        row does not sample.
     logprobs: if any row asked, one entry for each of `ModelInput.sampling`; meaningless behind a row's new tokens.
     num_drafted: int32 [B], how many drafts of each row were verified; None: none. num_caught_up: tokens that a draft
         model read beside each row's newest ones.

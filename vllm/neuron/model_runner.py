@@ -1,9 +1,10 @@
 """A step on the device side: update rows -> build input -> forward -> output.
 
 The scheduler has no phases; compiled programs do. A row that starts at position 0 and takes its whole prompt is a
-prefill, one new token behind computed ones is a decode, everything else is a chunk. Decodes of which one may draft are a
-verify: the target drafts and checks by itself, and returns one token or several. A target that runs mixed steps gets all rows in one pass, a chunk unless they are of one kind, and its bucket counts the
-tokens of all rows side by side; the others get one forward a kind, whose bucket counts the tokens of the longest row.
+prefill, one new token behind computed ones is a decode, everything else is a chunk. Decodes of which one may draft are
+a verify: the target drafts and checks by itself, and returns one token or several. A target that runs mixed steps gets
+all rows in one pass, a chunk unless they are of one kind, and its bucket counts the tokens of all rows side by side;
+the others get one forward a kind, whose bucket counts the tokens of the longest row.
 """
 
 from __future__ import annotations

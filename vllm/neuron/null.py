@@ -5,8 +5,8 @@ them. A forward reads the hash before its first token through the block table, w
 slots it is told, then reads the row's whole context back and hashes that; it decides the logits. So the text is a
 function of the tokens alone, and any mistake in slots, order, chunks, block tables, prefixes or reuse changes it.
 
-With speculation it drafts as other targets do: by `ngram`, or by a "draft model" that proposes the right token three times
-out of four, as a hash of the context decides. Verification is a forward of its own over the drafts' slots.
+With speculation it drafts as other targets do: by `ngram`, or by a "draft model" that proposes the right token three
+times out of four, as a hash of the context decides. Verification is a forward of its own over the drafts' slots.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class NullDeviceModel(DeviceModel):
         """Nothing to release."""
 
     def _verify(self, model_input: ModelInput) -> ModelOutput:
-        """Draft, then sample what follows each row's last token and each of its drafts; keep what agrees, and one more."""
+        """Draft, then sample what follows each row's last token and each draft; keep what agrees, and one more."""
         drafts = self._drafts(model_input)
         sampling, first_entries = model_input.sampling, model_input.first_entries
         hashes = np.zeros(len(sampling.position), np.uint64)

@@ -73,7 +73,7 @@ class SpeculativeSection(Section):
 
 
 def merged_options(options: SpeculativeOptions, faults: Faults) -> SpeculativeSection | None:
-    """The section from all of vLLM's spellings, which may repeat but not contradict one another; None: none was used."""
+    """The section from all of vLLM's spellings, which may repeat but not contradict one another; None: none used."""
     values: dict[str, Any] = dict(options.speculative_config or {})
     sources = dict.fromkeys(values, "speculative_config")
     for option, name in _OTHER_SPELLINGS.items():

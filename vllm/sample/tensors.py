@@ -23,7 +23,7 @@ def has_bias(params: SamplingParams) -> bool:
 
 
 def bias_for(params: SamplingParams, num_output: int) -> tuple[IntArray, FloatArray]:
-    """Bias of the token behind num_output others: logit_bias, and the stop tokens while those are fewer than min_tokens."""
+    """Bias of the token behind num_output others: logit_bias, and stop tokens while those are fewer than min_tokens."""
     bias = dict(params.logit_bias or {})
     if num_output < params.min_tokens:
         bias.update(_forbidden(params._eos_token_ids))

@@ -1,9 +1,9 @@
 """What drafts on the `cpu` target: the graph of the draft's forward, by method, and how it runs beside its target.
 
-A draft is a model over the target's KV blocks and block tables, so prefix caching, chunked prefill and the scheduler know
-nothing of it. It reads lazily: no step but one that drafts for a row makes it read what it lacks of that row, be it a
-prompt, or tokens that were sampled while nothing was drafted (`Drafter.filled` says which slots it has read). Prompts are
-read in pieces of the program's size; until then the row decodes without drafts.
+A draft is a model over the target's KV blocks and block tables, so prefix caching, chunked prefill and the scheduler
+know nothing of it. It reads lazily: only a step that drafts for a row makes it read what it lacks of that row, be it a
+prompt, or tokens that were sampled while nothing was drafted (`NativeSpeculator.filled` says which slots it has read).
+Prompts are read in pieces of the program's size; until then the row decodes without drafts.
 
 To add a method, add its graph to `_GRAPHS`. Its forward ends in `sample` over the target's vocabulary.
 """
@@ -29,7 +29,7 @@ CATCH_UP_TOKENS = 256
 class DraftMethod:
     """build: the graph of a draft for sequences of at most max_len tokens.
 
-    keeps_drafts: the KV of an accepted draft is what reading that token would give; else accepted drafts are read again.
+    keeps_drafts: the KV of an accepted draft is what reading that token would give; else it is read again.
     """
 
     build: Callable[[SpeculativeConfig, int], Graph]

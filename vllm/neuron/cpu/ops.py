@@ -73,8 +73,8 @@ class NativeModel:
 
     weights_path, index: what `packing.pack` wrote and returned. num_layers, num_kv_heads, head_dim, vocab_size: the
     graph's. max_context: the longest sequence. pool: its threads, which it may share with other models; None: its own.
-    isa: None takes VLLM_CPU_ISA. Raises ValueError for what does not fit together, RuntimeError or OSError for a file that cannot be
-    mapped.
+    isa: None takes VLLM_CPU_ISA. Raises ValueError for what does not fit together, RuntimeError or OSError for a file
+    that cannot be mapped.
     """
 
     def __init__(
