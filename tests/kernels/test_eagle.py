@@ -19,7 +19,7 @@ from vllm.neuron.cpu.draft_graph import with_vocabulary
 from vllm.neuron.cpu.graph import Graph
 from vllm.neuron.cpu.models import build_graph
 from vllm.neuron.cpu.models.eagle import build_eagle, build_eagle3, tapped_layers, with_kept_states
-from vllm.neuron.cpu.ops import HiddenCache, NativeModel
+from vllm.neuron.cpu.ops import HiddenCache, NativeModel, ThreadPool
 from vllm.neuron.cpu.packing import pack
 from vllm.neuron.cpu.plan import plan
 from vllm.neuron.cpu.reference import ReferenceProgram, load_weights
@@ -93,7 +93,9 @@ class Native:
                 "vocab_size": graph.vocab_size,
             }
             blocks = {"num_blocks": NUM_BLOCKS, "block_size": BLOCK, "max_context": NUM_BLOCKS * BLOCK}
-            model = NativeModel(path, index, **shape, **blocks, kv_dtype="f32", num_threads=2, isa=isa, hidden=hidden)
+            model = NativeModel(
+                path, index, **shape, **blocks, kv_dtype="f32", pool=ThreadPool(2), isa=isa, hidden=hidden
+            )
             self.programs[name] = model, model.add_program(plan(graph, 64, 8))
 
     def run(self, name: str, step: Step) -> np.ndarray:

@@ -29,6 +29,7 @@ from vllm.neuron.options import merged_override
 from vllm.neuron.parallel import HeadSharding, degree_fault, kv_bytes_per_token
 from vllm.neuron.refusals import refuse_keys, refuse_options
 from vllm.neuron.section import keys, plain
+from vllm.neuron.speculation import settle_speculation
 
 logger = init_logger(__name__)
 
@@ -197,10 +198,10 @@ def _settle(config: VllmConfig, override: Mapping[str, Any], modes: KVModes, fau
         max_blocks=memory // (size * token_bytes) if memory and token_bytes else None,
     )
     cache = replace(settled.cache_config, block_size=layout.block_size, num_blocks=layout.num_blocks)
-    return settled.replace(cache_config=cache)
+    return settled.replace(cache_config=cache, speculative_config=settle_speculation(settled, override, faults))
 
 
-AGREED_KEYS = frozenset({"tp_degree", "batch_size", "seq_len", "pa_block_size", "pa_num_blocks"})
+AGREED_KEYS = frozenset({"tp_degree", "batch_size", "seq_len", "pa_block_size", "pa_num_blocks", "speculation_length"})
 
 
 def _agreed(key: str, override: Mapping[str, Any], option: str, value: int | None, faults: Faults) -> int | None:
@@ -261,7 +262,8 @@ def _with_step_limits(config: VllmConfig, neuron_config: NeuronConfig) -> VllmCo
     """The config with what the compiled programs limit, as plain numbers for the scheduler."""
     scheduler = config.scheduler_config
     longest, rows, prompts = neuron_config.max_context_length, neuron_config.batch_size, neuron_config.ctx_batch_size
-    lookahead, mixed = neuron_config.speculation_length, bool(scheduler.enable_chunked_prefill)
+    speculation, mixed = config.speculative_config, bool(scheduler.enable_chunked_prefill)
+    lookahead = speculation.num_speculative_tokens if speculation else 0
     step_tokens = scheduler.max_num_batched_tokens
     if step_tokens is None:
         prompt_tokens = min(DEFAULT_STEP_TOKENS, longest * rows) if mixed else longest * prompts

@@ -100,6 +100,11 @@ def with_kept_states(graph: Graph, method: str, draft: DraftCheckpoint) -> Graph
     return result
 
 
+def kept_width(graph: Graph) -> int:
+    """Columns of the hidden cache that a graph works on; 0 without one."""
+    return next((graph.buffers[op.output].width for op in graph.ops if op.kind == "keep"), 0)
+
+
 def tapped_layers(num_layers: int) -> tuple[int, int, int]:
     """The layers of a target whose outputs eagle3 reads. Raises ValueError if they are not three."""
     if num_layers < _FEWEST_LAYERS:
