@@ -146,19 +146,46 @@ class Oracle:
         return self.head.fc(torch.cat([states[i][0] for i in (2, layers // 2, layers - 3)], -1))
 
     @torch.inference_mode()
-    def drafts(self, tokens: list[int], count: int) -> list[int]:
-        """What follows `tokens`, of which the target has computed all but the last."""
+    def drafts(self, tokens: list[int], count: int, allowed: list[int] | None = None) -> list[int]:
+        """What follows `tokens`, of which the target has computed all but the last. allowed: ids to choose from."""
         tokens, found = list(tokens), []
         zeros = torch.zeros(1, self.target.config.hidden_size)
         hidden = torch.cat([zeros, self.hidden(tokens[:-1])] if len(tokens) > 1 else [zeros])
         for _ in range(count):
             made = self.head.states(self.embedding[tokens], hidden)[-1:]
             read = self.head.norm(made) if self.method == "eagle3" else made
-            token = int(self.ids[(read @ self.output.T).argmax()])
+            logits = torch.full((VOCAB_SIZE,), torch.finfo(torch.float32).min)
+            logits[self.ids] = (read @ self.output.T)[0]
+            token = _greedy(logits, allowed)
             found.append(token)
             tokens, hidden = [*tokens, token], torch.cat([hidden, made])
         return found
 
     @torch.inference_mode()
-    def next_token(self, tokens: list[int]) -> int:
-        return int(self.target(torch.tensor([tokens])).logits[0, -1].argmax())
+    def next_token(self, tokens: list[int], allowed: list[int] | None = None) -> int:
+        return _greedy(self.target(torch.tensor([tokens])).logits[0, -1], allowed)
+
+    def generate(
+        self, prompt: list[int], length: int, count: int, allowed: list[int] | None = None
+    ) -> tuple[list[int], list[tuple[int, int]]]:
+        """`length` tokens with `count` drafts a step: the text, and of every step how many were drafted and accepted.
+
+        The first token comes with the prompt. No more is drafted than can become text.
+        """
+        text = [self.next_token(prompt, allowed)]
+        steps: list[tuple[int, int]] = []
+        while len(text) < length:
+            drafts = self.drafts(prompt + text, min(count, length - len(text) - 1), allowed)
+            accepted = 0
+            while accepted < len(drafts) and drafts[accepted] == self.next_token(prompt + text, allowed):
+                text.append(drafts[accepted])
+                accepted += 1
+            text.append(self.next_token(prompt + text, allowed))
+            if drafts:
+                steps.append((len(drafts), accepted))
+        return text, steps
+
+
+def _greedy(logits: torch.Tensor, allowed: list[int] | None) -> int:
+    ids = torch.arange(len(logits)) if allowed is None else torch.tensor(allowed)
+    return int(ids[logits[ids].argmax()])
