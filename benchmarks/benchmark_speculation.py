@@ -42,6 +42,7 @@ def main() -> None:
     parser.add_argument(
         "--spec-args", type=json.loads, default={}, help="Further entries of speculative_config, as JSON."
     )
+    parser.add_argument("--draft-scale", type=float, default=1.0, help="--scale of train_drafts.py.")
     parser.add_argument("--temperature", type=float, default=0.0)
     parser.add_argument("--prompt-len", type=int, default=256, help="Longest prompt, in tokens.")
     parser.add_argument("--output-len", type=int, default=128)
@@ -79,7 +80,11 @@ def main() -> None:
 def load_engines(args: argparse.Namespace) -> dict[str, LLM]:
     """By method; the one without speculation first."""
     kinds = tuple(_KINDS[method] for method in args.methods if method in _KINDS)
-    drafts = make_drafts(args.model, kinds) if kinds else {"target": {"directory": args.model or default_model()}}
+    drafts = (
+        make_drafts(args.model, kinds, scale=args.draft_scale)
+        if kinds
+        else {"target": {"directory": args.model or default_model()}}
+    )
     args.model = drafts["target"]["directory"]
     options = engine_options(args, max(args.rows), args.prompt_len + args.output_len)
     engines = {PLAIN: LLM(**options)}

@@ -1,8 +1,10 @@
 """Make drafts: a shallow draft, an EAGLE head and an EAGLE-3 head of a Llama, distilled on its own outputs, in minutes.
 
-    python benchmarks/train_drafts.py [--model FILE.gguf | DIR | tiny] [--only draft eagle eagle3] [--cache-dir DIR]
+    python benchmarks/train_drafts.py [--model FILE.gguf | DIR | tiny] [--only draft eagle eagle3] [--scale 1]
+        [--cache-dir DIR]
 
-Without --model: SmolLM2-135M. `tiny`: a Llama of four layers is trained first, on text that ships with Python.
+Without --model: SmolLM2-135M. `tiny`: a Llama of six layers is trained first, on text that ships with Python. --scale
+multiplies text and training: 4 is better than 1, and takes four times as long.
 Everything is kept in --cache-dir under a hash of the settings that shaped it, so that a second run makes what is
 missing and nothing else. Ends in one JSON line: the checkpoints' directories, and how often each draft in a row agreed
 with the target's greedy token on text that nothing was trained on.
@@ -55,7 +57,6 @@ class Workshop:
         size = sum(file.stat().st_size for file in open_checkpoint(model).files)
         self.identity = {"model": Path(model).name, "bytes": size}
         self._target: Any = None
-        self._data: features.Features | None = None
 
     @property
     def target(self) -> Any:
@@ -86,16 +87,15 @@ class Workshop:
             _write_whole(path, lambda part: part.write_text(json.dumps(result)))
         return dict(json.loads(path.read_text()))
 
-    def data(self) -> tuple[features.Features, features.Features]:
-        """Features to learn from, and held out ones."""
+    def data(self, auxiliary: bool) -> tuple[features.Features, features.Features]:
+        """Features to learn from, and held out ones; with those that EAGLE-3 reads if `auxiliary`."""
         sequences = self.sequences()
-        if self._data is None:
-            path = self.place("features", "questions", "answer_len", "text_windows").with_suffix(".pt")
-            if not path.exists():
-                collected = features.collect(self.model, sequences["learn"] + sequences["measure"])
-                _write_whole(path, lambda part: features.save(collected, part))
-            self._data = features.load(path)
-        return self._data.split(len(sequences["learn"]))
+        stage = "auxiliary" if auxiliary else "features"
+        path = self.place(stage, "questions", "answer_len", "text_windows").with_suffix(".pt")
+        if not path.exists():
+            collected = features.collect(self.model, sequences["learn"] + sequences["measure"], auxiliary)
+            _write_whole(path, lambda part: features.save(collected, part))
+        return features.load(path).split(len(sequences["learn"]))
 
     def draft_ids(self) -> torch.Tensor:
         ends = [self.target.config.eos_token_id, self.target.config.bos_token_id]
@@ -110,7 +110,7 @@ class Workshop:
             print(f"training {kind}", flush=True)
             ids = self.draft_ids()
             task, tensors, entries = _BUILDERS[kind](self, ids)
-            learn, measure = self.data()
+            learn, measure = self.data(auxiliary=kind == "eagle3")
             unroll = 1 if kind == "draft" else UNROLL
             train(task, learn, Schedule(self.settings["updates"][kind], unroll=unroll))
             rates = agreement(task, measure, unroll)
@@ -211,11 +211,16 @@ def _write_whole(path: Path, write: Callable[[Path], Any]) -> None:
     part.rename(path)
 
 
+def scaled(settings: dict[str, Any], scale: float) -> dict[str, Any]:
+    counts = {name: round(settings[name] * scale) for name in ("questions", "text_windows")}
+    return settings | counts | {"updates": {kind: round(n * scale) for kind, n in settings["updates"].items()}}
+
+
 def make_drafts(
-    model: str | None = None, kinds: tuple[str, ...] = KINDS, cache: Path = DEFAULT_CACHE
+    model: str | None = None, kinds: tuple[str, ...] = KINDS, cache: Path = DEFAULT_CACHE, scale: float = 1.0
 ) -> dict[str, dict[str, Any]]:
     """Checkpoints by kind, made unless they are there; "target": the model they are for. None: SmolLM2; "tiny"."""
-    settings = SETTINGS["tiny" if model == "tiny" else "smollm2"]
+    settings = scaled(SETTINGS["tiny" if model == "tiny" else "smollm2"], scale)
     path = str(train_tiny_target(cache)) if model == "tiny" else model or default_model()
     shop = Workshop(path, settings, cache)
     return {"target": {"directory": path}, **{kind: shop.make(kind) for kind in kinds}}
@@ -225,11 +230,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=None)
     parser.add_argument("--only", nargs="+", choices=KINDS, default=list(KINDS))
+    parser.add_argument("--scale", type=float, default=1.0)
     parser.add_argument("--cache-dir", type=Path, default=DEFAULT_CACHE)
     args = parser.parse_args()
     torch.manual_seed(0)
     np.random.seed(0)
-    print(json.dumps(make_drafts(args.model, tuple(args.only), args.cache_dir)))
+    print(json.dumps(make_drafts(args.model, tuple(args.only), args.cache_dir, args.scale)))
 
 
 if __name__ == "__main__":

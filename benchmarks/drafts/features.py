@@ -34,7 +34,7 @@ class Features:
     """tokens: int64 [windows, WINDOW]; lengths: real tokens of each window.
 
     hidden: float16 [windows, WINDOW, hidden], after the final norm. auxiliary: float16 [windows, WINDOW, 3 hidden],
-    what EAGLE3 reads.
+    what EAGLE-3 reads; without columns if it was not asked for.
     """
 
     tokens: torch.Tensor
@@ -92,38 +92,39 @@ def _pieces(ids: list[int]) -> Iterator[list[int]]:
         yield list(ids[start : start + WINDOW])
 
 
-def collect(model: str | Path, sequences: list[list[int]], batch: int = 8) -> Features:
+def collect(model: str | Path, sequences: list[list[int]], auxiliary: bool = True, batch: int = 8) -> Features:
     """Run the target over the sequences, by the kernels that will serve it."""
     with TemporaryDirectory() as folder:
-        states = _States(model, Path(folder), batch)
+        states = _States(model, Path(folder), auxiliary, batch)
         count, width = len(sequences), states.width
         features = Features(
             torch.zeros(count, WINDOW, dtype=torch.int64),
             torch.tensor([len(sequence) for sequence in sequences]),
             torch.zeros(count, WINDOW, width, dtype=torch.float16),
-            torch.zeros(count, WINDOW, 3 * width, dtype=torch.float16),
+            torch.zeros(count, WINDOW, 3 * width * auxiliary, dtype=torch.float16),
         )
         started = time.perf_counter()
         for start in range(0, count, batch):
             rows = sequences[start : start + batch]
             final, *taps = states.of(rows)
+            tapped = np.concatenate(taps, axis=1) if taps else final[:, :0]
             for i, (row, begin) in enumerate(zip(rows, np.cumsum([0, *map(len, rows)]), strict=False), start):
-                features.tokens[i, : len(row)] = torch.tensor(row)
                 part = slice(begin, begin + len(row))
+                features.tokens[i, : len(row)] = torch.tensor(row)
                 features.hidden[i, : len(row)] = torch.from_numpy(final[part])
-                features.auxiliary[i, : len(row)] = torch.from_numpy(np.concatenate([tap[part] for tap in taps], 1))
+                features.auxiliary[i, : len(row)] = torch.from_numpy(tapped[part])
             if start // batch % 10 == 0:
                 print(f"features: {start} of {count} windows, {time.perf_counter() - started:.0f} s", flush=True)
     return features
 
 
 class _States:
-    """The target's hidden states: after the final norm, and after the three layers that EAGLE-3 taps.
+    """The target's hidden states: after the final norm, and after the three layers that EAGLE-3 taps, if wanted.
 
     Each is the result of a program of its own, which ends there.
     """
 
-    def __init__(self, model: str | Path, folder: Path, rows: int) -> None:
+    def __init__(self, model: str | Path, folder: Path, auxiliary: bool, rows: int) -> None:
         checkpoint = open_checkpoint(model)
         graph = build_graph(checkpoint.config, WINDOW)
         self.width = graph.buffers["hidden"].width
@@ -133,7 +134,8 @@ class _States:
             head_dim=graph.head_dim, vocab_size=graph.vocab_size, num_blocks=rows, block_size=WINDOW,
             max_context=WINDOW,
         )  # fmt: skip
-        graphs = [_final_states(graph), *(_states_after(graph, layer) for layer in tapped_layers(graph.num_layers))]
+        taps = tapped_layers(graph.num_layers) if auxiliary else ()
+        graphs = [_final_states(graph), *(_states_after(graph, layer) for layer in taps)]
         self.programs = [self.model.add_program(plan(each, rows * WINDOW, 1)) for each in graphs]
 
     def of(self, sequences: list[list[int]]) -> list[np.ndarray]:

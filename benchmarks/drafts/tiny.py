@@ -15,7 +15,7 @@ from drafts import corpus
 VOCAB_SIZE = 1024
 SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 CHAT_TEMPLATE = "{% for message in messages %}{{ message['content'] }}\n{% endfor %}"
-UPDATES, WINDOW, BATCH = 500, 192, 8
+UPDATES, WINDOW, BATCH = 300, 128, 8
 CONFIG = {
     "vocab_size": VOCAB_SIZE, "hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 6,
     "num_attention_heads": 6, "num_key_value_heads": 3, "max_position_embeddings": 1024, "tie_word_embeddings": True,

@@ -11,9 +11,9 @@ import sys
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-
 from vllm import LLM, SamplingParams
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def small_pair() -> tuple[str, str]:
