@@ -2,12 +2,14 @@
 
 #include <algorithm>
 #include <cstring>
-#include <limits>
+#include <string>
 
 #include "runtime/hidden_cache.h"
 
 namespace vllm {
 namespace {
+
+constexpr float kAbsent = -1e20f;  // ABSENT of vllm/neuron/cpu/graph.py
 
 const HiddenCache& cache_of(const OpSpec& spec, const Builder& builder, const BufferSpec& buffer) {
   if (!builder.hidden) throw std::invalid_argument("op '" + spec.kind + "' needs a hidden cache, the model has none");
@@ -89,7 +91,7 @@ class ExpandOp : public Op {
     for (int i = mine.begin; i < mine.end; ++i) {
       const float* x = row_of(run, x_, i);
       float* y = row_of(run, y_, i);
-      std::fill(y, y + y_.width, std::numeric_limits<float>::lowest());
+      std::fill(y, y + y_.width, kAbsent);
       for (size_t j = 0; j < ids_.size(); ++j) y[ids_[j]] = x[j];
     }
     worker.sync();

@@ -10,7 +10,8 @@ namespace vllm {
 class HiddenCache {
  public:
   HiddenCache(int num_slots, int width) : num_slots_(num_slots), width_(width) {
-    if (num_slots < 1 || width < 1) throw std::invalid_argument("a hidden cache needs positive numbers of slots and columns");
+    if (num_slots < 1 || width < 1)
+      throw std::invalid_argument("a hidden cache needs positive numbers of slots and columns");
     memory_ = Mapping::zeroed(static_cast<size_t>(num_slots) * static_cast<size_t>(width) * sizeof(float));
   }
 

@@ -13,8 +13,8 @@ _LOGITS, _DRAFT_LOGITS = "logits", "draft_logits"
 def with_vocabulary(graph: Graph, ids: Sequence[int], num_rows: int) -> Graph:
     """Computes only the logits of `ids`, ascending, which is what a draft step is mostly made of otherwise.
 
-    num_rows: of the output matrix in the checkpoint: as many as ids, or a row for every token. All other logits are the
-    least there is, so that sampling sees the whole vocabulary and knows nothing of this.
+    num_rows: of the output matrix in the checkpoint: as many as ids, or a row for every token. All other logits are
+    `ABSENT`, so that sampling sees the whole vocabulary and knows nothing of this.
     """
     if not ids:
         return graph

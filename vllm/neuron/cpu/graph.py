@@ -25,7 +25,7 @@ Ops (x: input, y: output, W: weight; all sums in float32; `dim` is the width of 
                  attrs: drafted
     recall       y[t] = hidden_cache[slot of position[t] - 1 of t's row], zeros where position[t] = 0
     select       y = the rows of x whose logits are wanted                 tokens -> samples
-    expand       y[s, ids[i]] = x[s, i], the least float32 everywhere else; ids ascend     weights: ids
+    expand       y[s, ids[i]] = x[s, i], ABSENT everywhere else; ids ascend     weights: ids
     sample       x = logits [samples, vocab]; sampling and log-probabilities as SamplingInput says
 
 The residual stream and all norms are float32. `linear` rounds x to what W's packing wants (bfloat16, int8 per row, or
@@ -43,6 +43,9 @@ from typing import Literal
 
 Attr = int | float | str | bool
 Rows = Literal["tokens", "samples"]
+
+ABSENT = -1e20
+"""The logit of a token that cannot be drafted: below all others, and finite still when a temperature has divided it."""
 
 
 @dataclass(frozen=True, slots=True)

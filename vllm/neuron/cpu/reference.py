@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from vllm.neuron.cpu.graph import Graph, Op, Weight
+from vllm.neuron.cpu.graph import ABSENT, Graph, Op, Weight
 from vllm.neuron.cpu.packing import Checkpoint as Tensors
 from vllm.neuron.cpu.step import Step
 
@@ -164,7 +164,7 @@ class ReferenceProgram:
 
     def _expand(self, op: Op, attrs: SimpleNamespace, step: Step) -> None:
         x = self.buffers[op.inputs[0]]
-        y = torch.full((len(x), self.graph.vocab_size), torch.finfo(torch.float32).min)
+        y = torch.full((len(x), self.graph.vocab_size), ABSENT)
         y[:, self.weights[op.weights[0]].long()] = x
         self.buffers[op.output] = y
 
