@@ -24,6 +24,7 @@ from vllm.neuron.model_input import ModelInput, ModelOutput
 from vllm.neuron.neuronx import environment, inputs, outputs
 from vllm.neuron.neuronx.compiling import compile_into
 from vllm.neuron.neuronx.config import build_inference_config, is_portable, neuron_entries
+from vllm.neuron.neuronx.input_checks import Limits, row_faults
 from vllm.neuron.neuronx.library import load_library
 from vllm.neuron.neuronx.registry import application_class
 from vllm.neuron.neuronx.versions import PACKAGE, installed
@@ -33,6 +34,9 @@ logger = init_logger(__name__)
 
 _LOST = ("NRT_EXEC_HW_ERR", "NRT_HW_ERROR", "NRT_UNINITIALIZED", "NRT_CLOSED", "NRT_TIMEOUT", "NERR_HW")
 """What the runtime says when a device, and not an input, is at fault."""
+
+_MOST_FAILURES = 3
+"""Calls in a row that may fail: inputs are checked before, so that many speak of the device."""
 
 _BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "float8_e4m3fn": 1, "float8_e5m2": 1}
 
@@ -46,6 +50,7 @@ class NeuronxDeviceModel(DeviceModel):
         self.directory = directory
         self.limits = _limits(config)
         self.capabilities = capabilities(config)
+        self._failures = 0
 
     @classmethod
     def artifact_key(cls, config: VllmConfig) -> dict[str, Any]:
@@ -92,6 +97,9 @@ class NeuronxDeviceModel(DeviceModel):
                 result.logits[call.rows] = outputs.last_logits(output, len(call.rows), self.limits.vocab_size)
         return result
 
+    def row_faults(self, model_input: ModelInput) -> dict[int, str]:
+        return row_faults(model_input, self.limits)
+
     def memory(self) -> dict[str, int]:
         weights = sum(file.stat().st_size for file in self.directory.glob("weights/*.safetensors"))
         return {"weights": weights, "kv_cache": kv_cache_bytes(self.config)}
@@ -108,11 +116,16 @@ class NeuronxDeviceModel(DeviceModel):
         if self.application is None:
             raise DeviceLost("the model was shut down")
         try:
-            return self.application.forward(**arguments)
+            output = self.application.forward(**arguments)
         except RuntimeError as error:
+            self._failures += 1
             if any(sign in str(error) for sign in _LOST):
                 raise DeviceLost(f"the NeuronCores failed: {error}") from error
+            if self._failures >= _MOST_FAILURES:
+                raise DeviceLost(f"{self._failures} calls in a row failed, the last with: {error}") from error
             raise
+        self._failures = 0
+        return output
 
 
 def capabilities(config: VllmConfig) -> Capabilities:
@@ -152,9 +165,9 @@ def _application(config: VllmConfig) -> Any:
     return application(config.model_config.model_path or config.model_config.model, built)
 
 
-def _limits(config: VllmConfig) -> inputs.Limits:
+def _limits(config: VllmConfig) -> Limits:
     neuron = config.neuron_config
-    return inputs.Limits(
+    return Limits(
         num_lines=neuron.tkg_batch_size,
         max_length=neuron.max_length,
         max_context_length=neuron.max_context_length,
