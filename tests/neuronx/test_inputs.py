@@ -21,7 +21,7 @@ LIMITS = Limits(
     vocab_size=320,
     global_topk=256,
     masks_absent_lines=False,
-    lora=True,
+    adapter_slot=0,
 )
 
 
@@ -86,7 +86,7 @@ def test_a_prompt_beyond_the_largest_bucket_is_refused():
 
 @pytest.mark.parametrize("kind", [Kind.CHUNK, Kind.VERIFY])
 def test_over_contiguous_kv_prompts_are_whole(kind):
-    with pytest.raises(ValueError, match="block KV|drafts"):
+    with pytest.raises(ValueError, match=r"block KV|drafts"):
         _calls(model_input(kind, [[5, 6]], [0], [3]))
 
 
@@ -155,7 +155,7 @@ def test_what_passes_is_valid_in_every_version(rows):
 
 # Prefix caching.
 
-BLOCKS = dataclasses.replace(LIMITS, block_size=8, num_blocks=32, lora=False)
+BLOCKS = dataclasses.replace(LIMITS, block_size=8, num_blocks=32, adapter_slot=None)
 TABLE = np.asarray([[3, 1, 4, 7, 0, 0, 0, 0]], np.int32)
 
 

@@ -23,6 +23,7 @@ from vllm.logger import init_logger
 from vllm.neuron.device import TARGETS
 from vllm.neuron.faults import Faults, NeuronConfigError, nearest
 from vllm.neuron.kv_layout import BLOCK_KV_KEYS, KVModes, default_block_size, kv_layout, kv_modes
+from vllm.neuron.lora import settle_lora
 from vllm.neuron.neuron_config import NeuronConfig, default_neuron_config, torch_dtype
 from vllm.neuron.neuron_config_sections import TORCH_DTYPES, dtype_name
 from vllm.neuron.options import merged_override
@@ -90,6 +91,7 @@ def examine(config: VllmConfig, target: str | None = None) -> Examined:
     override = merged_override(config.neuron_options, faults)
     _check_environment(override, faults)
     refuse_options(config, target, faults)
+    config = config.replace(lora_config=settle_lora(config, override, target, faults))
     modes = kv_modes(config, override, target in BLOCK_KV_BY_DEFAULT, faults)
     if not modes.asked and modes.block_kv and _find_faults(config, override, target, modes):
         modes = KVModes(prefix_caching=False, chunked_prefill=False)

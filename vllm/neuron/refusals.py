@@ -34,7 +34,6 @@ _UNSERVED = {
         "token_tree_config",
         "is_medusa",
     ),
-    "LoRA adapters are not served yet": ("lora_config",),
     "a quantised KV cache is not served yet": ("kv_cache_quant", "kv_quant_config"),
     "tensors cannot be captured or replaced while serving": ("tensor_capture_config", "tensor_replacement_config"),
 }
@@ -49,8 +48,6 @@ def refuse_options(config: VllmConfig, target: str, faults: Faults) -> None:
         faults.add("kv_cache_dtype", given, "a quantised KV cache is not served yet", "Leave it out")
     if config.scheduler_config.async_scheduling:
         faults.add("async_scheduling", True, "steps are not overlapped yet", "Leave it out")
-    if config.lora_config.enable_lora:
-        faults.add("enable_lora", True, "LoRA adapters are not served yet", "Leave it out")
     for name, subject in (("speculative_config", "speculative decoding"), ("kv_transfer_config", "KV transfer")):
         if getattr(config, name):
             faults.add(name, getattr(config, name), f"{subject} is not served yet", "Leave it out")

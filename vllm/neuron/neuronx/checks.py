@@ -7,6 +7,7 @@ from pathlib import Path
 from vllm.config import VllmConfig
 from vllm.neuron.faults import Faults
 from vllm.neuron.neuron_config import NeuronConfig
+from vllm.neuron.neuronx.adapters import check_adapters, check_version
 from vllm.neuron.neuronx.registry import check_architecture
 from vllm.neuron.neuronx.versions import (
     KEYS_SINCE,
@@ -24,6 +25,7 @@ from vllm.neuron.neuronx.versions import (
 def check(config: VllmConfig, neuron: NeuronConfig, faults: Faults) -> None:
     """Add the faults of a configuration. Where the library is missing, those that need no version."""
     check_served(neuron, faults)
+    check_adapters(neuron, list(config.model_config.hf_config.get("architectures") or []), faults)
     check_files(config, neuron, faults)
     text = installed()
     if not text:
@@ -31,6 +33,7 @@ def check(config: VllmConfig, neuron: NeuronConfig, faults: Faults) -> None:
     version = parse_version(text)
     if OLDEST <= version <= NEWEST:
         check_keys(neuron, version, faults)
+        check_version(neuron.lora_config, version, faults)
         check_architecture(config.model_config.hf_config, version, config.model_config.max_len, faults)
     else:
         faults.add(PACKAGE, text, f"only {OLDEST} to {NEWEST} are known", f"Install {NEWEST}")

@@ -12,6 +12,8 @@ from typing import Any
 from vllm.config import VllmConfig
 from vllm.neuron.faults import Faults
 from vllm.neuron.neuron_config import NeuronConfig
+from vllm.neuron.neuron_config_sections import LoraServingConfig
+from vllm.neuron.neuronx.adapters import library_entries
 from vllm.neuron.neuronx.library import Library
 from vllm.neuron.neuronx.versions import KEYS_SINCE, OLDEST, Version
 from vllm.neuron.section import Section
@@ -85,11 +87,15 @@ def build_neuron_config(entries: Entries, library: Library, neuron_config_cls: C
         chosen = {"dynamic": True, "deterministic": False, "global_topk": sampling.global_topk, **sampling.changed()}
         given["on_device_sampling_config"] = library.config.OnDeviceSamplingConfig(**chosen)
     for name, value in given.items():
-        if isinstance(value, Section):
+        if isinstance(value, LoraServingConfig):
+            given[name] = library_entries(value, library.version)
+        elif isinstance(value, Section):
             given[name] = value.to_dict()
     built = neuron_config_cls(**given)
     faults = Faults()
     _check_heeded({name: value for name, value in entries.items() if name not in _ROUTER}, built, "", faults)
+    if given.get("lora_config"):
+        _check_adapters_heeded(given["lora_config"], built.lora_config, faults)
     if sampling is not None:
         _check_heeded(chosen, built.on_device_sampling_config, "on_device_sampling_config.", faults)
     faults.raise_if_any(f"the configuration, as NxD Inference {library.version} reads it")
@@ -103,6 +109,14 @@ def _check_heeded(given: Mapping[str, Any], built: Any, prefix: str, faults: Fau
         elif isinstance(value, (bool, int, list)) and getattr(built, name) != value:
             used = getattr(built, name)
             faults.add(prefix + name, value, f"the library would use {used!r} instead", "Leave it out")
+
+
+def _check_adapters_heeded(given: Mapping[str, Any], built: Any, faults: Faults) -> None:
+    """Adapters in their order, which their numbers follow from."""
+    names = list(built.lora_ckpt_paths or {})
+    if names != list(given["lora_ckpt_paths"] or {}):
+        why = f"the library would serve {', '.join(names) or 'none'}"
+        faults.add("lora_config.lora_ckpt_paths", given["lora_ckpt_paths"], why, "Leave it out")
 
 
 def build_inference_config(config: VllmConfig, library: Library, application: Any) -> Any:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vllm.neuron.model_input import Kind, ModelInput
 
@@ -21,6 +21,8 @@ class Limits:
     """What the compiled programs take. global_topk: 0 where the host samples. block_size: 0 with contiguous KV.
 
     max_length: positions of the KV cache of a row, 0 to max_length - 1.
+    adapter_slot: LoRA slot of a request without an adapter, those of adapters 1, 2, ... following it; -1: there is no
+        such slot; None: the programs have no adapters at all.
     """
 
     num_lines: int
@@ -29,7 +31,7 @@ class Limits:
     vocab_size: int
     global_topk: int
     masks_absent_lines: bool
-    lora: bool = False
+    adapter_slot: int | None = None
     block_size: int = 0
     num_blocks: int = 0
 
@@ -37,7 +39,7 @@ class Limits:
 def row_faults(model_input: ModelInput, limits: Limits) -> dict[int, str]:
     """Rows by index that cannot run, and why. The others can, if these are left out."""
     faults: dict[int, str] = {}
-    for check in (_wrong_lines, _wrong_shapes, _wrong_tokens, _wrong_blocks, _wrong_sampling):
+    for check in (_wrong_lines, _wrong_shapes, _wrong_tokens, _wrong_blocks, _wrong_adapters, _wrong_sampling):
         for wrong, reason in check(model_input, limits):
             for row in np.flatnonzero(wrong).tolist():
                 faults.setdefault(row, reason.format(row=_Row(model_input, row)))
@@ -58,8 +60,8 @@ def check_batch(model_input: ModelInput, limits: Limits) -> None:
         raise ValueError(f"a decode without the live KV lines {absent} would overwrite them")
 
 
-Wrong = tuple[NDArray[np.bool_], str]
-"""Which rows are at fault, and a reason in which `{row.x}` stands for what row x holds (see `_Row`)."""
+Wrong = tuple[Any, str]
+"""Which rows are at fault (bool [B]), and a reason in which `{row.x}` stands for what row x holds (see `_Row`)."""
 
 
 class _Row:
@@ -82,7 +84,7 @@ def _wrong_shapes(given: ModelInput, limits: Limits) -> Iterator[Wrong]:
     every = np.ones(given.num_rows, np.bool_)
     if given.kind is Kind.DECODE:
         positions, last = given.position_ids[:, 0], limits.max_length - 1
-        reason = f"a token at position {{row.position}} cannot be decoded: the first is the prompt's, the last is {last}"
+        reason = f"a token at position {{row.position}} cannot be decoded: 0 is the prompt's, the last is {last}"
         yield (positions < 1) | (positions > last), reason
         return
     if given.kind is Kind.VERIFY:
@@ -105,6 +107,14 @@ def _wrong_blocks(given: ModelInput, limits: Limits) -> Iterator[Wrong]:
         blocks = given.block_table
         reason = f"KV blocks are not all of the {limits.num_blocks} that were compiled"
         yield ((blocks < 0) | (blocks >= limits.num_blocks)).any(1), reason
+
+
+def _wrong_adapters(given: ModelInput, limits: Limits) -> Iterator[Wrong]:
+    if limits.adapter_slot is None:
+        yield given.adapter_ids != 0, "the programs were compiled without LoRA adapters"
+    else:
+        reason = "without an adapter the library would use the first one"
+        yield given.adapter_ids + limits.adapter_slot < 0, reason
 
 
 def _wrong_sampling(given: ModelInput, limits: Limits) -> Iterator[Wrong]:

@@ -120,8 +120,8 @@ def _by_row(model_input: ModelInput, rows: IntArray, limits: Limits) -> dict[str
     arguments: dict[str, Any] = {"seq_ids": model_input.seq_ids[rows]}
     sampling = model_input.sampling_params[rows]
     arguments["sampling_params"] = sampling_rows(sampling, limits) if limits.global_topk else np.ones_like(sampling)
-    if limits.lora:
-        arguments["adapter_ids"] = model_input.adapter_ids[rows]
+    if limits.adapter_slot is not None:
+        arguments["adapter_ids"] = model_input.adapter_ids[rows] + limits.adapter_slot
     return arguments
 
 

@@ -21,13 +21,13 @@ from vllm.logger import init_logger
 from vllm.neuron.artifact_store import ArtifactError
 from vllm.neuron.device import DeviceLost, DeviceModel, Progress
 from vllm.neuron.model_input import ModelInput, ModelOutput
-from vllm.neuron.neuronx import environment, inputs, outputs
+from vllm.neuron.neuronx import adapters, environment, inputs, outputs
 from vllm.neuron.neuronx.compiling import compile_into
 from vllm.neuron.neuronx.config import build_inference_config, is_portable, neuron_entries
 from vllm.neuron.neuronx.input_checks import Limits, row_faults
 from vllm.neuron.neuronx.library import load_library
 from vllm.neuron.neuronx.registry import application_class
-from vllm.neuron.neuronx.versions import PACKAGE, installed
+from vllm.neuron.neuronx.versions import PACKAGE, installed, parse_version
 from vllm.neuron.parallel import HeadSharding
 
 logger = init_logger(__name__)
@@ -132,6 +132,7 @@ def capabilities(config: VllmConfig) -> Capabilities:
     """With on-device sampling temperature, top_k and top_p; with host sampling all but logits of the prompt."""
     vocab_size, global_topk = config.model_config.vocab_size, config.neuron_config.global_topk
     on_device = config.neuron_config.on_device_sampling
+    slot = adapters.base_slot(config.neuron_config.lora_config, parse_version(installed()))
     return Capabilities(
         target="neuronx",
         sampling=frozenset() if on_device else HOST_SAMPLING - {"prompt_logprobs"},
@@ -139,6 +140,8 @@ def capabilities(config: VllmConfig) -> Capabilities:
         default_top_k=min(global_topk, vocab_size) if on_device else 0,
         max_logprobs=0 if on_device else vocab_size,
         structured_outputs=not on_device,
+        lora=slot is not None,
+        needs_adapter=slot == -1,
         deterministic=False,
     )
 
@@ -174,6 +177,7 @@ def _limits(config: VllmConfig) -> Limits:
         vocab_size=config.model_config.vocab_size,
         global_topk=neuron.global_topk,
         masks_absent_lines=neuron.apply_seq_ids_mask,
+        adapter_slot=adapters.base_slot(neuron.lora_config, parse_version(installed())),
         block_size=neuron.pa_block_size if neuron.is_block_kv_layout else 0,
         num_blocks=neuron.pa_num_blocks,
     )

@@ -249,7 +249,14 @@ class InferenceConfig:
         return cls(neuron_config, **saved)
 
 
-SECTIONS = (NeuronConfig, OnDeviceSamplingConfig, ChunkedPrefillConfig, InferenceConfig, SimpleNamespace)
+SECTIONS = (
+    LoraServingConfig,
+    NeuronConfig,
+    OnDeviceSamplingConfig,
+    ChunkedPrefillConfig,
+    InferenceConfig,
+    SimpleNamespace,
+)
 
 
 def _plain(value):
@@ -259,8 +266,6 @@ def _plain(value):
         return [_plain(item) for item in value]
     if isinstance(value, dict):
         return {str(name): _plain(item) for name, item in value.items()}
-    if isinstance(
-        value, (NeuronConfig, OnDeviceSamplingConfig, ChunkedPrefillConfig, InferenceConfig, SimpleNamespace)
-    ):
+    if isinstance(value, SECTIONS):
         return _plain(vars(value))
     return value if isinstance(value, (bool, int, float, str, type(None))) else str(value)

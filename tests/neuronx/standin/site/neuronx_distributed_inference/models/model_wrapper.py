@@ -92,7 +92,7 @@ class ModelWrapper:
         self.executed.append(
             {"tag": self.tag, "bucket": attention_mask.shape[1], "input_ids": input_ids, "seq_ids": seq_ids}
         )
-        return self.graph(self, input_ids, attention_mask, position_ids, seq_ids, sampling_params)
+        return self.graph(self, input_ids, attention_mask, position_ids, seq_ids, sampling_params, adapter_ids)
 
     def sampled_column(self, position_ids):
         """argmax(position_ids). Which of several equal maxima the device takes is not documented."""

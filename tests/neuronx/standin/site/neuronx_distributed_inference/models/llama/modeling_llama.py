@@ -7,6 +7,7 @@ from torch.nn import functional
 
 from neuronx_distributed_inference.models.application_base import NeuronBaseForCausalLM
 from neuronx_distributed_inference.models.config import InferenceConfig, NeuronConfig
+from neuronx_distributed_inference.modules.lora_serving import Adapters
 
 REQUIRED = [
     "hidden_size",
@@ -41,6 +42,7 @@ class NeuronLlamaModel:
         self.head_dim = getattr(config, "head_dim", None) or config.hidden_size // self.num_heads
         neuron = config.neuron_config
         self.max_length = neuron.max_length
+        self.adapters = Adapters(config) if neuron.lora_config else None
         places = (neuron.max_batch_size + 1, self.num_kv_heads, self.max_length, self.head_dim)
         if neuron.is_block_kv_layout:
             places = (neuron.pa_num_blocks + 1, neuron.pa_block_size, self.num_kv_heads, self.head_dim)
@@ -60,10 +62,12 @@ class NeuronLlamaModel:
         return self._run(wrapper, input_ids, position_ids, sampling_params, sampler, prefill, places)
 
     @torch.inference_mode()
-    def run(self, wrapper, input_ids, attention_mask, position_ids, seq_ids, sampling_params, sampler):
+    def run(self, wrapper, input_ids, attention_mask, position_ids, seq_ids, sampling_params, adapter_ids, sampler):
         lines = seq_ids.long() if self.config.neuron_config.is_continuous_batching else torch.arange(len(seq_ids))
         places = {"mask": attention_mask, "positions": position_ids, "lines": lines}
         prefill = wrapper.is_context_encoding
+        if self.adapters is not None:
+            self.adapters.choose(adapter_ids, lines, prefill)
         return self._run(wrapper, input_ids, position_ids, sampling_params, sampler, prefill, places)
 
     def _run(self, wrapper, input_ids, position_ids, sampling_params, sampler, prefill, places):
@@ -135,7 +139,10 @@ class NeuronLlamaModel:
         return self._norm(heads, norm) if norm in self.state else heads
 
     def _linear(self, hidden, name):
-        return functional.linear(hidden, self.state[name + ".weight"], self.state.get(name + ".bias"))
+        out = functional.linear(hidden, self.state[name + ".weight"], self.state.get(name + ".bias"))
+        if self.adapters is not None and self.adapters.touches(name):
+            out = out + self.adapters.added(hidden, name)
+        return out
 
     def _norm(self, hidden, name):
         wide = hidden.float()
