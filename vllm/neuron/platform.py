@@ -63,7 +63,7 @@ def resolve_quietly(config: VllmConfig, target: str | None = None) -> tuple[Vllm
     if neuron_config is None:
         raise AssertionError("a Neuron config that could not be built left no fault")
     override = plain(examined.override)
-    resolved = _with_step_limits(examined.config, neuron_config).replace(
+    resolved = _with_step_limits(examined.config, neuron_config, examined.target).replace(
         target=examined.target,
         neuron_config=neuron_config,
         neuron_options=replace(config.neuron_options, additional_config={}, override_neuron_config=override),
@@ -259,14 +259,18 @@ def _is_settled(name: str, value: Any) -> bool:
     return name in BLOCK_KV_KEYS and (value is None or isinstance(value, bool))
 
 
-def _with_step_limits(config: VllmConfig, neuron_config: NeuronConfig) -> VllmConfig:
-    """The config with what the compiled programs limit, as plain numbers for the scheduler."""
+def _with_step_limits(config: VllmConfig, neuron_config: NeuronConfig, target: str) -> VllmConfig:
+    """The config with what the compiled programs limit, as plain numbers for the scheduler.
+
+    Pieces of prompts lie in one row of the accelerator's, which is at most a sequence long.
+    """
     scheduler = config.scheduler_config
     longest, rows, prompts = neuron_config.max_context_length, neuron_config.batch_size, neuron_config.ctx_batch_size
     lookahead, mixed = neuron_config.speculation_length, bool(scheduler.enable_chunked_prefill)
     step_tokens = scheduler.max_num_batched_tokens
     if step_tokens is None:
-        prompt_tokens = min(DEFAULT_STEP_TOKENS, longest * rows) if mixed else longest * prompts
+        together = longest if target == "neuronx" else longest * rows
+        prompt_tokens = min(DEFAULT_STEP_TOKENS, together) if mixed else longest * prompts
         step_tokens = max(prompt_tokens, rows * (1 + lookahead))
     return config.replace(
         scheduler_config=replace(

@@ -14,6 +14,7 @@ from vllm.neuron.faults import Faults
 from vllm.neuron.neuron_config import NeuronConfig
 from vllm.neuron.neuron_config_sections import LoraServingConfig
 from vllm.neuron.neuronx.adapters import library_entries
+from vllm.neuron.neuronx.chunks import chunk_entries
 from vllm.neuron.neuronx.library import Library
 from vllm.neuron.neuronx.versions import KEYS_SINCE, OLDEST, Version
 from vllm.neuron.section import Section
@@ -61,6 +62,7 @@ def neuron_entries(config: VllmConfig, version: Version) -> Entries:
     names = [*_ALWAYS, *(name for name in neuron.changed() if name not in _ALWAYS)]
     entries = {name: _copied(getattr(neuron, name)) for name in names if version >= KEYS_SINCE.get(name, OLDEST)}
     entries["save_sharded_checkpoint"] = is_portable(config)
+    entries |= chunk_entries(config)
     if neuron.enable_bucketing and not neuron.is_block_kv_layout:
         entries["context_encoding_buckets"] = list(neuron.context_buckets)
         entries["token_generation_buckets"] = list(neuron.token_buckets)

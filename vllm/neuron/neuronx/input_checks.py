@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from vllm.neuron.model_input import Kind, ModelInput
+from vllm.neuron.neuronx.chunks import wrong_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,7 @@ class Limits:
     """What the compiled programs take. global_topk: 0 where the host samples. block_size: 0 with contiguous KV.
 
     max_length: positions of the KV cache of a row, 0 to max_length - 1.
+    chunk: tokens of all rows in a call of chunked prefill; 0 without it.
     adapter_slot: LoRA slot of a request without an adapter, those of adapters 1, 2, ... following it; -1: there is no
         such slot; None: the programs have no adapters at all.
     """
@@ -34,6 +36,7 @@ class Limits:
     adapter_slot: int | None = None
     block_size: int = 0
     num_blocks: int = 0
+    chunk: int = 0
 
 
 def row_faults(model_input: ModelInput, limits: Limits) -> dict[int, str]:
@@ -71,6 +74,7 @@ class _Row:
         self.line = int(given.seq_ids[row])
         self.position = int(given.position_ids[row, 0])
         self.length = int(given.full_context_lens[row])
+        self.last = self.length - 1
         self.sampling = tuple(given.sampling_params[row].tolist())
 
 
@@ -82,6 +86,9 @@ def _wrong_lines(given: ModelInput, limits: Limits) -> Iterator[Wrong]:
 
 def _wrong_shapes(given: ModelInput, limits: Limits) -> Iterator[Wrong]:
     every = np.ones(given.num_rows, np.bool_)
+    if limits.chunk:
+        yield from wrong_rows(given, limits.chunk, limits.max_length)
+        return
     if given.kind is Kind.DECODE:
         positions, last = given.position_ids[:, 0], limits.max_length - 1
         reason = f"a token at position {{row.position}} cannot be decoded: 0 is the prompt's, the last is {last}"

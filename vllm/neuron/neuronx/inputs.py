@@ -1,7 +1,8 @@
 """`ModelInput` -> the keyword arguments of the library's `forward`.
 
-A call is one prompt, or the decode of every live row. Over contiguous KV rows go in ascending by KV line, everything
-that belongs to a row with them; over block KV their order is free. `Call.rows` brings results back.
+A call is one prompt, or the decode of every live row; with chunked prefill (`chunks`) it is all rows of a step. Over
+contiguous KV rows go in ascending by KV line, everything that belongs to a row with them; over block KV their order is
+free. `Call.rows` brings results back.
 
 The library samples at the greatest position of a prompt, and pads with position 1: it would take the padding of a
 prompt of one token for the prompt, and may take that of two. Both are padded here to the largest bucket, where it adds
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from vllm.neuron.model_input import FloatArray, IntArray, Kind, ModelInput
+from vllm.neuron.neuronx.chunks import chunk_arguments
 from vllm.neuron.neuronx.input_checks import Limits, check_batch, row_faults
 
 SHORT_PROMPT = 2
@@ -36,7 +38,11 @@ def build_calls(model_input: ModelInput, limits: Limits) -> Iterator[Call]:
     if faults := row_faults(model_input, limits):
         raise ValueError("; ".join(faults.values()))
     check_batch(model_input, limits)
-    if limits.block_size:
+    if limits.chunk:
+        sampling = _sampling(model_input, np.arange(model_input.num_rows), limits)
+        arguments = chunk_arguments(model_input, sampling, limits.num_lines)
+        yield Call(arguments, np.arange(model_input.num_rows, dtype=np.int32))
+    elif limits.block_size:
         yield from _over_blocks(model_input, limits)
     elif model_input.kind is Kind.PREFILL:
         for row in np.argsort(model_input.seq_ids, kind="stable"):
@@ -118,11 +124,15 @@ def _blocks_by_row(model_input: ModelInput, rows: IntArray) -> dict[str, Any]:
 def _by_row(model_input: ModelInput, rows: IntArray, limits: Limits) -> dict[str, Any]:
     """What belongs to rows, in the order of `rows`."""
     arguments: dict[str, Any] = {"seq_ids": model_input.seq_ids[rows]}
-    sampling = model_input.sampling_params[rows]
-    arguments["sampling_params"] = sampling_rows(sampling, limits) if limits.global_topk else np.ones_like(sampling)
+    arguments["sampling_params"] = _sampling(model_input, rows, limits)
     if limits.adapter_slot is not None:
         arguments["adapter_ids"] = model_input.adapter_ids[rows] + limits.adapter_slot
     return arguments
+
+
+def _sampling(model_input: ModelInput, rows: IntArray, limits: Limits) -> FloatArray:
+    given = model_input.sampling_params[rows]
+    return sampling_rows(given, limits) if limits.global_topk else np.ones_like(given)
 
 
 def sampling_rows(given: FloatArray, limits: Limits) -> FloatArray:

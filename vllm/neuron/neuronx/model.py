@@ -22,6 +22,7 @@ from vllm.neuron.artifact_store import ArtifactError
 from vllm.neuron.device import DeviceLost, DeviceModel, Progress
 from vllm.neuron.model_input import ModelInput, ModelOutput
 from vllm.neuron.neuronx import adapters, environment, inputs, outputs
+from vllm.neuron.neuronx.chunks import chunk_tokens
 from vllm.neuron.neuronx.compiling import compile_into
 from vllm.neuron.neuronx.config import build_inference_config, is_portable, neuron_entries
 from vllm.neuron.neuronx.input_checks import Limits, row_faults
@@ -94,7 +95,9 @@ class NeuronxDeviceModel(DeviceModel):
             if result.tokens is not None:
                 result.tokens[call.rows, 0] = outputs.sampled_tokens(output, len(call.rows))
             elif result.logits is not None:
-                result.logits[call.rows] = outputs.last_logits(output, len(call.rows), self.limits.vocab_size)
+                result.logits[call.rows] = outputs.last_logits(
+                    output, len(call.rows), self.limits.vocab_size, chunked=bool(self.limits.chunk)
+                )
         return result
 
     def row_faults(self, model_input: ModelInput) -> dict[int, str]:
@@ -141,6 +144,7 @@ def capabilities(config: VllmConfig) -> Capabilities:
         max_logprobs=0 if on_device else vocab_size,
         structured_outputs=not on_device,
         lora=slot is not None,
+        mixed_steps=config.neuron_config.is_chunked_prefill,
         needs_adapter=slot == -1,
         deterministic=False,
     )
@@ -180,6 +184,7 @@ def _limits(config: VllmConfig) -> Limits:
         adapter_slot=adapters.base_slot(neuron.lora_config, parse_version(installed())),
         block_size=neuron.pa_block_size if neuron.is_block_kv_layout else 0,
         num_blocks=neuron.pa_num_blocks,
+        chunk=chunk_tokens(config),
     )
 
 

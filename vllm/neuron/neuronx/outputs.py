@@ -21,10 +21,14 @@ def sampled_tokens(output: Any, num_rows: int) -> IntArray:
     return np.asarray(tokens[:num_rows], np.int32)
 
 
-def last_logits(output: Any, num_rows: int, vocab_size: int) -> FloatArray:
-    """float32 [B, vocab_size]: logits of the token to sample. Padding of the vocabulary is cut off."""
+def last_logits(output: Any, num_rows: int, vocab_size: int, chunked: bool = False) -> FloatArray:
+    """float32 [B, vocab_size]: logits of the token to sample. Padding of the vocabulary is cut off.
+
+    chunked: rows lie side by side ([1, B, V]), as chunked prefill has them, and not below each other ([B, 1, V]).
+    """
     logits = _array(_payload(output))
-    logits = logits[:, -1, :] if logits.ndim == 3 else logits
+    if logits.ndim == 3:
+        logits = logits[0] if chunked else logits[:, -1, :]
     if logits.shape[0] < num_rows or logits.shape[1] < vocab_size:
         raise RuntimeError(f"the device returned logits of shape {logits.shape} for {num_rows} rows of {vocab_size}")
     return np.ascontiguousarray(logits[:num_rows, :vocab_size], np.float32)

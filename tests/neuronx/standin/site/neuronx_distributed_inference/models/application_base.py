@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from neuronx_distributed_inference import at_least
+from neuronx_distributed_inference.models.chunk_wrapper import ChunkedPrefillWrapper
 from neuronx_distributed_inference.models.config import InferenceConfig, NeuronConfig
 from neuronx_distributed_inference.models.model_wrapper import (
     CONTEXT_ENCODING_MODEL_TAG,
@@ -36,6 +37,8 @@ class NeuronApplicationBase:
         self.config = config if config is not None else self.get_config_cls().load(self.model_path)
         self.neuron_config = neuron_config or self.config.neuron_config
         wrapper = PrefixCachingWrapper if self.neuron_config.is_prefix_caching else ModelWrapper
+        if self.neuron_config.chunked_prefill_config is not None:
+            wrapper = ChunkedPrefillWrapper
         self.models = [wrapper(self.config, tag) for tag in (CONTEXT_ENCODING_MODEL_TAG, TOKEN_GENERATION_MODEL_TAG)]
         self.context_encoding_model, self.token_generation_model = self.models
         self.is_loaded_to_neuron = False
@@ -121,7 +124,7 @@ class NeuronApplicationBase:
         network = self._model_cls(self.config, self._load_weights(directory))
         sampler = Sampler(self.config) if self.neuron_config.on_device_sampling_config else None
         for model in self.models:
-            run = network.run_blocks if self.neuron_config.is_prefix_caching else network.run
+            run = network.run_blocks if self.neuron_config.is_block_kv_layout else network.run
             model.graph = partial(run, sampler=sampler)
         self.is_loaded_to_neuron = True
 
@@ -195,7 +198,7 @@ class NeuronBaseForCausalLM(NeuronApplicationBase):
         tensor_capture_hook=None,
     ):
         rows = input_ids.shape[0]
-        if attention_mask is None:
+        if attention_mask is None and self.neuron_config.chunked_prefill_config is None:
             attention_mask = self._infer_attention_mask(position_ids)
         if seq_ids is None:
             seq_ids = torch.arange(rows)
@@ -207,12 +210,15 @@ class NeuronBaseForCausalLM(NeuronApplicationBase):
         if sampling is not None:
             validate_sampling_params(sampling_params, sampling)
             sampling_params = infer_sampling_params(sampling_params)
+        if not self.is_loaded_to_neuron:
+            raise RuntimeError("Forward called before load. Run load() or load_state_dict() making calling forward")
+        if self.neuron_config.chunked_prefill_config is not None:
+            blocks = (slot_mapping, block_table, full_context_lens, computed_context_lens)
+            return self._outputs(self._run_chunk(input_ids, position_ids, seq_ids, sampling_params, *blocks))
         is_prefill = int(position_ids.min()) == 0
         if self.neuron_config.is_prefix_caching:
             is_prefill = is_prefill and input_ids.shape[-1] > 1
         model = self.context_encoding_model if is_prefill else self.token_generation_model
-        if not self.is_loaded_to_neuron:
-            raise RuntimeError("Forward called before load. Run load() or load_state_dict() making calling forward")
         if self.neuron_config.is_prefix_caching:
             assert full_context_lens.shape == computed_context_lens.shape == (rows, 1)
             assert block_table.shape[1] == self.neuron_config.max_length // self.neuron_config.pa_block_size
@@ -221,6 +227,20 @@ class NeuronBaseForCausalLM(NeuronApplicationBase):
         return self._outputs(
             model.forward(input_ids, attention_mask, position_ids, seq_ids, sampling_params, adapter_ids)
         )
+
+    def _run_chunk(self, input_ids, position_ids, seq_ids, sampling_params, slots, table, full, computed):
+        """The program for chunks if any sequence has several tokens, else that for token generation."""
+        num_seqs = full.shape[0]
+        assert full.shape == computed.shape == (num_seqs,) and table.shape[0] == num_seqs
+        assert input_ids.shape == position_ids.shape == (1, int((full - computed).sum())) and seq_ids.shape == (1,)
+        is_chunk = bool(((full - computed) > 1).any())
+        model = self.context_encoding_model if is_chunk else self.token_generation_model
+        if not is_chunk:
+            most = self.neuron_config.chunked_prefill_config.max_num_seqs
+            seq_ids, sampling_params = seq_ids.expand(most), sampling_params.expand(most, 3)
+        result = model.forward(input_ids, position_ids, seq_ids, sampling_params, slots, table, full, computed)
+        on_device = self.neuron_config.on_device_sampling_config is not None
+        return result[:num_seqs] if on_device else result.transpose(0, 1)
 
     def _infer_attention_mask(self, position_ids):
         """Prefill: columns up to the row's positions. Decode, and prompts of one token: columns before them."""

@@ -45,12 +45,16 @@ class NeuronLlamaModel:
         self.adapters = Adapters(config) if neuron.lora_config else None
         places = (neuron.max_batch_size + 1, self.num_kv_heads, self.max_length, self.head_dim)
         if neuron.is_block_kv_layout:
-            places = (neuron.pa_num_blocks + 1, neuron.pa_block_size, self.num_kv_heads, self.head_dim)
+            sink = 0 if neuron.chunked_prefill_config else 1
+            places = (neuron.pa_num_blocks + sink, neuron.pa_block_size, self.num_kv_heads, self.head_dim)
         self.cache = torch.zeros((config.num_hidden_layers, 2, *places), dtype=neuron.torch_dtype)
 
     @torch.inference_mode()
-    def run_blocks(self, wrapper, input_ids, position_ids, slots, table, mask, sampling_params, sampler):
-        """Prefix caching: keys and values of the prefix are gathered by block table, the new ones written by slot."""
+    def run_blocks(self, wrapper, input_ids, position_ids, slots, sampling_params, sampler, **context):
+        """Block KV: keys and values of what is computed are gathered, the new ones written by slot."""
+        if "read" in context:
+            return self._run_chunk(wrapper, input_ids, position_ids, slots, sampling_params, sampler, **context)
+        table, mask = context["table"], context["mask"]
         size = self.config.neuron_config.pa_block_size
         read = (table[:, :, None] * size + torch.arange(size)).flatten(1).long()
         sink = self.config.neuron_config.pa_num_blocks * size
@@ -60,6 +64,15 @@ class NeuronLlamaModel:
         places = {"read": read, "written": written, "visible": torch.cat(visible, 2)}
         prefill = wrapper.is_context_encoding
         return self._run(wrapper, input_ids, position_ids, sampling_params, sampler, prefill, places)
+
+    def _run_chunk(self, wrapper, input_ids, position_ids, slots, params, sampler, read, visible, columns):
+        """Chunked prefill. There is no sink: slot -1 is the last one of the last block."""
+        last_slot = self.cache.shape[2] * self.cache.shape[3] - 1
+        written = torch.where(slots < 0, last_slot, slots).long()
+        places = {"read": read, "written": written, "visible": visible}
+        if columns is None:
+            return self._run(wrapper, input_ids, position_ids, params, sampler, False, places)
+        return self._run(wrapper, input_ids, position_ids, params, sampler, columns, places)
 
     @torch.inference_mode()
     def run(self, wrapper, input_ids, attention_mask, position_ids, seq_ids, sampling_params, adapter_ids, sampler):
@@ -82,8 +95,12 @@ class NeuronLlamaModel:
             hidden = hidden + self._linear(
                 gate * self._linear(normed, weights + "mlp.up_proj"), weights + "mlp.down_proj"
             )
-        column = wrapper.sampled_column(position_ids) if prefill else torch.zeros(len(hidden), dtype=torch.long)
-        last = self._norm(hidden, "norm.weight")[torch.arange(len(hidden)), column]
+        normed = self._norm(hidden, "norm.weight")
+        if torch.is_tensor(prefill):
+            last = normed[0, prefill]
+        else:
+            column = wrapper.sampled_column(position_ids) if prefill else torch.zeros(len(hidden), dtype=torch.long)
+            last = normed[torch.arange(len(hidden)), column]
         logits = functional.linear(last, self.state["lm_head.weight"]).float()
         return logits[:, None] if sampler is None else sampler(logits, sampling_params)
 
