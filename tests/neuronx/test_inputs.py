@@ -31,7 +31,8 @@ def _calls(given, limits=LIMITS):
 
 def test_decode_rows_are_sorted_with_everything_that_belongs_to_them():
     sampling = np.asarray([(5, 0.9, 0.5), (6, 0.8, 0.6), (7, 0.7, 0.7)], np.float32)
-    (call,) = _calls(decode([10, 11, 12], [3, 0, 2], [7, 8, 9], sampling_params=sampling))
+    adapters = np.asarray([0, 1, 2], np.int32)
+    (call,) = _calls(decode([10, 11, 12], [3, 0, 2], [7, 8, 9], sampling_params=sampling, adapter_ids=adapters))
     assert call.arguments["seq_ids"].tolist() == [0, 2, 3]
     assert call.arguments["input_ids"].tolist() == [[11], [12], [10]]
     assert call.arguments["position_ids"].tolist() == [[8], [9], [7]]
@@ -86,7 +87,7 @@ def test_a_prompt_beyond_the_largest_bucket_is_refused():
 
 @pytest.mark.parametrize("kind", [Kind.CHUNK, Kind.VERIFY])
 def test_over_contiguous_kv_prompts_are_whole(kind):
-    with pytest.raises(ValueError, match=r"block KV|drafts"):
+    with pytest.raises(ValueError, match=r"block KV|speculation"):
         _calls(model_input(kind, [[5, 6]], [0], [3]))
 
 

@@ -64,6 +64,7 @@ class ModelInput:
     sampling: SamplingInput
     num_prompt_logprobs: IntArray
     next_token_ids: IntArray
+    num_drafts: IntArray = field(default_factory=lambda: np.zeros(0, np.int32))
     live_seq_ids: IntArray | None = None
 
     @property
@@ -86,5 +87,6 @@ class ModelOutput:
     logits: FloatArray | None = None
     logprobs: LogprobRows | None = None
     prompt_logprobs: LogprobRows | None = None
+    num_drafted: IntArray | None = None
     drafts: IntArray | None = None
     extra: dict[str, object] = field(default_factory=dict)

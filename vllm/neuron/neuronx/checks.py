@@ -10,6 +10,7 @@ from vllm.neuron.neuron_config import NeuronConfig
 from vllm.neuron.neuronx.adapters import check_adapters, check_version
 from vllm.neuron.neuronx.chunks import check_chunks
 from vllm.neuron.neuronx.registry import check_architecture
+from vllm.neuron.neuronx.speculation import check_speculation, check_speculation_version
 from vllm.neuron.neuronx.versions import (
     KEYS_SINCE,
     KEYS_UNTIL,
@@ -26,6 +27,7 @@ from vllm.neuron.neuronx.versions import (
 def check(config: VllmConfig, neuron: NeuronConfig, faults: Faults) -> None:
     """Add the faults of a configuration. Where the library is missing, those that need no version."""
     check_served(neuron, faults)
+    check_speculation(config, neuron, faults)
     check_chunks(config, neuron, faults)
     check_adapters(neuron, list(config.model_config.hf_config.get("architectures") or []), faults)
     check_files(config, neuron, faults)
@@ -36,6 +38,7 @@ def check(config: VllmConfig, neuron: NeuronConfig, faults: Faults) -> None:
     if OLDEST <= version <= NEWEST:
         check_keys(neuron, version, faults)
         check_version(neuron.lora_config, version, faults)
+        check_speculation_version(config, version, faults)
         check_architecture(config.model_config.hf_config, version, config.model_config.max_len, faults)
     else:
         faults.add(PACKAGE, text, f"only {OLDEST} to {NEWEST} are known", f"Install {NEWEST}")

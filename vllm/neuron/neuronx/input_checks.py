@@ -23,6 +23,7 @@ class Limits:
 
     max_length: positions of the KV cache of a row, 0 to max_length - 1.
     chunk: tokens of all rows in a call of chunked prefill; 0 without it.
+    speculation_length: tokens that a decode of fused speculation checks; 0 without it.
     adapter_slot: LoRA slot of a request without an adapter, those of adapters 1, 2, ... following it; -1: there is no
         such slot; None: the programs have no adapters at all.
     """
@@ -37,6 +38,7 @@ class Limits:
     block_size: int = 0
     num_blocks: int = 0
     chunk: int = 0
+    speculation_length: int = 0
 
 
 def row_faults(model_input: ModelInput, limits: Limits) -> dict[int, str]:
@@ -89,13 +91,13 @@ def _wrong_shapes(given: ModelInput, limits: Limits) -> Iterator[Wrong]:
     if limits.chunk:
         yield from wrong_rows(given, limits.chunk, limits.max_length)
         return
-    if given.kind is Kind.DECODE:
+    if given.kind is Kind.DECODE or (given.kind is Kind.VERIFY and limits.speculation_length):
         positions, last = given.position_ids[:, 0], limits.max_length - 1
         reason = f"a token at position {{row.position}} cannot be decoded: 0 is the prompt's, the last is {last}"
         yield (positions < 1) | (positions > last), reason
         return
     if given.kind is Kind.VERIFY:
-        yield every, "drafts are verified on the device, not given to it"
+        yield every, "the programs were compiled without speculation"
     if not limits.block_size:
         yield every & (given.kind is Kind.CHUNK), "prompts are computed whole: a piece of one needs block KV"
         yield given.computed_context_lens > 0, "a prompt whose beginning is computed already needs prefix caching"

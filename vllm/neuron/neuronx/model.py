@@ -28,6 +28,7 @@ from vllm.neuron.neuronx.config import build_inference_config, is_portable, neur
 from vllm.neuron.neuronx.input_checks import Limits, row_faults
 from vllm.neuron.neuronx.library import load_library
 from vllm.neuron.neuronx.registry import application_class
+from vllm.neuron.neuronx.speculation import cache_length
 from vllm.neuron.neuronx.versions import PACKAGE, installed, parse_version
 from vllm.neuron.parallel import HeadSharding
 
@@ -86,6 +87,8 @@ class NeuronxDeviceModel(DeviceModel):
 
     def forward(self, model_input: ModelInput) -> ModelOutput:
         num_rows = model_input.num_rows
+        if self.limits.speculation_length:
+            return self._speculate(model_input)
         if self.limits.global_topk:
             result = ModelOutput(tokens=np.zeros((num_rows, 1), np.int32), num_new=model_input.samples.astype(np.int32))
         else:
@@ -98,6 +101,18 @@ class NeuronxDeviceModel(DeviceModel):
                 result.logits[call.rows] = outputs.last_logits(
                     output, len(call.rows), self.limits.vocab_size, chunked=bool(self.limits.chunk)
                 )
+        return result
+
+    def _speculate(self, model_input: ModelInput) -> ModelOutput:
+        """Fused speculation. A prompt brings its first token, a decode as many as were accepted and can be used."""
+        num_rows, width = model_input.num_rows, self.limits.speculation_length
+        result = ModelOutput(tokens=np.zeros((num_rows, width), np.int32), num_new=np.zeros(num_rows, np.int32))
+        last = model_input.full_context_lens - 1
+        for call in inputs.build_calls(model_input, self.limits):
+            most = 1 + model_input.num_drafts[call.rows]
+            tokens, num_new = outputs.accepted_tokens(self._run(call), last[call.rows], most)
+            result.tokens[call.rows], result.num_new[call.rows] = tokens, num_new  # type: ignore[index]
+        result.num_drafted = model_input.num_drafts
         return result
 
     def row_faults(self, model_input: ModelInput) -> dict[int, str]:
@@ -145,6 +160,7 @@ def capabilities(config: VllmConfig) -> Capabilities:
         structured_outputs=not on_device,
         lora=slot is not None,
         mixed_steps=config.neuron_config.is_chunked_prefill,
+        greedy_only=config.neuron_config.enable_fused_speculation,
         needs_adapter=slot == -1,
         deterministic=False,
     )
@@ -158,7 +174,7 @@ def kv_cache_bytes(config: VllmConfig) -> int:
         return 0
     lines = neuron.kv_cache_batch_size + neuron.kv_cache_padding_size
     tokens = (
-        (neuron.pa_num_blocks + 1) * neuron.pa_block_size if neuron.is_block_kv_layout else lines * neuron.max_length
+        (neuron.pa_num_blocks + 1) * neuron.pa_block_size if neuron.is_block_kv_layout else lines * cache_length(neuron)
     )
     values = 2 * int(hf_config.get("num_hidden_layers", 0)) * heads.sharded_kv_heads * heads.head_dim
     return int(values * tokens * _BYTES[neuron.torch_dtype])
@@ -185,6 +201,7 @@ def _limits(config: VllmConfig) -> Limits:
         block_size=neuron.pa_block_size if neuron.is_block_kv_layout else 0,
         num_blocks=neuron.pa_num_blocks,
         chunk=chunk_tokens(config),
+        speculation_length=neuron.speculation_length if neuron.enable_fused_speculation else 0,
     )
 
 

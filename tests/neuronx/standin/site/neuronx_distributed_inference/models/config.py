@@ -210,6 +210,16 @@ class ChunkedPrefillConfig:
         self.kernel_kv_tile_size = kwargs.pop("kernel_kv_tile_size", 1024)
 
 
+class FusedSpecNeuronConfig:
+    def __init__(self, worker_cls, draft_config=None, draft_model_path=None, **later):
+        if unknown := set(later) - ({"draft_model_cls"} if at_least(0, 7) else set()):
+            raise TypeError(f"FusedSpecNeuronConfig.__init__() got an unexpected keyword argument {unknown.pop()!r}")
+        self.worker_cls = worker_cls
+        self.draft_config = draft_config
+        self.draft_model_path = draft_model_path
+        self.draft_model_cls = later.get("draft_model_cls")
+
+
 class InferenceConfig:
     def __init__(self, neuron_config, fused_spec_config=None, load_config=None, metadata=None, **kwargs):
         self.neuron_config = neuron_config
@@ -254,6 +264,7 @@ SECTIONS = (
     NeuronConfig,
     OnDeviceSamplingConfig,
     ChunkedPrefillConfig,
+    FusedSpecNeuronConfig,
     InferenceConfig,
     SimpleNamespace,
 )

@@ -42,6 +42,7 @@ class NeuronLlamaModel:
         self.head_dim = getattr(config, "head_dim", None) or config.hidden_size // self.num_heads
         neuron = config.neuron_config
         self.max_length = neuron.max_length
+        self.every_column = False
         self.adapters = Adapters(config) if neuron.lora_config else None
         places = (neuron.max_batch_size + 1, self.num_kv_heads, self.max_length, self.head_dim)
         if neuron.is_block_kv_layout:
@@ -75,8 +76,20 @@ class NeuronLlamaModel:
         return self._run(wrapper, input_ids, position_ids, params, sampler, columns, places)
 
     @torch.inference_mode()
-    def run(self, wrapper, input_ids, attention_mask, position_ids, seq_ids, sampling_params, adapter_ids, sampler):
+    def run(
+        self,
+        wrapper,
+        input_ids,
+        attention_mask,
+        position_ids,
+        seq_ids,
+        sampling_params,
+        adapter_ids,
+        sampler,
+        every_column=False,
+    ):
         lines = seq_ids.long() if self.config.neuron_config.is_continuous_batching else torch.arange(len(seq_ids))
+        self.every_column = every_column
         places = {"mask": attention_mask, "positions": position_ids, "lines": lines}
         prefill = wrapper.is_context_encoding
         if self.adapters is not None:
@@ -96,6 +109,8 @@ class NeuronLlamaModel:
                 gate * self._linear(normed, weights + "mlp.up_proj"), weights + "mlp.down_proj"
             )
         normed = self._norm(hidden, "norm.weight")
+        if self.every_column:
+            return functional.linear(normed, self.state["lm_head.weight"]).float()
         if torch.is_tensor(prefill):
             last = normed[0, prefill]
         else:
@@ -135,10 +150,11 @@ class NeuronLlamaModel:
             visible = visible | torch.eye(len(columns), dtype=torch.bool)
             keys, values = key, value
         else:
-            rows = len(lines)
+            rows, columns = len(lines), key.shape[2]
             cached = self.cache[layer, :, :rows, :, : mask.shape[1]]
             keys, values = torch.cat([cached[0], key], 2), torch.cat([cached[1], value], 2)
-            visible = torch.cat([mask[:, None].bool(), torch.ones(rows, 1, 1, dtype=torch.bool)], 2)
+            among = torch.ones(columns, columns, dtype=torch.bool).tril().expand(rows, -1, -1)
+            visible = torch.cat([mask[:, None].bool().expand(-1, columns, -1), among], 2)
         self._write(layer, key, value, positions, lines, prefill)
         return keys, values, visible
 
@@ -147,8 +163,10 @@ class NeuronLlamaModel:
             for row, line in enumerate(lines.tolist()):
                 if prefill:
                     self.cache[layer, i, line, :, : new.shape[2]] = new[row]
-                elif int(position_ids[row, 0]) < self.max_length:
-                    self.cache[layer, i, line, :, int(position_ids[row, 0])] = new[row, :, 0]
+                    continue
+                for column, position in enumerate(position_ids[row].tolist()):
+                    if position < self.max_length:
+                        self.cache[layer, i, line, :, position] = new[row, :, column]
 
     def _heads(self, hidden, name, count):
         heads = self._linear(hidden, name + "_proj").unflatten(-1, (count, self.head_dim)).transpose(1, 2)
