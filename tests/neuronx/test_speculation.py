@@ -165,7 +165,7 @@ def test_the_drafts_keys():
     assert own["modules_to_not_convert"] == ["b"] and "quantized_checkpoints_path" not in own
     assert not own["quantized"] and not own["sequence_parallel_enabled"] and "is_eagle_draft" not in own
     eagle = draft_entries({**target, "enable_eagle_speculation": True})
-    assert eagle["is_eagle_draft"] and eagle["speculation_length"] == 4
+    assert eagle["is_eagle_draft"] and eagle["speculation_length"] == 4 and eagle["enable_fused_speculation"]
 
 
 def test_a_verification_needs_programs_for_it():

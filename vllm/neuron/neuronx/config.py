@@ -16,7 +16,7 @@ from vllm.neuron.neuron_config_sections import LoraServingConfig
 from vllm.neuron.neuronx.adapters import library_entries
 from vllm.neuron.neuronx.chunks import chunk_entries
 from vllm.neuron.neuronx.library import Library
-from vllm.neuron.neuronx.speculation import draft_entries, fused_spec_config, speculation_entries
+from vllm.neuron.neuronx.speculation import as_draft, draft_entries, fused_spec_config, speculation_entries
 from vllm.neuron.neuronx.versions import KEYS_SINCE, OLDEST, Version
 from vllm.neuron.section import Section
 
@@ -133,7 +133,7 @@ def build_inference_config(config: VllmConfig, library: Library, application: An
     neuron_config = build_neuron_config(entries, library, application.get_neuron_config_cls())
 
     def build_draft(draft: Any, hf_config: Mapping[str, Any], path: str) -> Any:
-        own = build_neuron_config(draft_entries(entries), library, draft.get_neuron_config_cls())
+        own = as_draft(build_neuron_config(draft_entries(entries), library, draft.get_neuron_config_cls()))
         return draft.get_config_cls()(own, load_config=_load_config(hf_config, path, library))
 
     fused = fused_spec_config(config, library, application, build_draft)

@@ -50,18 +50,21 @@ def speculation_entries(config: VllmConfig) -> dict[str, Any]:
 
 
 def draft_entries(entries: Mapping[str, Any]) -> dict[str, Any]:
-    """The draft's NeuronConfig: the target's, without what makes it a target."""
-    own = {**entries, "enable_fused_speculation": False, "sequence_parallel_enabled": False}
-    own["quantized"] = False
+    """The draft's NeuronConfig: the target's, without what makes it a target (see `as_draft` for the rest)."""
+    is_eagle = bool(entries.get("enable_eagle_speculation"))
+    own = {**entries, "enable_fused_speculation": is_eagle, "sequence_parallel_enabled": False, "quantized": False}
     for name in ("quantized_checkpoints_path", "modules_to_not_convert", "draft_model_modules_to_not_convert"):
         own.pop(name, None)
     if entries.get("draft_model_modules_to_not_convert"):
         own["modules_to_not_convert"] = entries["draft_model_modules_to_not_convert"]
-    if entries.get("enable_eagle_speculation"):
-        own.update(is_eagle_draft=True)
-    else:
-        own.update(speculation_length=0)
+    own.update({"is_eagle_draft": True} if is_eagle else {"speculation_length": 0})
     return own
+
+
+def as_draft(neuron_config: Any) -> Any:
+    """The library's object for a draft. It takes no EAGLE for an unfused one, so that this is set afterwards."""
+    neuron_config.enable_fused_speculation = False
+    return neuron_config
 
 
 def fused_spec_config(

@@ -150,6 +150,7 @@ class NeuronApplicationBase:
         assert self.neuron_config.on_device_sampling_config
         fused = self.config.fused_spec_config
         worker = fused.draft_model_cls._model_cls if fused.draft_model_cls else fused.worker_cls
+        assert not fused.draft_config.neuron_config.enable_fused_speculation
         assert fused.draft_config.neuron_config.is_eagle_draft == self.neuron_config.enable_eagle_speculation
         networks = [
             network(config, {name.removeprefix(prefix): v for name, v in state.items() if name.startswith(prefix)})

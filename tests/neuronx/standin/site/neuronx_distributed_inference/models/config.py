@@ -126,6 +126,7 @@ class NeuronConfig:
         if self.quantized:
             assert self.quantized_checkpoints_path is not None, "quantized_checkpoints_path is required"
             assert self.quantization_dtype in QUANTIZATION_DTYPES
+        self.enable_fused_speculation = self.enable_fused_speculation or self.enable_eagle_speculation
         self._take_more(kwargs)
         if kwargs:
             logger.warning("NeuronConfig init: Unexpected keyword arguments: %s", kwargs)
