@@ -180,6 +180,58 @@ class NeuronOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SpeculativeOptions:
+    """What users say about speculative decoding; `SpeculativeConfig` is what becomes of it."""
+
+    speculative_config: dict[str, Any] | None = option(
+        None,
+        'Speculative decoding, as in vLLM: {"method": "ngram", "num_speculative_tokens": 5} and the like.',
+        type="json",
+    )
+    spec_method: str | None = option(None, "The same as speculative_config's method.")
+    spec_model: str | None = option(None, "The same as speculative_config's model.")
+    spec_tokens: int | None = option(None, "The same as speculative_config's num_speculative_tokens.")
+    speculative_model: str | None = option(None, "An older name of spec_model.")
+    num_speculative_tokens: int | None = option(None, "An older name of spec_tokens.")
+    speculative_max_model_len: int | None = option(None, "An older name of speculative_config's max_model_len.")
+
+    # Derived by the engine from the draft's checkpoint.
+    draft_path: str = ""
+    draft_hf_config: dict[str, Any] = field(default_factory=dict)
+
+
+SPECULATIVE_METHODS = ("draft_model", "ngram", "eagle", "eagle3")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeculativeConfig:
+    """Speculative decoding, resolved. Made by `neuron.speculation`; the names are vLLM's.
+
+    method: one of SPECULATIVE_METHODS. num_speculative_tokens: the most a row drafts in a step.
+    model, model_path, hf_config, load_format: the draft's checkpoint; model is "" for ngram.
+    max_model_len: length beyond which nothing is drafted.
+    adaptive: the count follows acceptance and load; False: always num_speculative_tokens, as compiled programs need.
+    """
+
+    method: str
+    num_speculative_tokens: int
+    model: str = ""
+    model_path: str = ""
+    hf_config: dict[str, Any] = field(default_factory=dict)
+    load_format: str = "auto"
+    max_model_len: int | None = None
+    draft_tensor_parallel_size: int = 1
+    prompt_lookup_min: int = 0
+    prompt_lookup_max: int = 0
+    adaptive: bool = True
+
+    @property
+    def uses_model(self) -> bool:
+        """Whether a checkpoint of its own drafts."""
+        return self.method != "ngram"
+
+
+@dataclass(frozen=True, kw_only=True)
 class ObservabilityConfig:
     disable_log_stats: bool = option(False, "Do not log statistics, and keep no per-request metrics.")
     otlp_traces_endpoint: str | None = option(None, "OpenTelemetry collector for traces.")
@@ -193,12 +245,13 @@ class VllmConfig:
     parallel_config: ParallelConfig = field(default_factory=ParallelConfig)
     lora_config: LoRAConfig = field(default_factory=LoRAConfig)
     neuron_options: NeuronOptions = field(default_factory=NeuronOptions)
+    speculative_options: SpeculativeOptions = field(default_factory=SpeculativeOptions)
     observability_config: ObservabilityConfig = field(default_factory=ObservabilityConfig)
-    speculative_config: dict[str, Any] | None = option(None, "Speculative decoding, as in vLLM.", type="json")
     structured_outputs_config: dict[str, Any] | None = option(None, "Structured outputs, as in vLLM.", type="json")
     kv_transfer_config: dict[str, Any] | None = option(None, "Disaggregated prefill and decode.", type="json")
 
     # Derived by platform.resolve: a neuron.neuron_config.NeuronConfig, and the name of the chosen target.
+    speculative_config: SpeculativeConfig | None = None
     neuron_config: Any = None
     target: str = ""
 

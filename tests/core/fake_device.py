@@ -75,15 +75,15 @@ class Row:
 
 @dataclass
 class FakeDevice:
-    """fused_drafts: tokens a decode makes on the device by itself; host_drafts: drafts proposed for the next step.
+    """Drafts what it is granted, a beginning of it rightly.
 
+    fused_drafts: tokens a decode makes by itself, asked or not, as programs of a fixed width do.
     fail: req_ids that raise an error at their next step.
     version: of the weights; a row must not see KV older than itself.
     """
 
     config: VllmConfig
     fused_drafts: int = 0
-    host_drafts: int = 0
     fail: set[str] = field(default_factory=set)
     rows: dict[str, Row] = field(default_factory=dict)
     version: int = 0
@@ -109,7 +109,7 @@ class FakeDevice:
         self._check_limits(step)
         result = ModelRunnerOutput()
         for req_id, num_tokens in step.num_scheduled_tokens.items():
-            self._run(req_id, num_tokens, step.draft_token_ids.get(req_id, []), result)
+            self._run(req_id, num_tokens, step.num_draft_tokens.get(req_id, 0), result)
         return result
 
     def _add(self, new: NewRequest) -> None:
@@ -149,10 +149,16 @@ class FakeDevice:
     def _check_limits(self, step: SchedulerOutput) -> None:
         limits = self.config.scheduler_config
         _check(len(self.rows) <= limits.max_num_seqs, "more rows than max_num_seqs")
+        able = [self.rows[req_id].can_decode for req_id in step.num_scheduled_tokens]
+        _check(not step.num_draft_tokens or all(able), "drafts in a step that computes prompts")
+        _check(step.num_draft_tokens.keys() <= step.num_scheduled_tokens.keys(), "drafts for a row that does not run")
+        num_drafts = sum(step.num_draft_tokens.values())
+        _check(all(0 < n <= limits.num_lookahead_tokens for n in step.num_draft_tokens.values()), "too many drafts")
         prompts = {req_id: n for req_id, n in step.num_scheduled_tokens.items() if not self.rows[req_id].can_decode}
         _check(len(prompts) <= limits.prefill_batch_size, "too many prompts in a step")
         if limits.max_num_batched_tokens:
-            _check(step.total_num_scheduled_tokens <= limits.max_num_batched_tokens, "too many tokens in a step")
+            num_tokens = step.total_num_scheduled_tokens + num_drafts
+            _check(num_tokens <= limits.max_num_batched_tokens, "too many tokens in a step")
         if limits.max_prefill_tokens:
             _check(sum(prompts.values()) <= limits.max_prefill_tokens, "too many prompt tokens in a step")
         if not limits.max_prefill_tokens and not limits.mixed_steps:
@@ -173,19 +179,18 @@ class FakeDevice:
         self.num_prefills_in_a_row = self.num_prefills_in_a_row + 1 if able and not decoded else 0
         _check(self.num_prefills_in_a_row <= limits.max_consecutive_prefills, "running sequences starve")
 
-    def _run(self, req_id: str, num_tokens: int, drafts: list[int], result: ModelRunnerOutput) -> None:
+    def _run(self, req_id: str, num_tokens: int, num_drafts: int, result: ModelRunnerOutput) -> None:
         row = self.rows[req_id]
         if req_id in self.fail:
             result.errors[req_id] = "told to fail"
             row.can_decode = False
             return
         start, stop = row.computed, row.computed + num_tokens
-        inputs = row.tokens + drafts
-        _check(stop <= len(inputs) and num_tokens > len(drafts), f"{req_id}: {num_tokens} tokens are not known")
+        _check(stop <= len(row.tokens), f"{req_id}: {num_tokens} tokens are not known")
         for position in range(max(start, row.num_cached), stop):
-            self._write_kv(row, position, inputs[position])
+            self._write_kv(row, position, row.tokens[position])
         context = [self.kv[self._slot(row, position)] for position in range(stop)]
-        _check([entry[0] for entry in context] == inputs[:stop], f"{req_id}: its KV cache holds other tokens")
+        _check([entry[0] for entry in context] == row.tokens[:stop], f"{req_id}: its KV cache holds other tokens")
         _check(all(entry[1] == row.lora_id for entry in context), f"{req_id}: its KV is another adapter's")
         _check(all(entry[2] >= row.version for entry in context), f"{req_id}: its KV is older than the weights")
         if row.num_prompt_logprobs is not None and start < row.prompt_len:
@@ -193,10 +198,15 @@ class FakeDevice:
             result.prompt_logprobs[req_id] = [TokenLogprobs(token, -1.0, 1) for token in scored]
         row.computed = stop
         if stop >= len(row.tokens):
-            self._sample(req_id, row, drafts, result)
+            self._sample(req_id, row, num_drafts, result)
 
-    def _sample(self, req_id: str, row: Row, drafts: list[int], result: ModelRunnerOutput) -> None:
+    def _sample(self, req_id: str, row: Row, num_drafts: int, result: ModelRunnerOutput) -> None:
         sampled = []
+        drafts = self._propose(row.tokens, num_drafts)
+        if drafts:
+            result.num_drafted[req_id] = len(drafts)
+        for position, draft in enumerate(drafts, len(row.tokens)):
+            self._write_kv(row, position, draft)
         for draft in [*drafts, None]:
             sampled.append(next_token(row.tokens + sampled))
             if sampled[-1] != draft:
@@ -208,8 +218,6 @@ class FakeDevice:
         row.can_decode = True
         result.sampled_token_ids[req_id] = sampled
         result.logprobs[req_id] = [TokenLogprobs(token, -1.0, 1) for token in sampled]
-        if self.host_drafts:
-            result.draft_token_ids[req_id] = self._propose(row.tokens)
 
     def _make_more(self, row: Row, tokens: list[int]) -> list[int]:
         """Fused speculation: further tokens in the same step, as far as the sequence and its blocks go."""
@@ -219,10 +227,10 @@ class FakeDevice:
             tokens = [*tokens, next_token(tokens)]
         return tokens[start:]
 
-    def _propose(self, tokens: list[int]) -> list[int]:
-        """Drafts of which a beginning, of a length that depends on the tokens, is right."""
+    def _propose(self, tokens: list[int], num_drafts: int) -> list[int]:
+        """Drafts of which a beginning that depends on the tokens is right; sometimes fewer than may be."""
         drafts: list[int] = []
-        for i in range(self.host_drafts):
+        for i in range(num_drafts - (len(tokens) % 7 == 0)):
             token = next_token(tokens + drafts)
             wrong = (len(tokens) + i) % 3 == 2
             drafts.append((token + wrong) % VOCAB_SIZE)

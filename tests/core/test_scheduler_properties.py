@@ -81,14 +81,10 @@ def random_traffic(engine: Engine, rng: random.Random, num_actions: int) -> None
 
 
 @settings(max_examples=300, deadline=None)
-@given(config=configs(), seed=st.integers(0, 2**32), speculation=st.sampled_from(["none", "host", "fused"]))
+@given(config=configs(), seed=st.integers(0, 2**32), speculation=st.sampled_from(["granted", "fused"]))
 def test_random_traffic_keeps_the_contract(config: VllmConfig, seed: int, speculation: str) -> None:
     lookahead = config.scheduler_config.num_lookahead_tokens
-    engine = Engine(
-        config,
-        host_drafts=lookahead + 1 if speculation == "host" else 0,
-        fused_drafts=lookahead if speculation == "fused" else 0,
-    )
+    engine = Engine(config, fused_drafts=lookahead if speculation == "fused" else 0)
     random_traffic(engine, random.Random(seed), 60)
     engine.run()
     engine.check_clean()

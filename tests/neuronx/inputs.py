@@ -42,6 +42,7 @@ def model_input(kind: Kind, rows: list[list[int]], lines: list[int], computed: l
         "sampling": _sampling(len(rows)),
         "num_prompt_logprobs": np.full(len(rows), -1, np.int32),
         "next_token_ids": np.zeros_like(ids),
+        "num_drafts": np.zeros(len(rows), np.int32),
     }
     return ModelInput(**{**values, **fields})
 

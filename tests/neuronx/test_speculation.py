@@ -13,7 +13,11 @@ from tests.neuron.test_target_contract import _alone
 from tests.neuronx.inputs import decode, prefill
 from tests.neuronx.test_inputs import LIMITS
 from tests.tiny import make_checkpoint
+from vllm import LLM, SamplingParams
 from vllm.checkpoint import open_checkpoint
+from vllm.config import SpeculativeConfig
+from vllm.exceptions import VLLMValidationError
+from vllm.neuron.faults import NeuronConfigError
 from vllm.neuron.model_input import Kind
 from vllm.neuron.neuron_config import default_neuron_config
 from vllm.neuron.neuronx.input_checks import row_faults
@@ -37,13 +41,12 @@ def drafts(model, tmp_path_factory):
 
 def _speculating(model, draft, method):
     config, checkpoint = resolved_config(model, "neuronx"), open_checkpoint(str(draft))
-    speculation = SimpleNamespace(
+    speculation = SpeculativeConfig(
         method=method,
         num_speculative_tokens=DRAFTS,
         model=str(draft),
         model_path=str(draft),
         hf_config=checkpoint.config,
-        load_format="auto",
     )
     is_eagle = method != "draft_model"
     keys = {
@@ -122,6 +125,70 @@ def test_heads_follow_their_lines(library, model, drafts, expected, method, tmp_
     found, steps = _generate(device, PROMPTS, [2, 0, 3, 1])
     assert found == expected and np.mean(steps) > 2
     device.shutdown()
+
+
+GREEDY = SamplingParams(temperature=0.0, max_tokens=40, ignore_eos=True)
+
+
+def _llm(model, **options):
+    return LLM(model=str(model), max_num_seqs=3, max_model_len=LENGTH, dtype="float32", **options)
+
+
+def _tokens(llm, params=GREEDY):
+    outputs = llm.generate([{"prompt_token_ids": prompt} for prompt in [*PROMPTS, *PROMPTS]], params, use_tqdm=False)
+    return [list(output.outputs[0].token_ids) for output in outputs]
+
+
+@pytest.mark.parametrize("method", ["draft_model", "eagle"])
+def test_through_the_engine(library, model, drafts, method):
+    """More requests than rows, ending at different lengths, some at the model's last position."""
+    options = {"method": method, "model": str(drafts["itself"]), "num_speculative_tokens": DRAFTS}
+    device = _llm(model, device="neuronx", speculative_config=options)
+    assert _tokens(device) == _tokens(_llm(model, device="cpu"))
+    accepted = next(m.value for m in device.get_metrics() if m.name == "vllm:spec_decode_num_accepted_tokens")
+    assert accepted > 100
+    with pytest.raises(VLLMValidationError, match="compares greedily"):
+        _tokens(device, SamplingParams(temperature=0.5))
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"enable_prefix_caching": True}, "over contiguous KV"),
+        ({"override_neuron_config": {"on_device_sampling_config": None}}, "compared on the device"),
+        ({"override_neuron_config": {"token_tree_config": {"0": [1]}}}, "a chain, not a tree"),
+    ],
+)
+def test_what_cannot_be_combined_is_refused(newest, model, drafts, options, reason):
+    speculation = {"model": str(drafts["itself"]), "num_speculative_tokens": DRAFTS}
+    with pytest.raises(NeuronConfigError, match=reason):
+        _llm(model, device="neuronx", speculative_config=speculation, **options)
+
+
+def test_drafts_of_the_host_are_refused(newest, model):
+    with pytest.raises(NeuronConfigError, match="does not speculate by ngram"):
+        _llm(model, device="neuronx", speculative_config={"method": "ngram", "num_speculative_tokens": 3})
+
+
+def test_an_eagle_head_must_bring_what_it_shares(newest, model, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    head = make_checkpoint(tmp_path / "head", num_hidden_layers=1)
+    weights = load_file(head / "model.safetensors")
+    save_file({name: value for name, value in weights.items() if "lm_head" not in name}, head / "model.safetensors")
+    with pytest.raises(NeuronConfigError, match=r"lacks lm_head\.weight"):
+        _llm(model, device="neuronx", speculative_config={"method": "eagle", "model": str(head)})
+
+
+def test_a_draft_of_another_family(library, model, tmp_path):
+    other = make_checkpoint(tmp_path / "qwen", "qwen2")
+    speculation = {"model": str(other), "num_speculative_tokens": DRAFTS}
+    if library == "0.4.0":
+        with pytest.raises(NeuronConfigError, match="cannot join"):
+            _llm(model, device="neuronx", speculative_config=speculation)
+    else:
+        device = _llm(model, device="neuronx", speculative_config=speculation)
+        assert _tokens(device) == _tokens(_llm(model, device="cpu"))
 
 
 def test_zero_is_a_token_and_not_padding(library, model, drafts, tmp_path, monkeypatch):

@@ -90,7 +90,8 @@ class SchedulerOutput:
     num_scheduled_tokens: req_id -> tokens to compute this step, starting at num_computed_tokens; the
         request order of this dict is the order of rows. A request samples a token in this step exactly
         when its computed tokens reach all its known tokens.
-    draft_token_ids: req_id -> drafts to verify, counted in num_scheduled_tokens.
+    num_draft_tokens: req_id -> how many tokens the device may draft for it and verify in this step, beyond those in
+        num_scheduled_tokens. Only in steps in which every request decodes; one that is not named gets none.
     grammar_masks: req_id -> little-endian bitmask over the vocabulary (bit set: token allowed).
     finished_req_ids: requests whose rows the device side must free before anything else in this step.
     """
@@ -99,7 +100,7 @@ class SchedulerOutput:
     new_requests: list[NewRequest] = field(default_factory=list)
     cached_requests: list[CachedRequest] = field(default_factory=list)
     finished_req_ids: list[str] = field(default_factory=list)
-    draft_token_ids: dict[str, list[int]] = field(default_factory=dict)
+    num_draft_tokens: dict[str, int] = field(default_factory=dict)
     grammar_masks: dict[str, bytes] = field(default_factory=dict)
 
     @property
@@ -145,14 +146,19 @@ class ModelRunnerOutput:
     logprobs: req_id -> one entry a sampled token, for requests that asked.
     prompt_logprobs: req_id -> entries for the prompt positions computed in this step (the first position of
         a prompt has none and is skipped).
-    draft_token_ids: req_id -> drafts proposed for the next step.
+    num_drafted: req_id -> how many drafts were verified, of those granted; all but the last of its sampled tokens are
+        the accepted ones.
+    num_caught_up: tokens that a draft model had to read beside the newest ones (a prompt, say).
+    device_seconds: what the step took on the device side.
     errors: req_id -> message; these requests failed alone and are to be ended with reason "error".
     """
 
     sampled_token_ids: dict[str, list[int]] = field(default_factory=dict)
     logprobs: dict[str, list[TokenLogprobs]] = field(default_factory=dict)
     prompt_logprobs: dict[str, list[TokenLogprobs]] = field(default_factory=dict)
-    draft_token_ids: dict[str, list[int]] = field(default_factory=dict)
+    num_drafted: dict[str, int] = field(default_factory=dict)
+    num_caught_up: int = 0
+    device_seconds: float = 0.0
     errors: dict[str, str] = field(default_factory=dict)
     bucket_uses: list[BucketUse] = field(default_factory=list)
 

@@ -1,7 +1,8 @@
 """Decides what runs: which requests are admitted, how many tokens of each the next step computes, and when one ends.
 
-There are no phases. A request catches up `num_computed_tokens` with its known tokens and drafts; whole prompts, pieces
-of prompts, prefix hits, decodes and verification all follow from that rule.
+There are no phases. A request catches up `num_computed_tokens` with its known tokens; whole prompts, pieces of prompts,
+prefix hits and decodes all follow from that rule. Steps in which every request decodes may speculate: the device drafts
+as many tokens as it is granted (`speculation.DraftController`), verifies them and returns one token or several.
 
 Admission is by promise: a request starts only when a row is free and the KV blocks of its whole future (prompt,
 max_tokens and lookahead, within max_model_len) can be promised to it. So a running request always has what it needs,
@@ -37,6 +38,7 @@ from vllm.core.block_pool import BlockPool, IntegrityError
 from vllm.core.contract import CachedRequest, ModelRunnerOutput, NewRequest, SchedulerOutput
 from vllm.core.outputs import EngineCoreOutput, SchedulerStats
 from vllm.core.request import Request, RequestQueue, RequestStatus
+from vllm.core.speculation import DraftController
 
 
 class Scheduler:
@@ -64,7 +66,10 @@ class Scheduler:
             self.max_num_seqs * (1 + self.num_lookahead_tokens), self.prefill_batch_size * self.max_model_len
         )
         self._check_limits()
-        self._max_drafts = min(self.num_lookahead_tokens, self.max_num_batched_tokens // self.max_num_seqs - 1)
+        speculation = config.speculative_config
+        adaptive, max_draft_len = (speculation.adaptive, speculation.max_model_len) if speculation else (True, None)
+        self._drafts = DraftController(self.num_lookahead_tokens, adaptive=adaptive)
+        self._max_draft_len = max_draft_len or self.max_model_len
 
         self.pool = BlockPool(cache.num_blocks, self.block_size)
         self._clock = clock
@@ -130,6 +135,8 @@ class Scheduler:
             self._schedule_prompts(step, prefilling)
         else:
             self._schedule_one_kind(step, prefilling, decoding)
+        if decoding and self.num_lookahead_tokens:
+            self._grant_drafts(step)
         if step.progress:
             self._steps.append(step)
         return output
@@ -156,6 +163,8 @@ class Scheduler:
         step = self._steps.popleft()
         now = self._clock()
         outputs = []
+        if step.decodes_only:
+            self._observe_drafts(step, model_output)
         for request, num_computed in step.progress:
             if request.status is RequestStatus.RUNNING:
                 output = self._update_request(request, num_computed, model_output, now)
@@ -171,6 +180,10 @@ class Scheduler:
             kv_cache_usage=self.pool.usage,
             prefix_cache_queries=self._prefix_cache_queries,
             prefix_cache_hits=self._prefix_cache_hits,
+            spec_num_drafts=self._drafts.num_drafts,
+            spec_num_draft_tokens=self._drafts.num_drafted,
+            spec_num_accepted_tokens=self._drafts.num_accepted,
+            spec_num_accepted_by_position=tuple(self._drafts.accepted_by_position),
         )
 
     def reset_prefix_cache(self) -> None:
@@ -196,9 +209,35 @@ class Scheduler:
 
     def _schedule_decodes(self, step: _Step, requests: list[Request]) -> None:
         for request in requests:
-            num_tokens = request.num_tokens + len(request.draft_token_ids) - request.num_computed_tokens
+            num_tokens = request.num_tokens - request.num_computed_tokens
             if num_tokens:
                 self._schedule_known(step, request, num_tokens)
+
+    def _grant_drafts(self, step: _Step) -> None:
+        """Let the device draft, if the step is one of decodes alone."""
+        requests = [request for request, _ in step.progress]
+        step.decodes_only = bool(requests) and all(request.num_output_tokens for request in requests)
+        if not step.decodes_only:
+            return
+        rows = [(request.drafts, self._draft_room(request)) for request in requests]
+        counts = self._drafts.grant(rows, self.max_num_batched_tokens // len(rows) - 1)
+        step.output.num_draft_tokens = {
+            request.req_id: count for request, count in zip(requests, counts, strict=True) if count
+        }
+
+    def _draft_room(self, request: Request) -> int:
+        """Drafts that can become output: one sampled token follows the last of them. None under a grammar."""
+        if request.sampling_params.structured_outputs is not None:
+            return 0
+        return min(request.max_total_tokens, self._max_draft_len) - request.num_tokens - 1
+
+    def _observe_drafts(self, step: _Step, result: ModelRunnerOutput) -> None:
+        rows = []
+        for request, _ in step.progress:
+            drafted = result.num_drafted.get(request.req_id, 0)
+            accepted = len(result.sampled_token_ids.get(request.req_id, ())) - 1
+            rows.append((request.drafts, drafted, max(min(accepted, drafted), 0)))
+        self._drafts.observe(rows, result.device_seconds, result.num_caught_up)
 
     def _schedule_prompts(self, step: _Step, prefilling: list[Request]) -> None:
         """Go on with prompts under way, then admit."""
@@ -223,9 +262,6 @@ class Scheduler:
         req_id, start = request.req_id, request.num_computed_tokens
         new_block_ids = self._allocate(request, start + num_tokens)
         step.output.cached_requests.append(CachedRequest(req_id, start, new_block_ids))
-        if request.draft_token_ids:
-            step.output.draft_token_ids[req_id] = request.draft_token_ids
-            request.draft_token_ids = []
         step.add(request, num_tokens)
 
     def _admit_next(self, step: _Step, budget: int) -> int:
@@ -309,7 +345,7 @@ class Scheduler:
     def _take_tokens(
         self, request: Request, token_ids: list[int], result: ModelRunnerOutput, now: float
     ) -> EngineCoreOutput:
-        """Append sampled tokens. The KV of all but the last is computed, whether drafted here or on the device."""
+        """Append sampled tokens. The KV of all but the last is computed: those before it are accepted drafts."""
         req_id, times = request.req_id, request.times
         num_taken = request.append(token_ids)
         request.num_computed_tokens = request.num_tokens - 1
@@ -325,14 +361,7 @@ class Scheduler:
         finished = request.status is not RequestStatus.RUNNING
         if finished:
             self._release(request)
-        elif result.draft_token_ids:
-            self._take_drafts(request, result.draft_token_ids.get(req_id, []))
         return request.output(token_ids, logprobs, result.prompt_logprobs.get(req_id), with_times=is_first or finished)
-
-    def _take_drafts(self, request: Request, token_ids: list[int]) -> None:
-        """Keep drafts that fit into a step and can become output: one sampled token follows the last of them."""
-        room = request.max_total_tokens - request.num_tokens - 1
-        request.draft_token_ids = token_ids[: min(room, self._max_drafts)]
 
     def _reads_prefix_cache(self, request: Request) -> bool:
         """Not if log-probabilities of the prompt are asked for: they need its logits, so all of it is computed."""
@@ -456,14 +485,18 @@ class Scheduler:
 
 
 class _Step:
-    """A step under way. progress: its requests, each with how many of its tokens it will have computed."""
+    """A step under way. progress: its requests, each with how many of its tokens it will have computed.
 
-    __slots__ = ("num_tokens", "output", "progress")
+    decodes_only: nothing but decodes is in it, so that drafts may be.
+    """
+
+    __slots__ = ("decodes_only", "num_tokens", "output", "progress")
 
     def __init__(self, output: SchedulerOutput) -> None:
         self.output = output
         self.progress: list[tuple[Request, int]] = []
         self.num_tokens = 0
+        self.decodes_only = False
 
     def add(self, request: Request, num_tokens: int) -> None:
         self.output.num_scheduled_tokens[request.req_id] = num_tokens

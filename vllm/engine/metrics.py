@@ -187,6 +187,8 @@ class EngineMetrics:
         self._queries.inc(stats.prefix_cache_queries - self._prefix_queries)
         self._hits.inc(stats.prefix_cache_hits - self._prefix_hits)
         self._prefix_queries, self._prefix_hits = stats.prefix_cache_queries, stats.prefix_cache_hits
+        if self._spec_drafts is not None:
+            self._spec_drafts.record(stats)
 
     def _counter(self, name: str, text: str, *labels: str) -> Any:
         return self._family(CounterFamily, name, text, labels)
@@ -243,6 +245,7 @@ class EngineMetrics:
         self._computed_prompt = self._histogram(
             "request_prefill_kv_computed_tokens", "Prompt tokens of a request that were computed.", lengths
         )
+        self._spec_drafts = _SpeculationMetrics(self) if config.speculative_config is not None else None
         self._bucket_uses = self._counter("bucket_uses", "Forwards, by compiled shape.", "kind", "bucket")
         self._bucket_tokens = self._counter("bucket_tokens", "Real tokens in them.", "kind", "bucket")
         self._bucket_padding = self._counter("bucket_padding_tokens", "Padding in them.", "kind", "bucket")
@@ -268,6 +271,30 @@ class EngineMetrics:
             memory.labels(**self._labels, kind=kind).set(value)
 
 
+class _SpeculationMetrics:
+    """Counters of speculative decoding; they exist where it does."""
+
+    def __init__(self, metrics: EngineMetrics) -> None:
+        self._labels = metrics._labels
+        counter = metrics._counter
+        self._drafts = counter("spec_decode_num_drafts", "Verifications: a row's in a step, with drafts.")
+        self._draft_tokens = counter("spec_decode_num_draft_tokens", "Drafted tokens.")
+        self._accepted = counter("spec_decode_num_accepted_tokens", "Drafted tokens that were accepted.")
+        self._by_position = counter(
+            "spec_decode_num_accepted_tokens_per_pos", "The same, by place behind the last known token.", "position"
+        )
+        self._seen = SchedulerStats()
+
+    def record(self, stats: SchedulerStats) -> None:
+        seen, self._seen = self._seen, stats
+        self._drafts.inc(stats.spec_num_drafts - seen.spec_num_drafts)
+        self._draft_tokens.inc(stats.spec_num_draft_tokens - seen.spec_num_draft_tokens)
+        self._accepted.inc(stats.spec_num_accepted_tokens - seen.spec_num_accepted_tokens)
+        before = seen.spec_num_accepted_by_position or (0,) * len(stats.spec_num_accepted_by_position)
+        for position, (now, then) in enumerate(zip(stats.spec_num_accepted_by_position, before, strict=True)):
+            self._by_position.labels(**self._labels, position=str(position)).inc(now - then)
+
+
 def served_name(config: VllmConfig) -> str:
     """The name that responses and metrics carry: the first served one, else the model's."""
     model = config.model_config
@@ -278,6 +305,7 @@ class _Interval:
     """Tokens since the last line."""
 
     def __init__(self) -> None:
+        self.seen = SchedulerStats()
         self.restart()
 
     def restart(self) -> None:
@@ -289,13 +317,25 @@ class _Interval:
         idle = not (self.num_prompt or self.num_generated or stats.num_running or stats.num_waiting)
         if seconds < envs.VLLM_LOG_STATS_INTERVAL or idle:
             return ""
+        drafting = _drafting_line(stats, self.seen)
         text = (
             f"prompt {self.num_prompt / seconds:.1f} tokens/s, generation {self.num_generated / seconds:.1f} tokens/s, "
             f"running {stats.num_running}, waiting {stats.num_waiting}, KV cache {stats.kv_cache_usage:.1%}; "
-            f"buckets: {padding.summary() or 'unused'}"
+            f"{drafting}buckets: {padding.summary() or 'unused'}"
         )
         self.restart()
+        self.seen = stats
         return text
+
+
+def _drafting_line(stats: SchedulerStats, seen: SchedulerStats) -> str:
+    """What speculation did between two snapshots; "" if nothing."""
+    drafts = stats.spec_num_drafts - seen.spec_num_drafts
+    if not drafts:
+        return ""
+    drafted = stats.spec_num_draft_tokens - seen.spec_num_draft_tokens
+    accepted = stats.spec_num_accepted_tokens - seen.spec_num_accepted_tokens
+    return f"speculation: {1 + accepted / drafts:.2f} tokens a draft, {accepted / drafted:.0%} accepted of {drafted}; "
 
 
 def _read(registry: CollectorRegistry) -> Iterable[Metric]:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vllm import envs
-from vllm.config import VllmConfig
+from vllm.config import SpeculativeConfig, VllmConfig
 from vllm.logger import init_logger
 from vllm.neuron.artifact_store import (
     MANIFEST,
@@ -84,8 +84,9 @@ def artifact_key(config: VllmConfig, target: type[DeviceModel]) -> dict[str, Any
         "target": config.target,
         "compiler": target.artifact_key(config),
         "weights": _weights(Path(model.model_path or model.model), model.load_format, model.seed),
+        "draft": _draft(config.speculative_config),
         "quantized_weights": _weights(Path(quantized_path), "auto", 0) if quantized_path else None,
-        "model": {name: value for name, value in model.hf_config.items() if name not in _NOT_CONTENT},
+        "model": _content(model.hf_config),
         "dtype": model.dtype,
         "neuron_config": neuron,
         "buckets": {"context_encoding": neuron_config.context_buckets, "token_generation": neuron_config.token_buckets},
@@ -103,6 +104,21 @@ def _adapters(lora_config: Mapping[str, Any]) -> dict[str, Any]:
         name: [[adapter, fingerprint(adapter_files(Path(path)))] for adapter, path in (lora_config[name] or {}).items()]
         for name in ("lora_ckpt_paths", "lora_ckpt_paths_cpu")
     }
+
+
+def _draft(speculation: SpeculativeConfig | None) -> dict[str, Any] | None:
+    """What drafts, if a model does."""
+    if speculation is None or not speculation.uses_model:
+        return None
+    return {
+        "method": speculation.method,
+        "weights": _weights(Path(speculation.model_path), speculation.load_format, 0),
+        "model": _content(speculation.hf_config),
+    }
+
+
+def _content(hf_config: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in hf_config.items() if name not in _NOT_CONTENT}
 
 
 def _weights(path: Path, load_format: str, seed: int) -> dict[str, Any]:

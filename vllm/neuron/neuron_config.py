@@ -19,6 +19,7 @@ from vllm.neuron.lora import lora_entries, with_swapping
 from vllm.neuron.neuron_config_checks import ADVICE, check
 from vllm.neuron.neuron_config_keys import ModelKeys
 from vllm.neuron.neuron_config_sections import MAX_GLOBAL_TOPK, OnDeviceSamplingConfig
+from vllm.neuron.speculation import neuron_keys
 
 __all__ = ["NeuronConfig", "NeuronConfigError", "OnDeviceSamplingConfig", "default_neuron_config", "torch_dtype"]
 
@@ -163,6 +164,7 @@ def _from_vllm(config: VllmConfig) -> dict[str, Any]:
         "padding_side": "right",
         "lora_config": lora_entries(config),
         "on_device_sampling_config": None if envs.NEURON_ON_DEVICE_SAMPLING_DISABLED else {},
+        **neuron_keys(config.speculative_config),
     }
 
 

@@ -30,6 +30,7 @@ from vllm.neuron.options import merged_override
 from vllm.neuron.parallel import HeadSharding, degree_fault, kv_bytes_per_token
 from vllm.neuron.refusals import refuse_keys, refuse_options
 from vllm.neuron.section import keys, plain
+from vllm.neuron.speculation import settle_speculation
 
 logger = init_logger(__name__)
 
@@ -103,6 +104,8 @@ def _settle_and_check(
     config: VllmConfig, override: Mapping[str, Any], target: str, modes: KVModes, faults: Faults
 ) -> tuple[VllmConfig, NeuronConfig | None]:
     settled = _settle(config, override, modes, faults)
+    if target == "neuronx" and settled.speculative_config is not None:
+        settled = settled.replace(speculative_config=replace(settled.speculative_config, adaptive=False))
     neuron_config = _build_neuron_config(settled, override, faults)
     _check_step_tokens(settled, override, faults)
     _check_model(settled, neuron_config, faults)
@@ -199,10 +202,10 @@ def _settle(config: VllmConfig, override: Mapping[str, Any], modes: KVModes, fau
         max_blocks=memory // (size * token_bytes) if memory and token_bytes else None,
     )
     cache = replace(settled.cache_config, block_size=layout.block_size, num_blocks=layout.num_blocks)
-    return settled.replace(cache_config=cache)
+    return settled.replace(cache_config=cache, speculative_config=settle_speculation(settled, override, faults))
 
 
-AGREED_KEYS = frozenset({"tp_degree", "batch_size", "seq_len", "pa_block_size", "pa_num_blocks"})
+AGREED_KEYS = frozenset({"tp_degree", "batch_size", "seq_len", "pa_block_size", "pa_num_blocks", "speculation_length"})
 
 
 def _agreed(key: str, override: Mapping[str, Any], option: str, value: int | None, faults: Faults) -> int | None:
@@ -266,7 +269,8 @@ def _with_step_limits(config: VllmConfig, neuron_config: NeuronConfig, target: s
     """
     scheduler = config.scheduler_config
     longest, rows, prompts = neuron_config.max_context_length, neuron_config.batch_size, neuron_config.ctx_batch_size
-    lookahead, mixed = neuron_config.speculation_length, bool(scheduler.enable_chunked_prefill)
+    speculation, mixed = config.speculative_config, bool(scheduler.enable_chunked_prefill)
+    lookahead = speculation.num_speculative_tokens if speculation else 0
     step_tokens = scheduler.max_num_batched_tokens
     if step_tokens is None:
         together = longest if target == "neuronx" else longest * rows

@@ -25,15 +25,17 @@ DTYPES = {
 }
 """Arithmetic types by target."""
 
+SPECULATIVE_METHODS = {
+    "cpu": ("ngram", "draft_model"),
+    "null": ("ngram", "draft_model", "eagle", "eagle3"),
+    "neuronx": ("draft_model", "eagle", "eagle3"),
+}
+"""Methods of speculative decoding by target."""
+
 _UNSERVED = {
-    "speculative decoding is not served yet": (
-        "speculation_length",
-        "enable_fused_speculation",
-        "enable_eagle_speculation",
-        "is_eagle_draft",
-        "token_tree_config",
-        "is_medusa",
-    ),
+    "drafts are a chain, not a tree": ("token_tree_config",),
+    "Medusa heads are not served": ("is_medusa",),
+    "it is set by NxD Inference on the draft's copy": ("is_eagle_draft",),
     "a quantised KV cache is not served yet": ("kv_cache_quant", "kv_quant_config"),
     "tensors cannot be captured or replaced while serving": ("tensor_capture_config", "tensor_replacement_config"),
 }
@@ -48,9 +50,8 @@ def refuse_options(config: VllmConfig, target: str, faults: Faults) -> None:
         faults.add("kv_cache_dtype", given, "a quantised KV cache is not served yet", "Leave it out")
     if config.scheduler_config.async_scheduling:
         faults.add("async_scheduling", True, "steps are not overlapped yet", "Leave it out")
-    for name, subject in (("speculative_config", "speculative decoding"), ("kv_transfer_config", "KV transfer")):
-        if getattr(config, name):
-            faults.add(name, getattr(config, name), f"{subject} is not served yet", "Leave it out")
+    if config.kv_transfer_config:
+        faults.add("kv_transfer_config", config.kv_transfer_config, "KV transfer is not served yet", "Leave it out")
     if target not in BLOCK_KV_TARGETS:
         _refuse_block_kv(config, faults)
 
@@ -103,6 +104,7 @@ def refuse_keys(options: VllmConfig, config: NeuronConfig, target: str, faults: 
     if config.is_block_kv_layout and target not in BLOCK_KV_TARGETS:
         why = f"block KV is not served on the {target} target yet"
         faults.add("is_block_kv_layout", True, why, "Leave out what asks for it")
+    _refuse_speculation(options, target, faults)
     dtypes = DTYPES.get(target, ())
     if dtypes and config.torch_dtype not in dtypes:
         why = f"the {target} target does not compute in it"
@@ -116,6 +118,14 @@ def refuse_keys(options: VllmConfig, config: NeuronConfig, target: str, faults: 
     if target == "cpu" and config.modules_to_not_convert:
         why = "the cpu target knows no exceptions from quantisation"
         faults.add("modules_to_not_convert", config.modules_to_not_convert, why, "Leave it out")
+
+
+def _refuse_speculation(options: VllmConfig, target: str, faults: Faults) -> None:
+    speculation, methods = options.speculative_config, SPECULATIVE_METHODS.get(target, ())
+    if speculation is not None and speculation.method not in methods:
+        why = f"the {target} target does not speculate by {speculation.method} yet"
+        fix = f"Use {' or '.join(methods)}, or leave it out" if methods else "Leave it out"
+        faults.add("speculative_config", {"method": speculation.method}, why, fix)
 
 
 def _refuse_uneven_blocks(config: NeuronConfig, faults: Faults) -> None:

@@ -1,7 +1,7 @@
 """Fused speculation in the library's terms: draft and target are one program, which returns one token or several a row.
 
 A step runs the draft for `speculation_length` tokens (T) and checks them in one pass of the target, whatever a row may
-use of them: so the cache is compiled T positions longer than a sequence, and a row at its last position can still run.
+use of them (there is no other decode program, and no choice of T): so the cache is compiled T positions longer than a sequence, and a row at its last position can still run.
 Up to T tokens come out, as many as the device moved the row's position on; what a row may not use is dropped, and
 computed again in the next step.
 
@@ -26,7 +26,6 @@ DRAFT_CLASS_SINCE = Version(0, 7)
 """First version in which a draft may be of another class than its target."""
 _ALIGNMENT = 128
 """Cache lengths that kernels want: a multiple stays one."""
-_METHODS = ("draft_model", "eagle", "eagle3")
 
 
 def cache_length(neuron: NeuronConfig) -> int:
@@ -89,13 +88,8 @@ def fused_spec_config(
 
 def check_speculation(config: VllmConfig, neuron: NeuronConfig, faults: Faults) -> None:
     """What cannot be combined, and what the draft's checkpoint must hold."""
-    speculation = config.speculative_config
-    if speculation is None:
-        return
-    name = "speculative_config"
-    if speculation.method not in _METHODS:
-        why = "the device drafts and checks in one program: drafts of the host cannot be given to it"
-        faults.add(name, {"method": speculation.method}, why, f"Use one of {', '.join(_METHODS)}")
+    speculation, name = config.speculative_config, "speculative_config"
+    if speculation is None or not speculation.uses_model:
         return
     if neuron.is_block_kv_layout:
         why = "fused speculation runs over contiguous KV: drafts beyond a row's blocks would have no place"
