@@ -155,8 +155,8 @@ def test_through_the_engine(library, model, drafts, method):
     ("options", "reason"),
     [
         ({"enable_prefix_caching": True}, "over contiguous KV"),
-        ({"override_neuron_config": {"on_device_sampling_config": None}}, "compared on the device"),
-        ({"override_neuron_config": {"token_tree_config": {"0": [1]}}}, "a chain, not a tree"),
+        ({"override_neuron_config": {"on_device_sampling_config": None}}, "must sample to check drafts"),
+        ({"override_neuron_config": {"token_tree_config": {"0": [1]}}}, "it needs enable_eagle_speculation"),
     ],
 )
 def test_what_cannot_be_combined_is_refused(newest, model, drafts, options, reason):

@@ -1,9 +1,9 @@
 """Fused speculation in the library's terms: draft and target are one program, which returns one token or several a row.
 
 A step runs the draft for `speculation_length` tokens (T) and checks them in one pass of the target, whatever a row may
-use of them (there is no other decode program, and no choice of T): so the cache is compiled T positions longer than a sequence, and a row at its last position can still run.
-Up to T tokens come out, as many as the device moved the row's position on; what a row may not use is dropped, and
-computed again in the next step.
+use of them: there is no other decode program, and no choice of T. So the cache is compiled T positions longer than a
+sequence, and a row at its last position can still run. Up to T tokens come out, as many as the device moved the row's
+position on; what a row may not use is dropped, and computed again in the next step.
 
 The library compares greedily, whatever temperature a request brings: requests that sample are refused (see
 `Capabilities.greedy_only`).
