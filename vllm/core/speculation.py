@@ -28,6 +28,7 @@ from statistics import median
 LEAST_GAIN = 1.02
 """Drafting must promise so much more than plain decoding to be done at all."""
 PROBE_STEPS = 64
+PROBES_IN_A_ROW = 8
 REGRET_STEPS = 250
 OVERHEAD_STEPS = 32
 _FORGET = 0.97
@@ -44,27 +45,27 @@ class RequestDrafts:
     num_drafts: verifications that had drafts; num_drafted, num_accepted: their tokens. wait: steps left to sit out.
     """
 
-    __slots__ = ("_mean", "_pause", "_weight", "num_accepted", "num_drafted", "num_drafts", "wait")
+    __slots__ = ("_gain", "_pause", "_weight", "num_accepted", "num_drafted", "num_drafts", "wait")
 
     def __init__(self) -> None:
         self.num_drafts = self.num_drafted = self.num_accepted = 0
         self.wait = 0
         self._pause = _SHORTEST_PAUSE
-        self._mean = self._weight = 0.0
+        self._gain = self._weight = 0.0
 
     def observe(self, drafted: int, accepted: int, needed: float) -> None:
-        """Take in one verification. needed: mean accepted tokens at which drafting begins to pay."""
+        """Take in one verification. needed: accepted tokens at which so many drafts begin to pay."""
         self.num_drafts += 1
         self.num_drafted += drafted
         self.num_accepted += accepted
         self._weight = _OWN_FORGET * self._weight + 1.0
-        self._mean += (accepted - self._mean) / self._weight
+        self._gain += (accepted - needed - self._gain) / self._weight
         if self._weight < _OWN_WEIGHT:
             return
-        if self._mean < needed:
+        if self._gain < 0.0:
             self.wait = self._pause
             self._pause = min(2 * self._pause, _LONGEST_PAUSE)
-            self._mean = self._weight = 0.0
+            self._gain = self._weight = 0.0
         else:
             self._pause = _SHORTEST_PAUSE
 
@@ -118,13 +119,14 @@ class StepCost:
 class _Load:
     """What is known of steps of about so many rows. age: steps since each count was last tried."""
 
-    __slots__ = ("age", "cost", "probe", "probe_again")
+    __slots__ = ("age", "cost", "num_probes", "probe", "probe_again")
 
     def __init__(self, max_drafts: int) -> None:
         self.cost = StepCost()
         self.age = [0] * (max_drafts + 1)
         self.probe: int | None = None
         self.probe_again: int | None = None
+        self.num_probes = 0
 
 
 class DraftController:
@@ -161,15 +163,17 @@ class DraftController:
         num_caught_up: tokens a draft model had to read beside the newest ones.
         """
         load = self._load(len(rows))
-        needed = self._needed(load)
         for record, drafted, accepted in rows:
             if drafted:
-                record.observe(drafted, accepted, needed if self.adaptive else 0.0)
+                record.observe(drafted, accepted, self._needed(load, drafted) if self.adaptive else 0.0)
                 self._count(drafted, accepted)
         self._measure(load, rows, seconds, num_caught_up)
         drafts = [(drafted, accepted) for _, drafted, accepted in rows if drafted]
-        if load.probe:
-            load.probe_again = load.probe if drafts and all(a == d for d, a in drafts) else None
+        if load.probe and drafts and all(accepted == drafted for drafted, accepted in drafts):
+            load.num_probes += 1
+            load.probe_again = load.probe if load.num_probes < PROBES_IN_A_ROW else None
+        elif load.probe is not None:
+            load.probe_again = None
         load.probe = None
 
     def _grant_row(self, record: RequestDrafts, count: int) -> int:
@@ -213,6 +217,7 @@ class DraftController:
         if load.probe_again is not None:
             load.probe = load.probe_again = max(load.probe_again, best)
             return load.probe
+        load.num_probes = 0
         load.probe = self._due_probe(load, values, best)
         return best if load.probe is None else load.probe
 
@@ -233,11 +238,10 @@ class DraftController:
         """Tokens a second and row."""
         return self._rates.tokens(count) / (load.cost.seconds(count) + (self._overhead if count else 0.0))
 
-    def _needed(self, load: _Load) -> float:
-        """Accepted tokens a draft at which the dearest measured count breaks even."""
+    def _needed(self, load: _Load, num_drafts: int) -> float:
+        """Accepted tokens at which so many drafts break even, nearly; a few in a hundred where they seem to be free."""
         plain = load.cost.seconds(0)
-        dearest = load.cost.seconds(self.max_drafts)
-        return max(0.9 * (dearest / plain - 1.0), 0.1) if plain else 0.1
+        return max(0.9 * (load.cost.seconds(num_drafts) / plain - 1.0), 0.05) if plain else 0.05
 
     def _load(self, num_rows: int) -> _Load:
         key = num_rows.bit_length()
