@@ -39,9 +39,8 @@ def build_calls(model_input: ModelInput, limits: Limits) -> Iterator[Call]:
         raise ValueError("; ".join(faults.values()))
     check_batch(model_input, limits)
     if limits.chunk:
-        sampling = _sampling(model_input, np.arange(model_input.num_rows), limits)
-        arguments = chunk_arguments(model_input, sampling, limits.num_lines)
-        yield Call(arguments, np.arange(model_input.num_rows, dtype=np.int32))
+        rows = np.arange(model_input.num_rows, dtype=np.int32)
+        yield Call(chunk_arguments(model_input, _sampling(model_input, rows, limits), limits.num_lines), rows)
     elif limits.block_size:
         yield from _over_blocks(model_input, limits)
     elif model_input.kind is Kind.PREFILL:
