@@ -151,9 +151,17 @@ class ParallelConfig:
 @dataclass(frozen=True, kw_only=True)
 class LoRAConfig:
     enable_lora: bool = option(False, "Serve LoRA adapters.")
+    lora_modules: list[str | dict[str, str]] = option(
+        [], 'Adapters to serve, NAME=PATH or {"name": ..., "path": ...}: requests name them.', nargs="+"
+    )
     max_loras: int = option(1, "Adapters resident on the device at once.")
     max_lora_rank: int = option(16, "Largest adapter rank.")
     max_cpu_loras: int | None = option(None, "Adapters kept in host memory.")
+
+    @property
+    def adapters(self) -> dict[str, str]:
+        """Path by name, in the order of their numbers (1, 2, ...); `lora_modules` after it was resolved."""
+        return {each["name"]: each["path"] for each in self.lora_modules if isinstance(each, dict)}
 
 
 @dataclass(frozen=True, kw_only=True)

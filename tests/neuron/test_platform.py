@@ -224,6 +224,7 @@ def test_quantised_gguf_files_may_say_so():
     [
         {"speculation_length": 3},
         {"lora_config": {}},
+        {"lora_config": {"lora_ckpt_paths": {"a": "/a"}}},
         {"kv_cache_quant": True},
         {"kv_quant_config": {}},
         {"tensor_capture_config": {}},

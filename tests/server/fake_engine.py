@@ -13,6 +13,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
+from vllm.config import LoRAConfig
 from vllm.exceptions import EngineDeadError
 from vllm.logprobs import Logprob
 from vllm.outputs import CompletionOutput, RequestOutput
@@ -55,6 +56,9 @@ class FakeEngine:
             skip_tokenizer_init=False,
             chat_template=None,
         )
+        adapters = [{"name": "poet", "path": "/adapters/poet"}]
+        self.vllm_config = SimpleNamespace(lora_config=LoRAConfig(enable_lora=True, lora_modules=adapters))
+        self.adapters_asked: list[str | None] = []
         self.default_sampling_params: dict[str, Any] = {}
         self.running: set[str] = set()
         self.seen: list[tuple[str, Any, SamplingParams]] = []
@@ -78,6 +82,8 @@ class FakeEngine:
         self, prompt: dict[str, Any], sampling_params: SamplingParams, request_id: str, **kwargs: Any
     ) -> AsyncGenerator[RequestOutput, None]:
         self.seen.append((request_id, prompt, sampling_params))
+        adapter = kwargs.get("lora_request")
+        self.adapters_asked.append(adapter and adapter.lora_name)
         if self.failure is not None and self.fail_after is None:
             raise self.failure
         self.running.add(request_id)

@@ -40,6 +40,7 @@ class Capabilities:
 
     sampling: names of `SamplingParams` fields honoured beyond temperature, top_k, top_p and the stop rules.
     max_top_k: the largest explicit `top_k` the device honours.
+    needs_adapter: each request must name a LoRA adapter. greedy_only: the temperature must be 0.
     default_top_k: how many most likely tokens are sampled from when `top_k` is disabled (0: all of them).
     """
 
@@ -51,6 +52,8 @@ class Capabilities:
     mixed_steps: bool = False
     structured_outputs: bool = False
     lora: bool = False
+    needs_adapter: bool = False
+    greedy_only: bool = False
     deterministic: bool = False
 
 

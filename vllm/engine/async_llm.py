@@ -17,9 +17,9 @@ from vllm.engine.arg_utils import AsyncEngineArgs, EngineArgs
 from vllm.engine.core_client import ProcessClient
 from vllm.engine.input_processor import InputProcessor, ProcessedRequest
 from vllm.engine.llm_engine import (
+    fixed_adapters,
     load_config_tokenizer,
     make_preparer,
-    no_lora,
     record_arrival,
     refuse_tracing,
     required_tokenizer,
@@ -335,16 +335,17 @@ class AsyncLLM:
         raise NotImplementedError("no profiler is configured")
 
     async def add_lora(self, lora_request: LoRARequest) -> bool:
-        raise no_lora()
+        """True for an adapter that was named at start. Raises VLLMValidationError for any other."""
+        return self.input_processor.lora_id(lora_request) in self.input_processor.lora_ids
 
     async def remove_lora(self, lora_id: int) -> bool:
-        raise no_lora()
+        raise fixed_adapters()
 
     async def list_loras(self) -> set[int]:
-        return set()
+        return self.input_processor.lora_ids
 
     async def pin_lora(self, lora_id: int) -> bool:
-        raise no_lora()
+        raise fixed_adapters()
 
     async def collective_rpc(self, method: str, *args: Any, **kwargs: Any) -> list[Any]:
         raise NotImplementedError("collective_rpc is not supported: code of the caller's is not run in the engine")

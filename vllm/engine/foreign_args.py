@@ -82,7 +82,7 @@ FOREIGN_OPTIONS: dict[str, ForeignOption] = {
     "ignore_patterns": _no_effect(None, "only the files that are needed are downloaded"),
     "disable_async_output_proc": _no_effect(False, "outputs are processed beside the engine anyway", type=bool),
     "tokenizer_pool_size": _no_effect(0, "the tokenizer runs in the front", type=int),
-    "lora_dtype": _no_effect("auto", "LoRA adapters are not served yet"),
+    "lora_dtype": _no_effect("auto", "adapters have the dtype of the model"),
     "limit_mm_per_prompt": _no_effect(None, _TEXT_ONLY),
     "mm_processor_kwargs": _no_effect(None, _TEXT_ONLY),
     "allowed_local_media_path": _no_effect("", _TEXT_ONLY),

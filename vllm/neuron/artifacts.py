@@ -31,7 +31,7 @@ from vllm.neuron.artifact_store import (
     verify,
 )
 from vllm.neuron.device import DeviceModel, Progress
-from vllm.neuron.fingerprint import cache_root, fingerprint, weight_files
+from vllm.neuron.fingerprint import adapter_files, cache_root, fingerprint, weight_files
 
 __all__ = [
     "ArtifactError",
@@ -78,6 +78,8 @@ def artifact_key(config: VllmConfig, target: type[DeviceModel]) -> dict[str, Any
     model, neuron_config = config.model_config, config.neuron_config
     neuron = neuron_config.to_dict()
     quantized_path = neuron.pop("quantized_checkpoints_path")
+    if neuron["lora_config"]:
+        neuron["lora_config"] |= _adapters(neuron["lora_config"])
     return {
         "target": config.target,
         "compiler": target.artifact_key(config),
@@ -93,6 +95,14 @@ def artifact_key(config: VllmConfig, target: type[DeviceModel]) -> dict[str, Any
             "block_size": config.cache_config.block_size,
             "num_blocks": config.cache_config.num_blocks,
         },
+    }
+
+
+def _adapters(lora_config: Mapping[str, Any]) -> dict[str, Any]:
+    """Adapters by content instead of by path, in their order."""
+    return {
+        name: [[adapter, fingerprint(adapter_files(Path(path)))] for adapter, path in (lora_config[name] or {}).items()]
+        for name in ("lora_ckpt_paths", "lora_ckpt_paths_cpu")
     }
 
 

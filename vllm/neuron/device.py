@@ -54,6 +54,10 @@ class DeviceModel(ABC):
     def forward(self, model_input: ModelInput) -> ModelOutput:
         """Run one program. Reads and writes the KV cache at the rows, blocks and slots given."""
 
+    def row_faults(self, model_input: ModelInput) -> dict[int, str]:
+        """Rows by index that must not run, and why: each ends its request alone, and the others run without it."""
+        return {}
+
     def memory(self) -> dict[str, int]:
         """Bytes by kind: weights, kv_cache, arena."""
         return {}

@@ -123,24 +123,47 @@ class NeuronModelRunner:
         ]
 
     def _run(self, works: list[Work], step: SchedulerOutput, result: ModelRunnerOutput) -> None:
-        """One forward. If it fails, rows that can run alone do, so that only the one at fault ends."""
+        """One forward, without the rows that the device finds at fault. If it fails, rows that can run alone do."""
         model_input = self._build_input(works, step)
+        if faults := self.device.row_faults(model_input):
+            self._drop([works[i] for i in faults], faults.values(), result)
+            works = [work for i, work in enumerate(works) if i not in faults]
+            if not works:
+                return
+            model_input = self._build_input(works, step)
         try:
-            output = self.device.forward(model_input)
+            output = self._forward(model_input)
         except DeviceLost:
             raise
         except Exception as error:
-            if len(works) == 1:
-                logger.exception("request %s failed on the device", works[0].row.req_id)
-                result.errors[works[0].row.req_id] = str(error)
-            elif self.device.capabilities.deterministic:
+            if len(works) > 1 and self.device.capabilities.deterministic:
                 for work in works:
                     self._run([work], step, result)
             else:
-                raise
+                logger.exception("%d requests failed on the device", len(works))
+                result.errors.update((work.row.req_id, str(error)) for work in works)
             return
         self._collect(works, model_input, output, result)
         result.bucket_uses.append(self._bucket_use(model_input))
+
+    def _forward(self, model_input: ModelInput) -> ModelOutput:
+        """Where rows cannot run alone, a failed forward is run again as it was: it writes the same KV once more."""
+        try:
+            return self.device.forward(model_input)
+        except Exception as error:
+            is_input_fault = isinstance(error, (DeviceLost, ValueError, TypeError))
+            if is_input_fault or model_input.num_rows == 1 or self.device.capabilities.deterministic:
+                raise
+            logger.warning("a forward of %d rows failed and is run once more: %s", model_input.num_rows, error)
+            return self.device.forward(model_input)
+
+    def _drop(self, works: list[Work], reasons: Iterable[str], result: ModelRunnerOutput) -> None:
+        """End rows before they run; their KV is nobody's any more."""
+        for work, reason in zip(works, reasons, strict=True):
+            req_id = work.row.req_id
+            logger.warning("request %s cannot run: %s", req_id, reason)
+            result.errors[req_id] = reason
+            self.batch.remove(req_id)
 
     def _build_input(self, works: list[Work], step: SchedulerOutput) -> ModelInput:
         num_rows, width = len(works), max(work.num_new for work in works)

@@ -102,9 +102,11 @@ class NullDeviceModel(DeviceModel):
                 context = int(model_input.full_context_lens[row]) + ahead
                 hashes[first + ahead] = self._hash(model_input, row, context)
         sampled, logprobs = self._sample(model_input, hashes)
+        tokens = np.zeros((model_input.num_rows, int(model_input.num_drafts.max()) + 1), np.int32)
+        num_new = np.ones(model_input.num_rows, np.int32)
         output = ModelOutput(
-            tokens=np.zeros((model_input.num_rows, int(model_input.num_drafts.max()) + 1), np.int32),
-            num_new=np.ones(model_input.num_rows, np.int32),
+            tokens=tokens,
+            num_new=num_new,
             logprobs=logprobs,
             num_drafted=np.asarray([len(row_drafts) for row_drafts in drafts], np.int32),
         )
@@ -112,7 +114,7 @@ class NullDeviceModel(DeviceModel):
             new = sampled[first : first + len(row_drafts) + 1]
             agreeing = np.flatnonzero(new[:-1] != row_drafts)
             count = int(agreeing[0]) + 1 if agreeing.size else len(new)
-            output.tokens[row, :count], output.num_new[row] = new[:count], count
+            tokens[row, :count], num_new[row] = new[:count], count
         return output
 
     def _drafts(self, model_input: ModelInput) -> list[list[int]]:

@@ -23,6 +23,7 @@ from vllm.logger import init_logger
 from vllm.neuron.device import TARGETS
 from vllm.neuron.faults import Faults, NeuronConfigError, nearest
 from vllm.neuron.kv_layout import BLOCK_KV_KEYS, KVModes, default_block_size, kv_layout, kv_modes
+from vllm.neuron.lora import settle_lora
 from vllm.neuron.neuron_config import NeuronConfig, default_neuron_config, torch_dtype
 from vllm.neuron.neuron_config_sections import TORCH_DTYPES, dtype_name
 from vllm.neuron.options import merged_override
@@ -63,7 +64,7 @@ def resolve_quietly(config: VllmConfig, target: str | None = None) -> tuple[Vllm
     if neuron_config is None:
         raise AssertionError("a Neuron config that could not be built left no fault")
     override = plain(examined.override)
-    resolved = _with_step_limits(examined.config, neuron_config).replace(
+    resolved = _with_step_limits(examined.config, neuron_config, examined.target).replace(
         target=examined.target,
         neuron_config=neuron_config,
         neuron_options=replace(config.neuron_options, additional_config={}, override_neuron_config=override),
@@ -91,6 +92,7 @@ def examine(config: VllmConfig, target: str | None = None) -> Examined:
     override = merged_override(config.neuron_options, faults)
     _check_environment(override, faults)
     refuse_options(config, target, faults)
+    config = config.replace(lora_config=settle_lora(config, override, target, faults))
     modes = kv_modes(config, override, target in BLOCK_KV_BY_DEFAULT, faults)
     if not modes.asked and modes.block_kv and _find_faults(config, override, target, modes):
         modes = KVModes(prefix_caching=False, chunked_prefill=False)
@@ -102,6 +104,8 @@ def _settle_and_check(
     config: VllmConfig, override: Mapping[str, Any], target: str, modes: KVModes, faults: Faults
 ) -> tuple[VllmConfig, NeuronConfig | None]:
     settled = _settle(config, override, modes, faults)
+    if target == "neuronx" and settled.speculative_config is not None:
+        settled = settled.replace(speculative_config=replace(settled.speculative_config, adaptive=False))
     neuron_config = _build_neuron_config(settled, override, faults)
     _check_step_tokens(settled, override, faults)
     _check_model(settled, neuron_config, faults)
@@ -258,15 +262,19 @@ def _is_settled(name: str, value: Any) -> bool:
     return name in BLOCK_KV_KEYS and (value is None or isinstance(value, bool))
 
 
-def _with_step_limits(config: VllmConfig, neuron_config: NeuronConfig) -> VllmConfig:
-    """The config with what the compiled programs limit, as plain numbers for the scheduler."""
+def _with_step_limits(config: VllmConfig, neuron_config: NeuronConfig, target: str) -> VllmConfig:
+    """The config with what the compiled programs limit, as plain numbers for the scheduler.
+
+    Pieces of prompts lie in one row of the accelerator's, which is at most a sequence long.
+    """
     scheduler = config.scheduler_config
     longest, rows, prompts = neuron_config.max_context_length, neuron_config.batch_size, neuron_config.ctx_batch_size
     speculation, mixed = config.speculative_config, bool(scheduler.enable_chunked_prefill)
     lookahead = speculation.num_speculative_tokens if speculation else 0
     step_tokens = scheduler.max_num_batched_tokens
     if step_tokens is None:
-        prompt_tokens = min(DEFAULT_STEP_TOKENS, longest * rows) if mixed else longest * prompts
+        together = longest if target == "neuronx" else longest * rows
+        prompt_tokens = min(DEFAULT_STEP_TOKENS, together) if mixed else longest * prompts
         step_tokens = max(prompt_tokens, rows * (1 + lookahead))
     return config.replace(
         scheduler_config=replace(

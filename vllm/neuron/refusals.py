@@ -28,7 +28,7 @@ DTYPES = {
 SPECULATIVE_METHODS = {
     "cpu": ("ngram", "draft_model", "eagle", "eagle3"),
     "null": ("ngram", "draft_model", "eagle", "eagle3"),
-    "neuronx": (),
+    "neuronx": ("draft_model", "eagle", "eagle3"),
 }
 """Methods of speculative decoding by target."""
 
@@ -36,7 +36,6 @@ _UNSERVED = {
     "drafts are a chain, not a tree": ("token_tree_config",),
     "Medusa heads are not served": ("is_medusa",),
     "it is set by NxD Inference on the draft's copy": ("is_eagle_draft",),
-    "LoRA adapters are not served yet": ("lora_config",),
     "a quantised KV cache is not served yet": ("kv_cache_quant", "kv_quant_config"),
     "tensors cannot be captured or replaced while serving": ("tensor_capture_config", "tensor_replacement_config"),
 }
@@ -51,8 +50,6 @@ def refuse_options(config: VllmConfig, target: str, faults: Faults) -> None:
         faults.add("kv_cache_dtype", given, "a quantised KV cache is not served yet", "Leave it out")
     if config.scheduler_config.async_scheduling:
         faults.add("async_scheduling", True, "steps are not overlapped yet", "Leave it out")
-    if config.lora_config.enable_lora:
-        faults.add("enable_lora", True, "LoRA adapters are not served yet", "Leave it out")
     if config.kv_transfer_config:
         faults.add("kv_transfer_config", config.kv_transfer_config, "KV transfer is not served yet", "Leave it out")
     if target not in BLOCK_KV_TARGETS:

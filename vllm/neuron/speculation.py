@@ -216,7 +216,10 @@ def _check_draft(config: VllmConfig, method: str, faults: Faults) -> None:
 
 def _num_drafts(section: SpeculativeSection, method: str, override: Mapping[str, Any], faults: Faults) -> int:
     length, count = override.get("speculation_length"), section.num_speculative_tokens
-    if not isinstance(length, int) or isinstance(length, bool) or length < 1:
+    if length is None:
+        return count or DEFAULT_NUM_DRAFTS[method]
+    if not isinstance(length, int) or isinstance(length, bool):
+        faults.unreadable("speculation_length", length, "must be a count of tokens", "Use 2 or more")
         return count or DEFAULT_NUM_DRAFTS[method]
     if length < 2:
         why = "it counts the target's own token, so nothing would be drafted"

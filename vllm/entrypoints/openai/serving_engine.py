@@ -146,14 +146,18 @@ class OpenAIServing:
         engine_id = f"{response_id}-{self._nonce}{next(self._numbers)}"
         if request.use_beam_search:
             return self._beam_search(request, inputs, params, engine_id)
-        return self.engine_client.generate(inputs, params, engine_id, priority=request.priority)  # type: ignore[no-any-return]
+        adapter = self.models.lora_request(request.model)
+        return self.engine_client.generate(  # type: ignore[no-any-return]
+            inputs, params, engine_id, lora_request=adapter, priority=request.priority
+        )
 
     async def _beam_search(
         self, request: SamplingFields, inputs: dict[str, Any], params: SamplingParams, engine_id: str
     ) -> AsyncGenerator[RequestOutput, None]:
         beams = request.beam_search_params(params.max_tokens or 1)
         eos = self.engine_client.input_processor.eos_token_ids
-        output = await search_async(self.engine_client, inputs, beams, engine_id, eos, priority=request.priority)
+        options = {"priority": request.priority, "lora_request": self.models.lora_request(request.model)}
+        output = await search_async(self.engine_client, inputs, beams, engine_id, eos, **options)
         for completion in output.outputs:
             positions: Any = completion.logprobs
             completion.logprobs = None
