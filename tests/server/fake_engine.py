@@ -64,6 +64,7 @@ class FakeEngine:
         self.fail_after: int | None = None
         self.errored = False
         self.text: str | None = None
+        self.stop_reason: int | str | None = None
         self.tokenizer = FakeTokenizer()
         self.metrics = SimpleNamespace(registry=CollectorRegistry())
 
@@ -121,6 +122,7 @@ class FakeEngine:
                 if params.logprobs is not None
                 else None,
                 finish_reason=("length" if self.text is None else "stop") if finished else None,
+                stop_reason=self.stop_reason if finished else None,
             )
             for index in range(params.n)
         ]

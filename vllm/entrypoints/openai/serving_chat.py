@@ -35,20 +35,27 @@ class OpenAIServingChat(OpenAIServing):
         return await self.answer(self._create(request, raw_request))
 
     async def _create(self, request: ChatCompletionRequest, raw_request: Any) -> ChatCompletionResponse | Events:
-        self.models.resolve(request.model)
-        check_parsers(request, self.options)
-        response_id = self.response_id("chatcmpl", request, raw_request)
-        effort = {"reasoning_effort": request.reasoning_effort} if request.reasoning_effort is not None else None
-        if self.options.exclude_tools_when_tool_choice_none and request.tool_choice == "none":
-            request.tools = None
-        prompt = await self.renderer.render_chat(request, effort, request.truncated)
-        prompt = self.truncate(request, prompt, request.output_limit)
-        generation = self.generate(request, response_id, [prompt], lambda prompt: self._params(request, prompt))
-        await self.check_structured_outputs(generation)
+        generation = await self.begin(request, self.response_id("chatcmpl", request, raw_request))
         if request.stream:
             return await self.stream(_ChatStream(self, request, generation).events())
         (output,) = await self.collect(generation)
         return self._response(request, generation, output)
+
+    async def begin(self, request: ChatCompletionRequest, response_id: str) -> Generation:
+        """All checks are done and the prompt is made; other endpoints that amount to a chat go on from here."""
+        self.models.resolve(request.model)
+        check_parsers(request, self.options)
+        prompt = await self.render(request)
+        generation = self.generate(request, response_id, [prompt], lambda prompt: self._params(request, prompt))
+        await self.check_structured_outputs(generation)
+        return generation
+
+    async def render(self, request: ChatCompletionRequest) -> RenderedPrompt:
+        effort = {"reasoning_effort": request.reasoning_effort} if request.reasoning_effort is not None else None
+        if self.options.exclude_tools_when_tool_choice_none and request.tool_choice == "none":
+            request.tools = None
+        prompt = await self.renderer.render_chat(request, effort, request.truncated)
+        return self.truncate(request, prompt, request.output_limit)
 
     def _params(self, request: ChatCompletionRequest, prompt: RenderedPrompt) -> SamplingParams:
         name = "max_tokens" if request.max_completion_tokens is None else "max_completion_tokens"

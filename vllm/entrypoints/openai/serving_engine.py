@@ -23,7 +23,7 @@ from vllm.entrypoints.openai.middleware.request_id import presentable_id, random
 from vllm.entrypoints.openai.protocol import ErrorResponse, PromptTokensDetails, UsageInfo
 from vllm.entrypoints.openai.protocol.base import now
 from vllm.entrypoints.openai.protocol.sampling import SamplingFields
-from vllm.entrypoints.openai.protocol.stream import Usage
+from vllm.entrypoints.openai.protocol.stream import Usage, error_events
 from vllm.entrypoints.openai.renderer import PromptRenderer, RenderedPrompt
 from vllm.entrypoints.openai.request_logger import RequestLogger
 from vllm.entrypoints.openai.serving_models import OpenAIServingModels
@@ -94,8 +94,10 @@ class OpenAIServing:
         except Exception as exception:
             return error_from(exception)
 
-    async def stream(self, events: AsyncGenerator[bytes, None]) -> Events:
-        return await Events(events, self.options.sse_keep_alive_interval).prime()
+    async def stream(
+        self, events: AsyncGenerator[bytes, None], on_error: Callable[[ErrorResponse], bytes] = error_events
+    ) -> Events:
+        return await Events(events, self.options.sse_keep_alive_interval, on_error).prime()
 
     def response_id(self, prefix: str, request: SamplingFields, raw_request: Any) -> str:
         """By the header X-Request-Id, else the body's request_id, else a random one."""
