@@ -11,10 +11,12 @@ import uuid
 from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
-from vllm.entrypoints.openai.chat_output import build_parser
+from vllm.entrypoints.openai.chat_output import build_parser, reasons
 from vllm.entrypoints.openai.parsers import Part, Reasoning, ToolCall
 from vllm.entrypoints.openai.protocol import ChatCompletionRequest
+from vllm.entrypoints.openai.reasoning import ReasoningMarkers
 from vllm.entrypoints.openai.serving_engine import ServingOptions
+from vllm.outputs import CompletionOutput
 
 Kind = Literal["reasoning", "text", "call"]
 
@@ -56,8 +58,11 @@ Change = Opened | Grown | Closed
 class Blocks:
     """Of one output of a request."""
 
-    def __init__(self, request: ChatCompletionRequest, options: ServingOptions) -> None:
-        self._parser = build_parser(request, options)
+    def __init__(
+        self, request: ChatCompletionRequest, options: ServingOptions, markers: ReasoningMarkers, prompt: str | None
+    ) -> None:
+        self._parser = build_parser(request, options, markers, prompt)
+        self._counter = markers.counter(prompt) if reasons(request, options, markers) else None
         self._shows_reasoning = request.include_reasoning
         self._max_calls = 1 if request.parallel_tool_calls is False else None
         self.row: list[Block] = []
@@ -66,9 +71,18 @@ class Blocks:
     def num_calls(self) -> int:
         return sum(block.kind == "call" for block in self.row)
 
-    def feed(self, text: str, finished: bool) -> Iterator[Change]:
+    @property
+    def num_reasoning_tokens(self) -> int:
+        return 0 if self._counter is None else self._counter.num_tokens
+
+    def feed(self, completion: CompletionOutput) -> Iterator[Change]:
         """What this piece of the output changes; with the last one, the row is closed."""
-        for part in self._parser.feed(text) + (self._parser.finish() if finished else []):
+        finished = completion.finish_reason is not None
+        parts = self._parser.feed(completion.text) + (self._parser.finish() if finished else [])
+        if self._counter is not None:
+            reasoning = "".join(part.text for part in parts if isinstance(part, Reasoning))
+            self._counter.feed(completion.token_ids, reasoning)
+        for part in parts:
             yield from self._take(part)
         if finished:
             if not self.row:

@@ -233,7 +233,9 @@ class OpenAIServing:
     def defaults(self) -> dict[str, Any]:
         return self._defaults
 
-    def usage(self, outputs: list[RequestOutput], count_output: bool = True) -> UsageInfo:
+    def usage(
+        self, outputs: list[RequestOutput], count_output: bool = True, num_reasoning: int | None = None
+    ) -> UsageInfo:
         num_prompt = sum(len(output.prompt_token_ids or ()) for output in outputs)
         num_output = sum(len(completion.token_ids) for output in outputs for completion in output.outputs)
         num_output = num_output if count_output else 0
@@ -244,11 +246,15 @@ class OpenAIServing:
             completion_tokens=num_output,
             total_tokens=num_prompt + num_output,
             prompt_tokens_details=PromptTokensDetails(cached_tokens=num_cached) if with_details else None,
+            completion_tokens_details=None if num_reasoning is None else {"reasoning_tokens": num_reasoning},
         )
 
-    def stream_usage(self, num_prompt: int, num_output: int, num_cached: int) -> Usage:
+    def stream_usage(
+        self, num_prompt: int, num_output: int, num_cached: int, num_reasoning: int | None = None
+    ) -> Usage:
         details = {"cached_tokens": num_cached} if self.options.enable_prompt_tokens_details else None
-        return Usage(num_prompt, num_prompt + num_output, num_output, details)
+        of_output = None if num_reasoning is None else {"reasoning_tokens": num_reasoning}
+        return Usage(num_prompt, num_prompt + num_output, num_output, details, of_output)
 
     def wants_usage(self, request: SamplingFields) -> bool:
         return request.include_usage or self.options.enable_force_include_usage

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from typing import Any
 
-from vllm.entrypoints.openai.blocks import Blocks, Change, Closed, Opened
+from vllm.entrypoints.openai.blocks import Change, Closed, Opened
 from vllm.entrypoints.openai.message_blocks import chat_messages, delta_of, opened_block, whole_block
 from vllm.entrypoints.openai.protocol import ChatCompletionRequest, ErrorResponse
 from vllm.entrypoints.openai.protocol.messages import (
@@ -69,7 +69,7 @@ class _Work:
     def __init__(self, chat: OpenAIServingChat, request: ChatCompletionRequest, generation: Generation) -> None:
         self._chat = chat
         self._generation = generation
-        self._blocks = Blocks(request, chat.options)
+        self._blocks = chat.blocks(request, generation)
         self._num_output = 0
         self._num_cached = 0
         self._finish_reason: str | None = None
@@ -107,7 +107,7 @@ class _Work:
         self._finish_reason = completion.finish_reason
         if isinstance(completion.stop_reason, str):
             self._stop_text = completion.stop_reason
-        return self._blocks.feed(completion.text, completion.finish_reason is not None)
+        return self._blocks.feed(completion)
 
     @property
     def _stop_reason(self) -> StopReason:

@@ -13,7 +13,7 @@ from contextlib import aclosing
 from typing import Any
 
 from vllm import envs
-from vllm.entrypoints.openai.blocks import Blocks, Change
+from vllm.entrypoints.openai.blocks import Change
 from vllm.entrypoints.openai.errors import error_from
 from vllm.entrypoints.openai.in_flight import InFlight, ServerShutdown
 from vllm.entrypoints.openai.protocol import ChatCompletionRequest, ErrorResponse, ResponsesRequest, ResponsesResponse
@@ -171,7 +171,7 @@ class _Work:
         self._generation = generation
         self._messages = messages
         self._store = store
-        self._blocks = Blocks(chat_request, chat.options)
+        self._blocks = chat.blocks(chat_request, generation)
         self._formatter = chat.formatter(chat_request)
         self._logprobs: list[Any] = []
         self._num_output = 0
@@ -209,7 +209,7 @@ class _Work:
         self._finish_reason = completion.finish_reason
         if (logprobs := chat_logprobs(self._chat_request, self._formatter, completion)) is not None:
             self._logprobs += logprobs["content"]
-        return self._blocks.feed(completion.text, completion.finish_reason is not None)
+        return self._blocks.feed(completion)
 
     def _ended(self) -> ResponsesResponse:
         """The whole response, kept if it is to be."""
@@ -260,6 +260,6 @@ class _Work:
             input_tokens=num_prompt,
             input_tokens_details=InputTokensDetails(cached_tokens=self._num_cached),
             output_tokens=self._num_output,
-            output_tokens_details=OutputTokensDetails(reasoning_tokens=0),
+            output_tokens_details=OutputTokensDetails(reasoning_tokens=self._blocks.num_reasoning_tokens),
             total_tokens=num_prompt + self._num_output,
         )

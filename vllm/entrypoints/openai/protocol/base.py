@@ -136,6 +136,9 @@ class UsageInfo(ClosedModel):
     total_tokens: int = 0
     completion_tokens: int = 0
     prompt_tokens_details: PromptTokensDetails | None = None
+    completion_tokens_details: dict[str, int] | None = Field(
+        None, description="`reasoning_tokens`, where a reasoning parser is on."
+    )
 
 
 class StreamOptions(OpenAIBaseModel):
