@@ -25,6 +25,9 @@ VOCAB_SIZE = 256
 class FakeTokenizer:
     chat_template = "{% for message in messages %}{{ message.role }}: {{ message['content'] }}\n{% endfor %}"
 
+    kwargs: dict[str, Any]
+    """Of the last template that was applied."""
+
     def get_vocab(self) -> dict[str, int]:
         return {chr(token): token for token in range(VOCAB_SIZE)}
 
@@ -38,6 +41,7 @@ class FakeTokenizer:
         return [f"<{token}>" for token in token_ids]
 
     def apply_chat_template(self, conversation: list[dict[str, Any]], **kwargs: Any) -> str:
+        self.kwargs = kwargs
         if kwargs.get("spin"):
             while True:
                 pass
@@ -58,6 +62,7 @@ class FakeEngine:
         self.default_sampling_params: dict[str, Any] = {}
         self.running: set[str] = set()
         self.seen: list[tuple[str, Any, SamplingParams]] = []
+        self.priorities: list[int] = []
         self.gate = asyncio.Event()
         self.gate.set()
         self.failure: BaseException | None = None
@@ -79,6 +84,7 @@ class FakeEngine:
         self, prompt: dict[str, Any], sampling_params: SamplingParams, request_id: str, **kwargs: Any
     ) -> AsyncGenerator[RequestOutput, None]:
         self.seen.append((request_id, prompt, sampling_params))
+        self.priorities.append(kwargs.get("priority", 0))
         if self.failure is not None and self.fail_after is None:
             raise self.failure
         self.running.add(request_id)
