@@ -104,7 +104,7 @@ OF_CHAT: dict[str, tuple[Any, Seen]] = {
 TOGETHER: list[tuple[str, dict[str, Any], Seen]] = [
     (COMPLETIONS, {"stream": True, "stream_options": {"include_usage": True}}, lambda *_: True),
     (CHAT, {"stream": True, "stream_options": {"include_usage": True}}, lambda *_: True),
-    (CHAT, {"logprobs": True, "top_logprobs": 2}, 
+    (CHAT, {"logprobs": True, "top_logprobs": 2},
      choice(lambda c: len(c["logprobs"]["content"][0]["top_logprobs"]) == 2)),
     (CHAT, {"tools": [TOOL], "tool_choice": "none"}, choice(lambda c: "tool_calls" not in c["message"])),
     (CHAT, {"continue_final_message": True, "add_generation_prompt": False}, prompt("user: hello")),
