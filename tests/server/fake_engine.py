@@ -26,6 +26,9 @@ VOCAB_SIZE = 256
 class FakeTokenizer:
     chat_template = "{% for message in messages %}{{ message.role }}: {{ message['content'] }}\n{% endfor %}"
 
+    kwargs: dict[str, Any]
+    """Of the last template that was applied."""
+
     def get_vocab(self) -> dict[str, int]:
         return {chr(token): token for token in range(VOCAB_SIZE)}
 
@@ -39,6 +42,7 @@ class FakeTokenizer:
         return [f"<{token}>" for token in token_ids]
 
     def apply_chat_template(self, conversation: list[dict[str, Any]], **kwargs: Any) -> str:
+        self.kwargs = kwargs
         if kwargs.get("spin"):
             while True:
                 pass
@@ -62,12 +66,14 @@ class FakeEngine:
         self.default_sampling_params: dict[str, Any] = {}
         self.running: set[str] = set()
         self.seen: list[tuple[str, Any, SamplingParams]] = []
+        self.priorities: list[int] = []
         self.gate = asyncio.Event()
         self.gate.set()
         self.failure: BaseException | None = None
         self.fail_after: int | None = None
         self.errored = False
         self.text: str | None = None
+        self.stop_reason: int | str | None = None
         self.tokenizer = FakeTokenizer()
         self.metrics = SimpleNamespace(registry=CollectorRegistry())
 
@@ -84,6 +90,7 @@ class FakeEngine:
         self.seen.append((request_id, prompt, sampling_params))
         adapter = kwargs.get("lora_request")
         self.adapters_asked.append(adapter and adapter.lora_name)
+        self.priorities.append(kwargs.get("priority", 0))
         if self.failure is not None and self.fail_after is None:
             raise self.failure
         self.running.add(request_id)
@@ -127,6 +134,7 @@ class FakeEngine:
                 if params.logprobs is not None
                 else None,
                 finish_reason=("length" if self.text is None else "stop") if finished else None,
+                stop_reason=self.stop_reason if finished else None,
             )
             for index in range(params.n)
         ]

@@ -88,6 +88,7 @@ class AsyncLLM:
         )
         self.metrics = EngineMetrics(vllm_config, self.engine_core.executor_stats)
         self.grammars = make_preparer(vllm_config, self.engine_core, self.tokenizer, self.input_processor)
+        self.grammars.prepare()
         self._read_error: EngineDeadError | None = None
         self._collectors: dict[str, RequestOutputCollector] = {}
         self._reader: asyncio.Task[None] | None = None

@@ -1,8 +1,7 @@
 """The routes: each a few lines from HTTP to a serving class and back.
 
-State they read, all on `app.state`: engine_client, in_flight, metrics, openai_serving_models,
-openai_serving_completion, openai_serving_chat, openai_serving_tokenization. It is put there by
-`api_server.init_app_state`.
+State they read, all on `app.state`: engine_client, in_flight, metrics, serving_messages, and openai_serving_models,
+_completion, _chat, _responses and _tokenization. It is put there by `api_server.init_app_state`.
 """
 
 from __future__ import annotations
@@ -24,14 +23,23 @@ from vllm.entrypoints.openai.protocol import (
     ChatCompletionResponse,
     CompletionRequest,
     CompletionResponse,
+    DeletedResponse,
     DetokenizeRequest,
     DetokenizeResponse,
     ErrorResponse,
     ModelCard,
     ModelList,
+    ResponsesRequest,
+    ResponsesResponse,
     TokenizeChatRequest,
     TokenizeCompletionRequest,
     TokenizeResponse,
+)
+from vllm.entrypoints.openai.protocol.messages import (
+    CountTokensRequest,
+    CountTokensResponse,
+    MessagesRequest,
+    MessagesResponse,
 )
 from vllm.entrypoints.openai.protocol.tokenization import tokenize_request_form
 from vllm.entrypoints.openai.sse import Events, EventStream
@@ -77,7 +85,7 @@ async def answer(request: Request, work: Coroutine[Any, Any, BaseModel | Events]
     except ClientDisconnected:
         return Response(status_code=CLIENT_CLOSED_REQUEST)
     if isinstance(result, ErrorResponse):
-        return error_json(result)
+        return error_json(result, request.scope)
     if isinstance(result, Events):
         return EventStream(result, in_flight)
     return Response(result.model_dump_json(), media_type="application/json")
@@ -93,6 +101,42 @@ async def create_completion(request: CompletionRequest, raw_request: Request) ->
 async def create_chat_completion(request: ChatCompletionRequest, raw_request: Request) -> Response:
     serving = raw_request.app.state.openai_serving_chat
     return await answer(raw_request, serving.create_chat_completion(request, raw_request))
+
+
+@api_router.post("/v1/responses", response_model=ResponsesResponse, dependencies=_JSON)
+async def create_response(request: ResponsesRequest, raw_request: Request) -> Response:
+    serving = raw_request.app.state.openai_serving_responses
+    return await answer(raw_request, serving.create_response(request))
+
+
+@api_router.get("/v1/responses/{response_id}", response_model=ResponsesResponse)
+async def retrieve_response(response_id: str, raw_request: Request) -> Response:
+    serving = raw_request.app.state.openai_serving_responses
+    return await answer(raw_request, serving.retrieve_response(response_id))
+
+
+@api_router.delete("/v1/responses/{response_id}", response_model=DeletedResponse)
+async def delete_response(response_id: str, raw_request: Request) -> Response:
+    serving = raw_request.app.state.openai_serving_responses
+    return await answer(raw_request, serving.delete_response(response_id))
+
+
+@api_router.post("/v1/responses/{response_id}/cancel", response_model=ResponsesResponse)
+async def cancel_response(response_id: str, raw_request: Request) -> Response:
+    serving = raw_request.app.state.openai_serving_responses
+    return await answer(raw_request, serving.cancel_response(response_id))
+
+
+@api_router.post("/v1/messages", response_model=MessagesResponse, dependencies=_JSON)
+async def create_message(request: MessagesRequest, raw_request: Request) -> Response:
+    serving = raw_request.app.state.serving_messages
+    return await answer(raw_request, serving.create_message(request))
+
+
+@api_router.post("/v1/messages/count_tokens", response_model=CountTokensResponse, dependencies=_JSON)
+async def count_tokens(request: CountTokensRequest, raw_request: Request) -> Response:
+    serving = raw_request.app.state.serving_messages
+    return await answer(raw_request, serving.count_tokens(request))
 
 
 TokenizeRequest = Annotated[
@@ -132,13 +176,13 @@ async def health(raw_request: Request) -> Response:
     """200 while requests are taken; 503 when the server drains or the engine is dead or stuck."""
     state = raw_request.app.state
     if state.in_flight.draining:
-        return _unavailable("The server is shutting down.")
+        return _unavailable(raw_request, "The server is shutting down.")
     try:
         await state.engine_client.check_health()
     except Exception:
-        return _unavailable("The engine is not running.")
+        return _unavailable(raw_request, "The engine is not running.")
     if state.engine_client.errored:
-        return _unavailable("The engine is not running.")
+        return _unavailable(raw_request, "The engine is not running.")
     return Response()
 
 
@@ -149,8 +193,8 @@ async def reset_prefix_cache(raw_request: Request) -> Response:
     return Response()
 
 
-def _unavailable(message: str) -> JSONResponse:
-    return error_json(error(HTTPStatus.SERVICE_UNAVAILABLE, "ServiceUnavailableError", message))
+def _unavailable(request: Request, message: str) -> JSONResponse:
+    return error_json(error(HTTPStatus.SERVICE_UNAVAILABLE, "ServiceUnavailableError", message), request.scope)
 
 
 @health_router.get("/load")
