@@ -40,6 +40,7 @@ class Model {
   int num_threads() const { return pool_.size(); }
   size_t weight_bytes() const { return weights_.size(); }
   size_t kv_bytes() const { return kv_.bytes(); }
+  KvCache& kv() { return kv_; }
   size_t arena_bytes() const { return arena_.size() + shared_scratch_.size() + thread_scratch_.size(); }
   // Width of what Outputs::logits receives, and whether its rows are selected positions.
   const BufferSpec& result(int handle) const { return program(handle).result; }

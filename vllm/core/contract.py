@@ -90,6 +90,9 @@ class SchedulerOutput:
     draft_token_ids: req_id -> drafts to verify, counted in num_scheduled_tokens.
     grammar_masks: req_id -> little-endian bitmask over the vocabulary (bit set: token allowed).
     finished_req_ids: requests whose rows the device side must free before anything else in this step.
+    kv_saves: (prefix hash, block): blocks whose KV is copied to the KV store, before the loads and the forward.
+    kv_loads: (prefix hash, block): blocks that are filled from the KV store, before the forward. A step may consist of
+        copies alone.
     """
 
     num_scheduled_tokens: dict[str, int] = field(default_factory=dict)
@@ -98,6 +101,8 @@ class SchedulerOutput:
     finished_req_ids: list[str] = field(default_factory=list)
     draft_token_ids: dict[str, list[int]] = field(default_factory=dict)
     grammar_masks: dict[str, bytes] = field(default_factory=dict)
+    kv_saves: list[tuple[bytes, int]] = field(default_factory=list)
+    kv_loads: list[tuple[bytes, int]] = field(default_factory=list)
 
     @property
     def total_num_scheduled_tokens(self) -> int:
@@ -144,6 +149,8 @@ class ModelRunnerOutput:
         a prompt has none and is skipped).
     draft_token_ids: req_id -> drafts proposed for the next step.
     errors: req_id -> message; these requests failed alone and are to be ended with reason "error".
+    kv_not_loaded: hashes of the step's `kv_loads` whose blocks do not hold the prefix.
+    kv_forgotten: hashes that the KV store no longer holds, or could not save.
     """
 
     sampled_token_ids: dict[str, list[int]] = field(default_factory=dict)
@@ -152,6 +159,8 @@ class ModelRunnerOutput:
     draft_token_ids: dict[str, list[int]] = field(default_factory=dict)
     errors: dict[str, str] = field(default_factory=dict)
     bucket_uses: list[BucketUse] = field(default_factory=list)
+    kv_not_loaded: list[bytes] = field(default_factory=list)
+    kv_forgotten: list[bytes] = field(default_factory=list)
 
 
 class Executor(Protocol):
@@ -168,7 +177,13 @@ class Executor(Protocol):
         """Plain numbers about start-up and memory: seconds by phase, bytes by kind, artifact hit."""
         ...
 
-    def reset_prefix_cache(self) -> None: ...
+    def stored_prefixes(self) -> list[bytes]:
+        """Hashes of the prefix blocks that the KV store holds, as at a start."""
+        ...
+
+    def reset_prefix_cache(self, reset_store: bool = False) -> None:
+        """Forget what belongs to cached prefixes. reset_store: the KV store too."""
+        ...
 
     def check_health(self) -> None: ...
 

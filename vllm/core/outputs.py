@@ -33,6 +33,7 @@ class EngineCoreOutput(msgspec.Struct, array_like=True, gc=False):
     finish_reason: "stop", "length", "abort", "error", or None while the request runs.
     stop_reason: the id of the `stop_token_ids` that ended it; None for EOS and every other reason.
     num_cached_tokens: prompt tokens whose KV was found in the prefix cache.
+    num_external_tokens: how many of them came from the KV store.
     error: what went wrong, with finish_reason "error".
     times: with the first token and with the end.
     """
@@ -46,6 +47,7 @@ class EngineCoreOutput(msgspec.Struct, array_like=True, gc=False):
     num_cached_tokens: int = 0
     error: str | None = None
     times: RequestTimes | None = None
+    num_external_tokens: int = 0
 
     @property
     def finished(self) -> bool:
@@ -53,7 +55,7 @@ class EngineCoreOutput(msgspec.Struct, array_like=True, gc=False):
 
 
 class SchedulerStats(msgspec.Struct, array_like=True, gc=False):
-    """A snapshot. The prefix cache's figures are tokens, counted since the start.
+    """A snapshot. The prefix cache's figures are tokens, counted since the start; the external ones the KV store's.
 
     kv_cache_usage: share of the KV blocks held by running requests, 0 to 1.
     """
@@ -64,3 +66,5 @@ class SchedulerStats(msgspec.Struct, array_like=True, gc=False):
     kv_cache_usage: float = 0.0
     prefix_cache_queries: int = 0
     prefix_cache_hits: int = 0
+    external_prefix_cache_queries: int = 0
+    external_prefix_cache_hits: int = 0

@@ -62,6 +62,8 @@ class Request:
         have their KV in block_ids or are being computed by the step under way.
     max_total_tokens, max_num_blocks: set by the scheduler at arrival: the length and the KV blocks it cannot exceed.
     num_hashed_blocks: leading blocks that the prefix cache knows.
+    num_local_tokens: what the pool had of the prompt before the KV store was asked; None: it never was.
+    num_external_tokens: how many of num_cached_tokens came from the KV store.
     draft_token_ids: to be verified in the next step.
     """
 
@@ -76,7 +78,9 @@ class Request:
         "max_total_tokens",
         "num_cached_tokens",
         "num_computed_tokens",
+        "num_external_tokens",
         "num_hashed_blocks",
+        "num_local_tokens",
         "num_prompt_tokens",
         "num_tokens",
         "output_token_ids",
@@ -119,6 +123,8 @@ class Request:
         self.num_tokens = self.num_prompt_tokens
         self.num_computed_tokens = 0
         self.num_cached_tokens = 0
+        self.num_local_tokens: int | None = None
+        self.num_external_tokens = 0
         self.max_total_tokens = 0
 
         self.block_ids: list[int] = []
@@ -207,6 +213,7 @@ class Request:
             self.num_cached_tokens,
             error,
             self.times if with_times else None,
+            self.num_external_tokens,
         )
 
 

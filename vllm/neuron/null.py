@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from vllm import envs
 from vllm.config import VllmConfig
 from vllm.core.contract import HOST_SAMPLING, Capabilities
 from vllm.neuron.device import DeviceModel, Progress
-from vllm.neuron.model_input import LogprobRows, ModelInput, ModelOutput
+from vllm.neuron.model_input import ByteArray, LogprobRows, ModelInput, ModelOutput
 from vllm.sample import host, logprobs
 
 _MULTIPLIER = 0x9E3779B97F4A7C15
@@ -36,6 +37,7 @@ class NullDeviceModel(DeviceModel):
         self.block_size = cache.block_size or config.model_config.max_len
         self.vocab_size = config.model_config.vocab_size
         self.kv = np.zeros(cache.num_blocks * self.block_size, np.uint64)
+        self.kv_block_bytes = self.block_size * self.kv.itemsize
         self.step_seconds = envs.VLLM_NULL_STEP_MS / 1000
         self.capabilities = Capabilities(
             target="null",
@@ -77,6 +79,15 @@ class NullDeviceModel(DeviceModel):
             logprobs=logprobs,
             prompt_logprobs=self._prompt_logprobs(model_input),
         )
+
+    def read_kv(self, block_ids: Sequence[int], out: ByteArray) -> None:
+        out[:] = self._kv_blocks()[list(block_ids)]
+
+    def write_kv(self, block_ids: Sequence[int], data: ByteArray) -> None:
+        self._kv_blocks()[list(block_ids)] = data
+
+    def _kv_blocks(self) -> ByteArray:
+        return self.kv.view(np.uint8).reshape(-1, self.kv_block_bytes)
 
     def memory(self) -> dict[str, int]:
         return {"weights": 0, "kv_cache": self.kv.nbytes, "arena": 0}
