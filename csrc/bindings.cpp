@@ -255,6 +255,29 @@ void check_width(const Step& step, const SamplingRows& sampling, bool has_sampli
   }
 }
 
+// Bytes of `blocks` KV blocks, an entry of `data` each.
+py::ssize_t check_kv_bytes(const KvCache& kv, const Array<int32_t>& blocks, const Array<uint8_t>& data) {
+  const auto count = blocks.size();
+  if (data.size() != count * static_cast<py::ssize_t>(kv.block_bytes()))
+    throw std::invalid_argument(std::to_string(count) + " KV blocks take " +
+                                std::to_string(static_cast<size_t>(count) * kv.block_bytes()) + " bytes, not " +
+                                std::to_string(data.size()));
+  return count;
+}
+
+void read_kv(Model& model, const Array<int32_t>& blocks, Array<uint8_t>& out) {
+  const auto count = static_cast<size_t>(check_kv_bytes(model.kv(), blocks, out));
+  uint8_t* data = out.mutable_data();
+  py::gil_scoped_release release;
+  model.kv().read_blocks(blocks.data(), count, data);
+}
+
+void write_kv(Model& model, const Array<int32_t>& blocks, const Array<uint8_t>& data) {
+  const auto count = static_cast<size_t>(check_kv_bytes(model.kv(), blocks, data));
+  py::gil_scoped_release release;
+  model.kv().write_blocks(blocks.data(), count, data.data());
+}
+
 void run(Model& model, int handle, int vocab, const StepArrays& arrays, const py::object& sampling,
          const MaybeArray<int32_t>& num_prompt_logprobs, OutputArrays& outputs) {
   Step step = arrays.view();
@@ -391,6 +414,9 @@ PYBIND11_MODULE(_cpu, module) {
       .def_property_readonly("num_threads", &Model::num_threads)
       .def_property_readonly("weight_bytes", &Model::weight_bytes)
       .def_property_readonly("kv_bytes", &Model::kv_bytes)
+      .def_property_readonly("kv_block_bytes", [](Model& model) { return model.kv().block_bytes(); })
+      .def("read_kv", &read_kv, py::arg("blocks").noconvert(), py::arg("out").noconvert())
+      .def("write_kv", &write_kv, py::arg("blocks").noconvert(), py::arg("data").noconvert())
       .def_property_readonly("arena_bytes", &Model::arena_bytes)
       .def("result_width", [](const Model& model, int handle) { return model.result(handle).width; })
       .def("result_rows",

@@ -101,9 +101,22 @@ class CacheConfig:
     )
     gpu_memory_utilization: float = option(0.92, "Share of the device's memory that may be used.")
     kv_cache_memory_bytes: int | None = option(None, "Most bytes the KV cache may take.", type="human_int")
+    kv_offloading_size: float | None = option(
+        None, "GiB of host memory that keep cached prefixes when the KV cache needs their blocks. Default: none."
+    )
+    kv_offloading_backend: str = option("native", "What keeps them.", choices=["native"])
+    kv_offloading_dir: str | None = option(
+        None, "Directory of files that keep cached prefixes over restarts. Its owner alone may read them."
+    )
+    kv_offloading_dir_size: float | None = option(None, "Most GiB of these files. Default: 4.")
 
     # Derived by platform.resolve.
     num_blocks: int = 0
+
+    @property
+    def offloads_kv(self) -> bool:
+        """Whether cached prefixes are kept outside the KV cache too."""
+        return self.kv_offloading_size is not None or self.kv_offloading_dir is not None
 
 
 @dataclass(frozen=True, kw_only=True)

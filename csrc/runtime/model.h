@@ -45,6 +45,7 @@ class Model {
   int max_tokens(int handle) const { return program(handle).max_tokens; }
   size_t weight_bytes() const { return weights_.size(); }
   size_t kv_bytes() const { return kv_.bytes(); }
+  KvCache& kv() { return kv_; }
   size_t arena_bytes() const { return arena_.size() + shared_scratch_.size() + thread_scratch_.size(); }
   // Width of what Outputs::logits receives, and whether its rows are selected positions.
   const BufferSpec& result(int handle) const { return program(handle).result; }

@@ -28,6 +28,8 @@ def make_config(
     block_size: int | None = None,
     num_blocks: int | None = None,
     prefix_caching: bool = False,
+    saves_evicted: bool = False,
+    saves_computed: bool = False,
     **limits: object,
 ) -> VllmConfig:
     """A resolved config; contiguous KV unless a block size is given."""
@@ -39,6 +41,8 @@ def make_config(
             block_size=block_size,
             num_blocks=enough if num_blocks is None else num_blocks,
             enable_prefix_caching=prefix_caching,
+            kv_offloading_size=1.0 if saves_evicted else None,
+            kv_offloading_dir="somewhere" if saves_computed else None,
         ),
         scheduler_config=SchedulerConfig(max_num_seqs=max_num_seqs, **limits),  # type: ignore[arg-type]
     )
@@ -80,6 +84,7 @@ class FakeDevice:
     fused_drafts: tokens a decode makes by itself, asked or not, as programs of a fixed width do.
     fail: req_ids that raise an error at their next step.
     version: of the weights; a row must not see KV older than itself.
+    store: what the KV store holds; store_size: blocks beyond which it forgets. Every bad_copy-th copy fails; 0: none.
     """
 
     config: VllmConfig
@@ -90,6 +95,10 @@ class FakeDevice:
     kv: dict[int, tuple[int, int, int]] = field(default_factory=dict)
     num_prefills_in_a_row: int = 0
     num_steps: int = 0
+    store: dict[bytes, list[tuple[int, int, int]]] = field(default_factory=dict)
+    store_size: int = 1000
+    bad_copy: int = 0
+    num_copies: int = 0
 
     def execute(self, step: SchedulerOutput) -> ModelRunnerOutput:
         self.num_steps += 1
@@ -108,9 +117,35 @@ class FakeDevice:
         self._check_blocks()
         self._check_limits(step)
         result = ModelRunnerOutput()
+        self._copy(step, result)
         for req_id, num_tokens in step.num_scheduled_tokens.items():
             self._run(req_id, num_tokens, step.num_draft_tokens.get(req_id, 0), result)
         return result
+
+    def _copy(self, step: SchedulerOutput, result: ModelRunnerOutput) -> None:
+        """Saves, then loads, before anything is written. Copies of blocks that nobody computed raise KeyError."""
+        size, loaded = self.config.cache_config.block_size, [block for _, block in step.kv_loads]
+        held = {block for row in self.rows.values() for block in row.block_ids}
+        _check(len(loaded) == len(set(loaded)) and not held & set(loaded), "a block is loaded that somebody holds")
+        for block_hash, block in step.kv_saves:
+            if self._fails():
+                result.kv_forgotten.append(block_hash)
+                continue
+            self.store[block_hash] = [self.kv[block * size + i] for i in range(size)]
+            if len(self.store) > self.store_size:
+                oldest = next(iter(self.store))
+                del self.store[oldest]
+                result.kv_forgotten.append(oldest)
+        for block_hash, block in step.kv_loads:
+            if block_hash not in self.store or self._fails():
+                result.kv_not_loaded.append(block_hash)
+                self.kv.update((block * size + i, (-1, -1, -1)) for i in range(size))
+            else:
+                self.kv.update((block * size + i, entry) for i, entry in enumerate(self.store[block_hash]))
+
+    def _fails(self) -> bool:
+        self.num_copies += 1
+        return bool(self.bad_copy) and self.num_copies % self.bad_copy == 0
 
     def _add(self, new: NewRequest) -> None:
         _check(new.req_id not in self.rows, f"{new.req_id} is new twice")

@@ -94,6 +94,9 @@ class SchedulerOutput:
         num_scheduled_tokens. Only in steps in which every request decodes; one that is not named gets none.
     grammar_masks: req_id -> little-endian bitmask over the vocabulary (bit set: token allowed).
     finished_req_ids: requests whose rows the device side must free before anything else in this step.
+    kv_saves: (prefix hash, block): blocks whose KV is copied to the KV store, before the loads and the forward.
+    kv_loads: (prefix hash, block): blocks that are filled from the KV store, before the forward. A step may consist of
+        copies alone.
     """
 
     num_scheduled_tokens: dict[str, int] = field(default_factory=dict)
@@ -102,6 +105,8 @@ class SchedulerOutput:
     finished_req_ids: list[str] = field(default_factory=list)
     num_draft_tokens: dict[str, int] = field(default_factory=dict)
     grammar_masks: dict[str, bytes] = field(default_factory=dict)
+    kv_saves: list[tuple[bytes, int]] = field(default_factory=list)
+    kv_loads: list[tuple[bytes, int]] = field(default_factory=list)
 
     @property
     def total_num_scheduled_tokens(self) -> int:
@@ -151,6 +156,8 @@ class ModelRunnerOutput:
     num_caught_up: tokens that a draft model had to read beside the newest ones (a prompt, say).
     device_seconds: what the step took on the device side.
     errors: req_id -> message; these requests failed alone and are to be ended with reason "error".
+    kv_not_loaded: hashes of the step's `kv_loads` whose blocks do not hold the prefix.
+    kv_forgotten: hashes that the KV store no longer holds, or could not save.
     """
 
     sampled_token_ids: dict[str, list[int]] = field(default_factory=dict)
@@ -161,6 +168,8 @@ class ModelRunnerOutput:
     device_seconds: float = 0.0
     errors: dict[str, str] = field(default_factory=dict)
     bucket_uses: list[BucketUse] = field(default_factory=list)
+    kv_not_loaded: list[bytes] = field(default_factory=list)
+    kv_forgotten: list[bytes] = field(default_factory=list)
 
 
 class Executor(Protocol):
@@ -177,7 +186,13 @@ class Executor(Protocol):
         """Plain numbers about start-up and memory: seconds by phase, bytes by kind, artifact hit."""
         ...
 
-    def reset_prefix_cache(self) -> None: ...
+    def stored_prefixes(self) -> list[bytes]:
+        """Hashes of the prefix blocks that the KV store holds, as at a start."""
+        ...
+
+    def reset_prefix_cache(self, reset_store: bool = False) -> None:
+        """Forget what belongs to cached prefixes. reset_store: the KV store too."""
+        ...
 
     def check_health(self) -> None: ...
 

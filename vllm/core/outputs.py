@@ -50,6 +50,7 @@ class EngineCoreOutput(msgspec.Struct, array_like=True, gc=False):
     finish_reason: "stop", "length", "abort", "error", or None while the request runs.
     stop_reason: the id of the `stop_token_ids` that ended it; None for EOS and every other reason.
     num_cached_tokens: prompt tokens whose KV was found in the prefix cache.
+    num_external_tokens: how many of them came from the KV store.
     error: what went wrong, with finish_reason "error".
     times: with the first token and with the end. spec_decode_metrics: so far, if there were drafts.
     """
@@ -64,6 +65,7 @@ class EngineCoreOutput(msgspec.Struct, array_like=True, gc=False):
     error: str | None = None
     times: RequestTimes | None = None
     spec_decode_metrics: SpecDecodeMetrics | None = None
+    num_external_tokens: int = 0
 
     @property
     def finished(self) -> bool:
@@ -71,7 +73,8 @@ class EngineCoreOutput(msgspec.Struct, array_like=True, gc=False):
 
 
 class SchedulerStats(msgspec.Struct, array_like=True, gc=False):
-    """A snapshot. The figures of the prefix cache (tokens) and of speculation are counted since the start.
+    """A snapshot. The figures of the prefix cache (tokens; the external ones are the KV store's) and of speculation are
+    counted since the start.
 
     kv_cache_usage: share of the KV blocks held by running requests, 0 to 1.
     """
@@ -86,3 +89,5 @@ class SchedulerStats(msgspec.Struct, array_like=True, gc=False):
     spec_num_draft_tokens: int = 0
     spec_num_accepted_tokens: int = 0
     spec_num_accepted_by_position: tuple[int, ...] = ()
+    external_prefix_cache_queries: int = 0
+    external_prefix_cache_hits: int = 0

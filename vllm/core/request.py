@@ -64,6 +64,8 @@ class Request:
     max_total_tokens, max_num_blocks: set by the scheduler at arrival: the length and the KV blocks it cannot exceed.
     num_hashed_blocks: leading blocks that the prefix cache knows.
     drafts: what became of its drafts.
+    num_local_tokens: what the pool had of the prompt before the KV store was asked; None: it never was.
+    num_external_tokens: how many of num_cached_tokens came from the KV store.
     """
 
     __slots__ = (
@@ -77,7 +79,9 @@ class Request:
         "max_total_tokens",
         "num_cached_tokens",
         "num_computed_tokens",
+        "num_external_tokens",
         "num_hashed_blocks",
+        "num_local_tokens",
         "num_prompt_tokens",
         "num_tokens",
         "output_token_ids",
@@ -120,6 +124,8 @@ class Request:
         self.num_tokens = self.num_prompt_tokens
         self.num_computed_tokens = 0
         self.num_cached_tokens = 0
+        self.num_local_tokens: int | None = None
+        self.num_external_tokens = 0
         self.max_total_tokens = 0
 
         self.block_ids: list[int] = []
@@ -209,6 +215,7 @@ class Request:
             error,
             self.times if with_times else None,
             self._spec_decode_metrics(),
+            self.num_external_tokens,
         )
 
     def _spec_decode_metrics(self) -> SpecDecodeMetrics | None:

@@ -15,6 +15,9 @@ A prefix is computed once: while a running request still has to compute the bloc
 the head waits for it, and starts from the prefix cache. A prompt whose blocks are all cached computes its last token
 again, to sample from, and nothing else; the KV of that token is there already and is not written.
 
+A prefix that is in the KV store but not in the pool is loaded into free blocks once the head fits, at most as many
+tokens in a step as a step computes; the head waits for it, running sequences do not (`offload`).
+
 Steps, by what the target can run (`SchedulerConfig`):
 - Without mixed steps a step is either prompts or decodes, prompts first, at most `prefill_batch_size` of them. While
   sequences are able to decode, at most `max_consecutive_prefills` prompt steps pass between two decode steps.
@@ -36,6 +39,7 @@ from collections.abc import Callable
 from vllm.config import VllmConfig
 from vllm.core.block_pool import BlockPool, IntegrityError
 from vllm.core.contract import CachedRequest, ModelRunnerOutput, NewRequest, SchedulerOutput
+from vllm.core.offload import OffloadIndex
 from vllm.core.outputs import EngineCoreOutput, SchedulerStats
 from vllm.core.request import Request, RequestQueue, RequestStatus
 from vllm.core.speculation import DraftController
@@ -71,7 +75,10 @@ class Scheduler:
         self._drafts = DraftController(self.num_lookahead_tokens, adaptive=adaptive)
         self._max_draft_len = max_draft_len or self.max_model_len
 
-        self.pool = BlockPool(cache.num_blocks, self.block_size)
+        self.offload = OffloadIndex(
+            saves_evicted=cache.kv_offloading_size is not None, saves_computed=cache.kv_offloading_dir is not None
+        )
+        self.pool = BlockPool(cache.num_blocks, self.block_size, tells_evicted=self.offload.saves_evicted)
         self._clock = clock
         self._waiting = RequestQueue(by_priority=limits.scheduling_policy == "priority")
         self._running: dict[str, Request] = {}
@@ -80,6 +87,8 @@ class Scheduler:
         self._num_consecutive_prefills = 0
         self._prefix_cache_queries = 0
         self._prefix_cache_hits = 0
+        self._external_queries = 0
+        self._external_hits = 0
 
     @property
     def num_running(self) -> int:
@@ -99,7 +108,7 @@ class Scheduler:
 
     def has_finished_requests(self) -> bool:
         """Whether the device side is still to be told of finished requests; the next `schedule` does."""
-        return bool(self._finished_req_ids)
+        return bool(self._finished_req_ids) or self.offload.has_saves
 
     def add_request(self, request: Request) -> None:
         """Queue a request. Raises ValueError for one that can never run, saying why."""
@@ -137,6 +146,9 @@ class Scheduler:
             self._schedule_one_kind(step, prefilling, decoding)
         if decoding and self.num_lookahead_tokens:
             self._grant_drafts(step)
+        if self.offload.enabled:
+            self.offload.save(self.pool.take_evicted())
+            output.kv_saves = self.offload.take_saves()
         if step.progress:
             self._steps.append(step)
         return output
@@ -156,6 +168,8 @@ class Scheduler:
 
         Raises ValueError if `scheduler_output` is not the oldest step that is still to be updated.
         """
+        if self.offload.enabled:
+            self._update_offload(scheduler_output, model_output)
         if not scheduler_output.num_scheduled_tokens:
             return []
         if not self._steps or self._steps[0].output is not scheduler_output:
@@ -184,11 +198,18 @@ class Scheduler:
             spec_num_draft_tokens=self._drafts.num_drafted,
             spec_num_accepted_tokens=self._drafts.num_accepted,
             spec_num_accepted_by_position=tuple(self._drafts.accepted_by_position),
+            external_prefix_cache_queries=self._external_queries,
+            external_prefix_cache_hits=self._external_hits,
         )
 
-    def reset_prefix_cache(self) -> None:
-        """Forget all prefixes. What is running stays as it is and adds nothing to the cache any more."""
+    def reset_prefix_cache(self, reset_store: bool = False) -> None:
+        """Forget all prefixes. What is running stays as it is and adds nothing to the cache any more.
+
+        reset_store: the KV store is emptied too.
+        """
         self.pool.reset_prefix_cache()
+        if reset_store:
+            self.offload.reset()
         for request in self._running.values():
             request.num_hashed_blocks = request.max_num_blocks
 
@@ -272,6 +293,8 @@ class Scheduler:
         cached_block_ids = self._match_prefix(request)
         if self._is_being_computed(request, len(cached_block_ids)):
             return 0
+        if self.offload.enabled and self._load_prefix(step, request, cached_block_ids):
+            return 0
         num_cached_tokens = min(len(cached_block_ids) * self.block_size, request.num_prompt_tokens - 1)
         num_tokens = request.num_tokens - num_cached_tokens
         if num_tokens > budget:
@@ -306,8 +329,17 @@ class Scheduler:
         request.num_cached_tokens = request.num_computed_tokens = num_cached_tokens
         self._running[request.req_id] = request
         if self._reads_prefix_cache(request):
-            self._prefix_cache_queries += request.num_prompt_tokens
-            self._prefix_cache_hits += request.num_cached_tokens
+            self._count_hits(request)
+
+    def _count_hits(self, request: Request) -> None:
+        num_cached, num_local = request.num_cached_tokens, request.num_local_tokens
+        num_local = num_cached if num_local is None else min(num_local, num_cached)
+        request.num_external_tokens = num_cached - num_local
+        self._prefix_cache_queries += request.num_prompt_tokens
+        self._prefix_cache_hits += num_local
+        if self.offload.enabled:
+            self._external_queries += request.num_prompt_tokens - num_local
+            self._external_hits += request.num_external_tokens
 
     def _allocate(self, request: Request, num_tokens: int) -> list[int]:
         """Take promised blocks until they hold num_tokens and the lookahead; returns the new ones."""
@@ -379,11 +411,43 @@ class Scheduler:
         if index >= self._num_shareable_blocks(request) or not self._reads_prefix_cache(request):
             return False
         wanted = request.block_hash(index, self.block_size)
-        return any(
+        return wanted in self.offload.loading or any(
             running.num_hashed_blocks <= index < running.num_prompt_tokens // self.block_size
             and running.block_hash(index, self.block_size) == wanted
             for running in self._running.values()
         )
+
+    def _load_prefix(self, step: _Step, request: Request, cached_block_ids: list[int]) -> bool:
+        """Have the step load what the KV store has of the prompt; whether the head waits for that, or for room."""
+        num_cached = len(cached_block_ids)
+        if not self._reads_prefix_cache(request):
+            return False
+        self.offload.save(self.pool.take_evicted())
+        hashes = request.block_hashes(self._num_shareable_blocks(request), self.block_size)[num_cached:]
+        most = max(self.max_num_batched_tokens // self.block_size, 1)
+        stored = self.offload.stored_beginning(hashes, most)
+        if not stored:
+            return False
+        num_free = self.pool.count_free(cached_block_ids) + request.max_num_blocks - num_cached
+        if num_free > self.pool.num_available:
+            return True
+        self.pool.hold(cached_block_ids)
+        self.pool.promise(len(stored))
+        loads = list(zip(stored, self.pool.allocate(len(stored)), strict=True))
+        self.pool.free(cached_block_ids)
+        self.offload.start_loads(loads)
+        step.output.kv_loads += loads
+        if request.num_local_tokens is None:
+            request.num_local_tokens = num_cached * self.block_size
+        return True
+
+    def _update_offload(self, scheduler_output: SchedulerOutput, model_output: ModelRunnerOutput) -> None:
+        self.offload.forget(model_output.kv_forgotten)
+        not_loaded = set(model_output.kv_not_loaded)
+        for block_hash, block_id in scheduler_output.kv_loads:
+            if self.offload.finish_load(block_hash, block_hash in not_loaded):
+                self.pool.cache_full_blocks([block_id], [block_hash])
+        self.pool.free([block_id for _, block_id in scheduler_output.kv_loads])
 
     def _num_shareable_blocks(self, request: Request) -> int:
         """Full blocks of the prompt; not the one that begins with its last token, which is always computed."""
@@ -397,6 +461,8 @@ class Scheduler:
             hashes = request.block_hashes(stop, self.block_size)
             self.pool.cache_full_blocks(request.block_ids[start:stop], hashes[start:])
             request.num_hashed_blocks = stop
+            if self.offload.saves_computed:
+                self.offload.save(zip(hashes[start:], request.block_ids[start:stop], strict=True))
 
     @property
     def _prompts_in_pieces(self) -> bool:
@@ -467,6 +533,8 @@ class Scheduler:
         if waiting_tokens != self._waiting.num_tokens:
             faults.append(f"the queue counts {self._waiting.num_tokens} tokens but holds {waiting_tokens}")
         refs = [0] * self.pool.num_blocks
+        for block_id in self.offload.loading.values():
+            refs[block_id] += 1
         num_promised = 0
         for request in self._running.values():
             if request.status is not RequestStatus.RUNNING or request.req_id in self._waiting:
@@ -475,7 +543,7 @@ class Scheduler:
             for block_id in request.block_ids:
                 refs[block_id] += 1
         faults += [
-            f"block {block_id} is held {held} times by the pool's books, {refs[block_id]} times by running requests"
+            f"block {block_id} is held {held} times by the pool's books, {refs[block_id]} times by requests and loads"
             for block_id, held in enumerate(self.pool.refs)
             if held != refs[block_id]
         ]

@@ -21,6 +21,7 @@ from vllm.engine.llm_engine import (
     load_config_tokenizer,
     make_preparer,
     record_arrival,
+    refuse_resetting_running,
     refuse_tracing,
     required_tokenizer,
 )
@@ -314,8 +315,10 @@ class AsyncLLM:
         stats: dict[str, Any] = await self._call("executor_stats")
         return stats
 
-    async def reset_prefix_cache(self) -> bool:
-        return bool(await self._call("reset_prefix_cache"))
+    async def reset_prefix_cache(self, reset_running_requests: bool = False, reset_connector: bool = False) -> bool:
+        """Forget cached prefixes; with `reset_connector` those in the KV store too."""
+        refuse_resetting_running(reset_running_requests)
+        return bool(await self._call("reset_prefix_cache", reset_connector))
 
     async def reset_mm_cache(self) -> None:
         """There is none: prompts are text."""
@@ -389,10 +392,10 @@ class AsyncLLM:
         if core_ids and not self.errored and not self._closed:
             self.engine_core.abort(core_ids)
 
-    async def _call(self, method: str) -> Any:
+    async def _call(self, method: str, *args: Any) -> Any:
         self._check_alive()
         self._start_reader()
-        return await self.engine_core.call(method)
+        return await self.engine_core.call(method, *args)
 
     def _start_reader(self) -> None:
         """Raises RuntimeError outside of an event loop."""

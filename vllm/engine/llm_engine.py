@@ -150,8 +150,10 @@ class LLMEngine:
     def do_log_stats(self) -> None:
         self.metrics.log()
 
-    def reset_prefix_cache(self) -> bool:
-        return bool(self.engine_core.call("reset_prefix_cache"))
+    def reset_prefix_cache(self, reset_running_requests: bool = False, reset_connector: bool = False) -> bool:
+        """Forget cached prefixes; with `reset_connector` those in the KV store too."""
+        refuse_resetting_running(reset_running_requests)
+        return bool(self.engine_core.call("reset_prefix_cache", reset_connector))
 
     def add_lora(self, lora_request: LoRARequest) -> bool:
         """True for an adapter that was named at start. Raises VLLMValidationError for any other."""
@@ -208,6 +210,11 @@ def required_tokenizer(tokenizer: Tokenizer | None) -> Tokenizer:
 
 def fixed_adapters() -> VLLMClientError:
     return VLLMClientError("LoRA adapters are those named by lora_modules; they stay as long as the engine runs")
+
+
+def refuse_resetting_running(reset_running_requests: bool) -> None:
+    if reset_running_requests:
+        raise VLLMClientError("reset_running_requests: a running sequence keeps its KV until it ends")
 
 
 def refuse_tracing(trace_headers: Mapping[str, str] | None) -> None:

@@ -90,6 +90,7 @@ class EngineMetrics:
         self._labels = {"model_name": served_name(config), "engine": engine}
         self._stats = SchedulerStats()
         self._prefix_queries = self._prefix_hits = 0
+        self._num_external_queries = self._num_external_hits = 0
         self._make_families(config)
         self._set_constants(config, executor_stats)
         self._interval = _Interval()
@@ -154,7 +155,9 @@ class EngineMetrics:
         self._prompt_tokens.inc(timeline.num_prompt_tokens)
         self._prompt_tokens_cached.inc(output.num_cached_tokens)
         self._prompt_sources.labels(**self._labels, source="local_compute").inc(computed)
-        self._prompt_sources.labels(**self._labels, source="local_cache_hit").inc(output.num_cached_tokens)
+        local = output.num_cached_tokens - output.num_external_tokens
+        self._prompt_sources.labels(**self._labels, source="local_cache_hit").inc(local)
+        self._prompt_sources.labels(**self._labels, source="external_kv_transfer").inc(output.num_external_tokens)
         self._computed_prompt.observe(computed)
         self._interval.num_prompt += timeline.num_prompt_tokens
 
@@ -189,6 +192,10 @@ class EngineMetrics:
         self._prefix_queries, self._prefix_hits = stats.prefix_cache_queries, stats.prefix_cache_hits
         if self._spec_drafts is not None:
             self._spec_drafts.record(stats)
+        self._external_queries.inc(stats.external_prefix_cache_queries - self._num_external_queries)
+        self._external_hits.inc(stats.external_prefix_cache_hits - self._num_external_hits)
+        self._num_external_queries = stats.external_prefix_cache_queries
+        self._num_external_hits = stats.external_prefix_cache_hits
 
     def _counter(self, name: str, text: str, *labels: str) -> Any:
         return self._family(CounterFamily, name, text, labels)
@@ -221,6 +228,10 @@ class EngineMetrics:
         self._preemptions = self._counter("num_preemptions", "Always 0: a running sequence is never evicted.")
         self._queries = self._counter("prefix_cache_queries", "Prompt tokens looked up in the prefix cache.")
         self._hits = self._counter("prefix_cache_hits", "Prompt tokens found there.")
+        self._external_queries = self._counter(
+            "external_prefix_cache_queries", "Prompt tokens looked up in the KV store."
+        )
+        self._external_hits = self._counter("external_prefix_cache_hits", "Prompt tokens loaded from there.")
         self._rejections = self._counter("admission_rejections", "Requests turned away at the door.", "reason")
         self._first_token = self._histogram("time_to_first_token_seconds", "From arrival to first token.", _FIRST_TOKEN)
         self._inter_token = self._histogram("inter_token_latency_seconds", "Between two tokens.", _BETWEEN_TOKENS)

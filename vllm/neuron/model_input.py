@@ -17,6 +17,7 @@ from vllm.sample.arrays import SamplingInput as SamplingInput
 
 IntArray = NDArray[np.int32]
 FloatArray = NDArray[np.float32]
+ByteArray = NDArray[np.uint8]
 
 
 class Kind(str, Enum):

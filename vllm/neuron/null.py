@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from vllm import envs
 from vllm.config import VllmConfig
 from vllm.core.contract import HOST_SAMPLING, Capabilities
 from vllm.neuron.device import DeviceModel, Progress
-from vllm.neuron.model_input import Kind, LogprobRows, ModelInput, ModelOutput
+from vllm.neuron.model_input import ByteArray, Kind, LogprobRows, ModelInput, ModelOutput
 from vllm.neuron.ngram import propose
 from vllm.sample import host, logprobs
 
@@ -41,6 +42,7 @@ class NullDeviceModel(DeviceModel):
         self.vocab_size = config.model_config.vocab_size
         self.kv = np.zeros(cache.num_blocks * self.block_size, np.uint64)
         self.speculation = config.speculative_config
+        self.kv_block_bytes = self.block_size * self.kv.itemsize
         self.step_seconds = envs.VLLM_NULL_STEP_MS / 1000
         self.capabilities = Capabilities(
             target="null",
@@ -84,6 +86,15 @@ class NullDeviceModel(DeviceModel):
             logprobs=logprobs,
             prompt_logprobs=self._prompt_logprobs(model_input),
         )
+
+    def read_kv(self, block_ids: Sequence[int], out: ByteArray) -> None:
+        out[:] = self._kv_blocks()[list(block_ids)]
+
+    def write_kv(self, block_ids: Sequence[int], data: ByteArray) -> None:
+        self._kv_blocks()[list(block_ids)] = data
+
+    def _kv_blocks(self) -> ByteArray:
+        return self.kv.view(np.uint8).reshape(-1, self.kv_block_bytes)
 
     def memory(self) -> dict[str, int]:
         return {"weights": 0, "kv_cache": self.kv.nbytes, "arena": 0}

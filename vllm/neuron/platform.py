@@ -37,7 +37,7 @@ logger = init_logger(__name__)
 DEFAULT_MAX_NUM_SEQS = 32
 DEFAULT_STEP_TOKENS = 512
 """Tokens of a mixed step: what a running stream may have to wait for between two of its tokens."""
-BLOCK_KV_BY_DEFAULT: frozenset[str] = frozenset()
+BLOCK_KV_BY_DEFAULT = frozenset({"cpu", "null"})
 """Targets that cache prefixes and mix pieces of prompts with decodes unless told not to."""
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 

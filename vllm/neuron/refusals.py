@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 
 from vllm import envs
-from vllm.config import ModelConfig, VllmConfig
+from vllm.config import CacheConfig, ModelConfig, VllmConfig
 from vllm.neuron.faults import Faults
 from vllm.neuron.neuron_config import NeuronConfig
 
@@ -52,6 +52,10 @@ def refuse_options(config: VllmConfig, target: str, faults: Faults) -> None:
         faults.add("async_scheduling", True, "steps are not overlapped yet", "Leave it out")
     if config.kv_transfer_config:
         faults.add("kv_transfer_config", config.kv_transfer_config, "KV transfer is not served yet", "Leave it out")
+    _refuse_offloading(config.cache_config, target, faults)
+    if config.cache_config.offloads_kv and config.speculative_config and config.speculative_config.method != "ngram":
+        why = "offloaded prefixes hold the target's KV, and none of the draft's"
+        faults.add("speculative_config", config.speculative_config.method, why, 'Use method "ngram", or do not offload KV')
     if target not in BLOCK_KV_TARGETS:
         _refuse_block_kv(config, faults)
 
@@ -83,6 +87,27 @@ def _refuse_model_options(model: ModelConfig, faults: Faults) -> None:
             "quantisation is a matter of the Neuron config, and of the checkpoint where that is quantised already",
             'Use override_neuron_config={"quantized": true, "quantization_dtype": "int8"}, or leave it out',
         )
+
+
+def _refuse_offloading(cache: CacheConfig, target: str, faults: Faults) -> None:
+    given = {
+        "kv_offloading_size": cache.kv_offloading_size,
+        "kv_offloading_dir": cache.kv_offloading_dir,
+        "kv_offloading_dir_size": cache.kv_offloading_dir_size,
+    }
+    asked = {name: value for name, value in given.items() if value is not None}
+    for name, value in asked.items():
+        if target == "neuronx":
+            why = "the library gives no way to copy KV blocks between NeuronCores and the host"
+            faults.add(name, value, why, "Leave it out; prefix caching on the device works without")
+        elif isinstance(value, float | int) and value <= 0:
+            faults.add(name, value, "must be more than 0 GiB", "For example 4")
+        elif name == "kv_offloading_dir_size" and cache.kv_offloading_dir is None:
+            faults.add(name, value, "there is no kv_offloading_dir", "Name one, or leave it out")
+    if cache.offloads_kv and cache.enable_prefix_caching is False:
+        name = next(iter(asked))
+        why = "what is offloaded is cached prefixes, and enable_prefix_caching is False"
+        faults.add(name, asked[name], why, "Leave it out, or use enable_prefix_caching")
 
 
 def _refuse_block_kv(config: VllmConfig, faults: Faults) -> None:

@@ -187,9 +187,12 @@ async def health(raw_request: Request) -> Response:
 
 
 @dev_router.post("/reset_prefix_cache", response_class=Response)
-async def reset_prefix_cache(raw_request: Request) -> Response:
-    """Forget cached prefixes; requests that run keep their blocks."""
-    await raw_request.app.state.engine_client.reset_prefix_cache()
+async def reset_prefix_cache(
+    raw_request: Request, reset_running_requests: bool = False, reset_external: bool = False
+) -> Response:
+    """Forget cached prefixes, with `reset_external` those in the KV store too; requests that run keep their blocks."""
+    client = raw_request.app.state.engine_client
+    await client.reset_prefix_cache(reset_running_requests, reset_external)
     return Response()
 
 

@@ -15,6 +15,7 @@ Programs take packed rows, so padding costs nothing here; a compiled shape only 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from vllm.neuron.cpu.packing import Checkpoint as Tensors
 from vllm.neuron.cpu.plan import ProgramSpec, plan
 from vllm.neuron.cpu.step import build_step
 from vllm.neuron.device import DeviceModel, Progress
-from vllm.neuron.model_input import Kind, ModelInput, ModelOutput
+from vllm.neuron.model_input import ByteArray, Kind, ModelInput, ModelOutput
 
 logger = init_logger(__name__)
 
@@ -67,6 +68,7 @@ class CpuDeviceModel(DeviceModel):
         self.programs = programs
         self.draft = draft
         self.drafter = Drafter(config, native, draft) if config.speculative_config is not None else None
+        self.kv_block_bytes = native.kv_block_bytes
         self.block_size = config.cache_config.block_size or config.model_config.max_len
         self.capabilities = Capabilities(
             target="cpu",
@@ -138,6 +140,15 @@ class CpuDeviceModel(DeviceModel):
             logprobs=logprobs,
             prompt_logprobs=result.prompt_logprobs,
         )
+
+    def read_kv(self, block_ids: Sequence[int], out: ByteArray) -> None:
+        self.native.read_kv(block_ids, out)
+
+    def write_kv(self, block_ids: Sequence[int], data: ByteArray) -> None:
+        self.native.write_kv(block_ids, data)
+
+    def kv_identity(self) -> dict[str, Any]:
+        return {"isa": self.native.isa}
 
     def memory(self) -> dict[str, int]:
         memory = self.native.memory()

@@ -6,6 +6,7 @@ process that made it: make it after a fork, not before.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +18,7 @@ from vllm.neuron.cpu.packing import LAYOUT_VERSION
 from vllm.neuron.cpu.plan import ProgramSpec
 from vllm.neuron.cpu.step import Step
 from vllm.neuron.cpu.threads import choose_cpus
-from vllm.neuron.model_input import FloatArray, IntArray, LogprobRows, SamplingInput
+from vllm.neuron.model_input import ByteArray, FloatArray, IntArray, LogprobRows, SamplingInput
 
 try:
     from vllm import _cpu
@@ -137,6 +138,19 @@ class NativeModel:
         """Bytes by kind: weights (mapped, shared between processes), kv_cache, arena (buffers and scratch)."""
         model = self.native
         return {"weights": model.weight_bytes, "kv_cache": model.kv_bytes, "arena": model.arena_bytes}
+
+    @property
+    def kv_block_bytes(self) -> int:
+        """Bytes of one KV block, keys and values of all layers, as `read_kv` gives them."""
+        return int(self._model.kv_block_bytes)
+
+    def read_kv(self, block_ids: Sequence[int], out: ByteArray) -> None:
+        """Copy whole KV blocks to `out`, uint8 [blocks, kv_block_bytes]. Raises ValueError for what does not fit."""
+        self._model.read_kv(np.asarray(block_ids, np.int32), out)
+
+    def write_kv(self, block_ids: Sequence[int], data: ByteArray) -> None:
+        """The other way round: `data` as `read_kv` gave it, of a model of the same shape."""
+        self._model.write_kv(np.asarray(block_ids, np.int32), data)
 
     def add_program(self, spec: ProgramSpec) -> int:
         """Build a program from `plan.plan`; all memory that running it takes is there when this returns. Its handle."""
