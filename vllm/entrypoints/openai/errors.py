@@ -15,6 +15,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from vllm.engine.startup import StartProgress
 from vllm.entrypoints.openai.in_flight import ServerShutdown
 from vllm.entrypoints.openai.protocol import ErrorInfo, ErrorResponse
 from vllm.entrypoints.utils import DeadlineExceeded
@@ -91,6 +92,14 @@ def error_json(response: ErrorResponse) -> JSONResponse:
     if status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
         headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
     return JSONResponse(response.model_dump(), status_code=status, headers=headers)
+
+
+def not_ready_json(progress: StartProgress) -> JSONResponse:
+    """503 while the engine starts; beside the error, `startup` has the progress for programs."""
+    message = f"The engine is starting: {progress}."
+    response = error(HTTPStatus.SERVICE_UNAVAILABLE, "ServiceUnavailableError", message)
+    body = {**response.model_dump(), "startup": progress.to_dict()}
+    return JSONResponse(body, HTTPStatus.SERVICE_UNAVAILABLE, {"Retry-After": str(RETRY_AFTER_SECONDS)})
 
 
 def install_error_handlers(app: FastAPI) -> None:
