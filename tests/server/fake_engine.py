@@ -55,6 +55,9 @@ class FakeEngine:
             skip_tokenizer_init=False,
             chat_template=None,
         )
+        self.vllm_config = SimpleNamespace(
+            target="fake", model_config=self.model_config, cache_config=SimpleNamespace(enable_prefix_caching=True)
+        )
         self.default_sampling_params: dict[str, Any] = {}
         self.running: set[str] = set()
         self.seen: list[tuple[str, Any, SamplingParams]] = []

@@ -16,7 +16,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from prometheus_client import CollectorRegistry
 from prometheus_client import Counter as CounterFamily
@@ -121,7 +121,7 @@ class EngineMetrics:
 
     def snapshot(self) -> list[Metric]:
         """All values now."""
-        return list(_read(self.registry))
+        return list(read_metrics(self.registry))
 
     def log(self) -> None:
         """A line on the last interval, if something happened in it and VLLM_LOG_STATS_INTERVAL has passed."""
@@ -298,7 +298,14 @@ class _Interval:
         return text
 
 
-def _read(registry: CollectorRegistry) -> Iterable[Metric]:
+class Collectable(Protocol):
+    """A registry, or several as one."""
+
+    def collect(self) -> Iterable[Any]: ...
+
+
+def read_metrics(registry: Collectable) -> Iterable[Metric]:
+    """Every metric of a registry, at this moment."""
     for family in registry.collect():
         if family.type == "histogram":
             yield from _read_histogram(family)

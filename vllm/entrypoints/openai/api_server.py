@@ -31,6 +31,7 @@ from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.engine.startup import StartProgress
 from vllm.entrypoints.openai import routes
 from vllm.entrypoints.openai.cli_args import make_arg_parser, parse_server_args, validate_args
+from vllm.entrypoints.openai.dashboard import page_router
 from vllm.entrypoints.openai.engine_life import LIFE_REGISTRY, EngineLife, Readiness
 from vllm.entrypoints.openai.errors import install_error_handlers
 from vllm.entrypoints.openai.in_flight import InFlight
@@ -90,6 +91,8 @@ def build_app(args: argparse.Namespace) -> FastAPI:
     app.state.metrics = JoinedRegistry(HTTP_REGISTRY, LIFE_REGISTRY)
     app.include_router(routes.api_router)
     app.include_router(routes.health_router)
+    if not args.disable_dashboard:
+        app.include_router(page_router)
     if envs.VLLM_SERVER_DEV_MODE:
         app.include_router(routes.dev_router)
     install_error_handlers(app)

@@ -87,6 +87,7 @@ class FrontendArgs:
     max_log_len: int | None = option(None, "Characters of a prompt or an output that are logged. Default: all.")
     sse_keep_alive_interval: float = option(0, "Seconds of silence after which a stream carries a comment; 0: never.")
     disable_fastapi_docs: bool = option(False, "No /docs, /redoc and /openapi.json.")
+    disable_dashboard: bool = option(False, "No page that shows the engine at work, at / and /dashboard.")
     shutdown_timeout: float = option(0, "Seconds that running requests get at SIGTERM; new ones are refused at once.")
     max_engine_restarts: int = option(
         0, "How many times an engine that died is replaced by a new one; then the server ends with status 1."
