@@ -13,7 +13,7 @@ import threading
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
-from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client import CollectorRegistry, Counter, Gauge, GCCollector, PlatformCollector, ProcessCollector
 from starlette.datastructures import State
 
 from vllm.engine.startup import StartProgress
@@ -25,6 +25,9 @@ T = TypeVar("T")
 
 LIFE_REGISTRY = CollectorRegistry()
 READY = Gauge("vllm:engine_ready", "1 while requests are taken.", registry=LIFE_REGISTRY)
+ProcessCollector(registry=LIFE_REGISTRY)
+PlatformCollector(registry=LIFE_REGISTRY)
+GCCollector(registry=LIFE_REGISTRY)
 RESTARTS = Counter("vllm:engine_restarts", "Engines that died and were replaced.", registry=LIFE_REGISTRY)
 CHECK_SECONDS = 0.25
 _CANCEL_SECONDS = 2.0
