@@ -78,7 +78,7 @@ class TestKeys:
                     assert (response.status_code == 401) is expected, (method, path, response.status_code)
 
     async def test_open_paths(self) -> None:
-        assert {"/health", "/ping", "/metrics"} == OPEN_PATHS
+        assert {"/", "/dashboard", "/health", "/live", "/metrics", "/ping"} == OPEN_PATHS
 
     async def test_body_of_the_refusal(self, locked: LiveServer) -> None:
         async with locked.client() as client:

@@ -61,7 +61,12 @@ class FakeEngine:
             chat_template=None,
         )
         adapters = [{"name": "poet", "path": "/adapters/poet"}]
-        self.vllm_config = SimpleNamespace(lora_config=LoRAConfig(enable_lora=True, lora_modules=adapters))
+        self.vllm_config = SimpleNamespace(
+            target="fake",
+            model_config=self.model_config,
+            cache_config=SimpleNamespace(enable_prefix_caching=True),
+            lora_config=LoRAConfig(enable_lora=True, lora_modules=adapters),
+        )
         self.adapters_asked: list[str | None] = []
         self.default_sampling_params: dict[str, Any] = {}
         self.running: set[str] = set()

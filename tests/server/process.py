@@ -19,12 +19,14 @@ import openai
 import psutil
 
 _READY = re.compile(r"serving .* on (\S+)$")
+_LISTENING = re.compile(r"listening on (\S+); ")
 
 
 class ServerProcess:
-    """url: where it listens. log: the lines it wrote so far."""
+    """url: where it listens. log: the lines it wrote so far. awaited: the line of the log that has the URL."""
 
-    def __init__(self, words: list[str], env: dict[str, str], module: str) -> None:
+    def __init__(self, words: list[str], env: dict[str, str], module: str, awaited: re.Pattern[str] = _READY) -> None:
+        self._awaited = awaited
         command = [sys.executable, "-m", module, *words]
         self.process = subprocess.Popen(
             command, env={**os.environ, **env}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
@@ -42,7 +44,7 @@ class ServerProcess:
         assert self.process.stderr is not None
         for line in self.process.stderr:
             self.log.append(line)
-            if not self.url and (match := _READY.search(line.rstrip())):
+            if not self.url and (match := self._awaited.search(line.rstrip())):
                 self.url = match[1]
 
     @property
@@ -92,12 +94,14 @@ def serve(
     device: str = "null",
     env: dict[str, str] | None = None,
     module: str = "vllm.entrypoints.openai.api_server",
+    starting: bool = False,
 ) -> Iterator[ServerProcess]:
+    """A server that takes requests; with `starting` one that only listens yet."""
     listen = [] if "--uds" in words else ["--port", "0"]
     options = ["--model", str(model), "--device", device, *listen, "--served-model-name", "test-model"]
     if module.endswith("cli.main"):
         options = ["serve", str(model), *options[2:]]
-    server = ServerProcess([*options, *words], env or {}, module)
+    server = ServerProcess([*options, *words], env or {}, module, _LISTENING if starting else _READY)
     try:
         yield server
     finally:

@@ -27,6 +27,7 @@ from vllm.engine.llm_engine import (
 )
 from vllm.engine.metrics import EngineMetrics
 from vllm.engine.output_processor import OutputProcessor
+from vllm.engine.startup import StartProgress
 from vllm.engine.tokenizer import Tokenizer
 from vllm.exceptions import EngineDeadError, QueueFullError, VLLMClientError
 from vllm.inputs import PromptType
@@ -76,18 +77,27 @@ class RequestOutputCollector:
 class AsyncLLM:
     """Requests in, streams of `RequestOutput` out. Used from one event loop; made inside or outside of one."""
 
-    def __init__(self, vllm_config: VllmConfig, *, log_requests: bool = False) -> None:
-        """`vllm_config` is resolved. Blocks until the core is ready; EngineDeadError has its words if it fails."""
+    def __init__(
+        self, vllm_config: VllmConfig, *, log_requests: bool = False, progress: StartProgress | None = None
+    ) -> None:
+        """`vllm_config` is resolved. Blocks until the core is ready; EngineDeadError has its words if it fails.
+
+        progress: told how far the start has come, and may cancel it.
+        """
+        progress = progress or StartProgress()
         self.vllm_config = vllm_config
         self.log_requests = log_requests
         self.log_stats = not vllm_config.observability_config.disable_log_stats
         self.tokenizer = load_config_tokenizer(vllm_config)
-        self.engine_core = ProcessClient(vllm_config)
+        self.engine_core = ProcessClient(vllm_config, progress)
+        progress.finish()
         self.input_processor = InputProcessor(vllm_config, self.engine_core.capabilities, self.tokenizer)
         self.output_processor = OutputProcessor(
             self.tokenizer, with_metrics=self.log_stats, stream_interval=vllm_config.scheduler_config.stream_interval
         )
-        self.metrics = EngineMetrics(vllm_config, self.engine_core.executor_stats)
+        self.metrics = EngineMetrics(
+            vllm_config, {**self.engine_core.executor_stats, "startup_seconds": progress.seconds_by_phase}
+        )
         self.grammars = make_preparer(vllm_config, self.engine_core, self.tokenizer, self.input_processor)
         self.grammars.prepare()
         self._read_error: EngineDeadError | None = None
@@ -107,6 +117,8 @@ class AsyncLLM:
         start_engine_loop: bool = True,
         usage_context: UsageContext = UsageContext.ENGINE_CONTEXT,
         stat_loggers: None = None,
+        *,
+        progress: StartProgress | None = None,
     ) -> AsyncLLM:
         """start_engine_loop: the loop always runs in its own process. stat_loggers: none can be added."""
         return cls.from_vllm_config(
@@ -115,6 +127,7 @@ class AsyncLLM:
             usage_context,
             stat_loggers,
             enable_log_requests=getattr(engine_args, "enable_log_requests", False),
+            progress=progress,
         )
 
     @classmethod
@@ -125,10 +138,12 @@ class AsyncLLM:
         usage_context: UsageContext = UsageContext.ENGINE_CONTEXT,
         stat_loggers: None = None,
         enable_log_requests: bool = False,
+        *,
+        progress: StartProgress | None = None,
     ) -> AsyncLLM:
         if not start_engine_loop or stat_loggers:
             raise VLLMClientError("start_engine_loop=False and stat_loggers are not supported: leave them out")
-        return cls(vllm_config, log_requests=enable_log_requests)
+        return cls(vllm_config, log_requests=enable_log_requests, progress=progress)
 
     # Generating.
 

@@ -9,6 +9,7 @@ GIVE_UP_SECONDS, or whose step takes longer than a step may, is killed, and ever
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import shutil
 import subprocess
@@ -32,15 +33,18 @@ from vllm.engine.messages import (
     Call,
     EngineCoreRequest,
     Fatal,
+    FromCore,
     Heartbeat,
     Ready,
     Reply,
     Shutdown,
+    Starting,
     StepOutput,
     ToCore,
     encoder,
     from_core_decoder,
 )
+from vllm.engine.startup import StartCancelled, StartProgress
 from vllm.engine.structured_outputs.matcher_tokenizer import GrammarTokenizer
 from vllm.exceptions import EngineDeadError
 from vllm.logger import init_logger
@@ -96,11 +100,11 @@ class ProcessClient:
     """An engine core in a child process.
 
     Construction blocks until the child is ready; its log goes where this process's does. Raises EngineDeadError with
-    the child's own words if it fails to start. Requests may be sent from one thread (the event loop's); `receive` is
-    awaited by one task.
+    the child's own words if it fails to start, StartCancelled if `progress` says so meanwhile. Requests may be sent
+    from one thread (the event loop's); `receive` is awaited by one task.
     """
 
-    def __init__(self, config: VllmConfig) -> None:
+    def __init__(self, config: VllmConfig, progress: StartProgress | None = None) -> None:
         self.dead_error: EngineDeadError | None = None
         self.on_death: Callable[[EngineDeadError], None] = lambda error: None
         self._closing = False
@@ -120,7 +124,12 @@ class ProcessClient:
         command = [sys.executable, "-m", "vllm.engine.core_proc", address]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE)
         try:
-            ready = self._start(config)
+            ready = self._start(config, progress or StartProgress())
+        except (StartCancelled, KeyboardInterrupt):
+            self.process.kill()
+            self.process.wait()
+            self.shutdown()
+            raise
         except BaseException:
             self.shutdown()
             raise
@@ -185,7 +194,8 @@ class ProcessClient:
             return
         self._closing = True
         if self.process.poll() is None:
-            self._input.send(encoder.encode(Shutdown()))
+            with contextlib.suppress(zmq.Again):  # it has not connected yet
+                self._input.send(encoder.encode(Shutdown()), zmq.NOBLOCK)
             try:
                 self.process.wait(_GRACE_SECONDS)
             except subprocess.TimeoutExpired:
@@ -200,24 +210,33 @@ class ProcessClient:
         self._context.term()
         shutil.rmtree(self._directory, ignore_errors=True)
 
-    def _start(self, config: VllmConfig) -> Ready:
+    def _start(self, config: VllmConfig, progress: StartProgress) -> Ready:
         if self.process.stdin is None:
             raise RuntimeError("the engine process was started without a pipe")
+        progress.report("process")
         self.process.stdin.write(encode_config(config))
         self.process.stdin.flush()
         limit = envs.VLLM_ENGINE_READY_TIMEOUT_S
         deadline = time.monotonic() + limit if limit else float("inf")
-        while not self._output.poll(_POLL_MS):
-            if self.process.poll() is not None and not self._output.poll(0):
-                raise EngineDeadError(self._obituary())
-            if time.monotonic() > deadline:
-                raise EngineDeadError(f"the engine process was not ready after VLLM_ENGINE_READY_TIMEOUT_S={limit} s")
-        message = from_core_decoder.decode(self._output.recv())
+        while isinstance(message := self._first_message(progress, deadline), Starting):
+            progress.report(message.phase, message.share, message.detail)
         if isinstance(message, Fatal):
             raise EngineDeadError(message.message)
         if not isinstance(message, Ready):
             raise EngineDeadError(f"the engine process began with {type(message).__name__} instead of Ready")
         self._last_beat = time.monotonic()
+        return message
+
+    def _first_message(self, progress: StartProgress, deadline: float) -> FromCore:
+        """What the child says next, before it is ready."""
+        while not self._output.poll(_POLL_MS):
+            progress.check()
+            if self.process.poll() is not None and not self._output.poll(0):
+                raise EngineDeadError(self._obituary())
+            if time.monotonic() > deadline:
+                limit = envs.VLLM_ENGINE_READY_TIMEOUT_S
+                raise EngineDeadError(f"the engine process was not ready after VLLM_ENGINE_READY_TIMEOUT_S={limit} s")
+        message: FromCore = from_core_decoder.decode(self._output.recv())
         return message
 
     def _send(self, message: ToCore) -> None:

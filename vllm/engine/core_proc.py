@@ -29,6 +29,7 @@ from vllm.engine.messages import (
     Ready,
     Reply,
     Shutdown,
+    Starting,
     StepOutput,
     ToCore,
     encoder,
@@ -72,7 +73,7 @@ class CoreProcess:
         """Load, report, and serve until told to stop. A fault that ends the engine is reported before it is raised."""
         core = None
         try:
-            core = EngineCore(config, NeuronExecutor(config))
+            core = EngineCore(config, NeuronExecutor(config, self._report))
             self.send(Ready(core.executor.capabilities, core.executor_stats()))
             threading.Thread(target=self._beat, daemon=True, name="heartbeat").start()
             self._loop(core)
@@ -83,6 +84,9 @@ class CoreProcess:
             self.running = False
             if core is not None:
                 core.shutdown()
+
+    def _report(self, phase: str, share: float, detail: str) -> None:
+        self.send(Starting(phase, share, detail))
 
     def send(self, message: FromCore) -> None:
         self.output.send(encoder.encode(message))

@@ -61,6 +61,14 @@ class Shutdown(msgspec.Struct, tag="shutdown"):
     pass
 
 
+class Starting(msgspec.Struct, tag="starting"):
+    """How far the start has come; see `startup`."""
+
+    phase: str
+    share: float = 0.0
+    detail: str = ""
+
+
 class Ready(msgspec.Struct, tag="ready"):
     """The engine runs. executor_stats: start-up seconds, artifact, bytes by kind."""
 
@@ -97,7 +105,7 @@ class Heartbeat(msgspec.Struct, tag="beat"):
 
 
 ToCore = EngineCoreRequest | GrammarTokenizer | Abort | Call | Shutdown
-FromCore = Ready | StepOutput | Reply | Fatal | Heartbeat
+FromCore = Starting | Ready | StepOutput | Reply | Fatal | Heartbeat
 
 encoder = msgspec.msgpack.Encoder()
 to_core_decoder: msgspec.msgpack.Decoder[ToCore] = msgspec.msgpack.Decoder(ToCore)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from prometheus_client import CollectorRegistry
 from prometheus_client import Counter as CounterFamily
@@ -122,7 +122,7 @@ class EngineMetrics:
 
     def snapshot(self) -> list[Metric]:
         """All values now."""
-        return list(_read(self.registry))
+        return list(read_metrics(self.registry))
 
     def log(self) -> None:
         """A line on the last interval, if something happened in it and VLLM_LOG_STATS_INTERVAL has passed."""
@@ -167,6 +167,7 @@ class EngineMetrics:
         self._request_prompt.observe(timeline.num_prompt_tokens)
         self._request_generation.observe(timeline.num_output_tokens)
         self._max_generation.observe(timeline.num_output_tokens)
+        self._request_preemptions.observe(0)
         self._params_n.observe(timeline.n)
         self._params_max_tokens.observe(timeline.max_tokens)
         if timeline.num_output_tokens > 1:
@@ -226,6 +227,9 @@ class EngineMetrics:
         self._generation_tokens = self._counter("generation_tokens", "Generated tokens.")
         self._success = self._counter("request_success", "Finished requests, by how they ended.", "finished_reason")
         self._preemptions = self._counter("num_preemptions", "Always 0: a running sequence is never evicted.")
+        self._request_preemptions = self._histogram(
+            "request_num_preemptions", "The same, by request.", (0, 1, 2, 5, 10, 20, 50)
+        )
         self._queries = self._counter("prefix_cache_queries", "Prompt tokens looked up in the prefix cache.")
         self._hits = self._counter("prefix_cache_hits", "Prompt tokens found there.")
         self._external_queries = self._counter(
@@ -264,6 +268,11 @@ class EngineMetrics:
     def _set_constants(self, config: VllmConfig, executor_stats: Mapping[str, Any]) -> None:
         for reason in _FINISH_REASONS:
             self._success.labels(**self._labels, finished_reason=reason)
+        sleep = self._gauge("engine_sleep_state", "Always awake: the model stays on the device.", "sleep_state")
+        for state in ("awake", "weights_offloaded", "discard_all"):
+            sleep.labels(**self._labels, sleep_state=state).set(state == "awake")
+        for name in ("mm_cache_queries", "mm_cache_hits"):
+            self._counter(name, "Always 0: prompts are text.")
         cache = config.cache_config
         facts = {
             "block_size": str(cache.block_size),
@@ -349,7 +358,14 @@ def _drafting_line(stats: SchedulerStats, seen: SchedulerStats) -> str:
     return f"speculation: {1 + accepted / drafts:.2f} tokens a draft, {accepted / drafted:.0%} accepted of {drafted}; "
 
 
-def _read(registry: CollectorRegistry) -> Iterable[Metric]:
+class Collectable(Protocol):
+    """A registry, or several as one."""
+
+    def collect(self) -> Iterable[Any]: ...
+
+
+def read_metrics(registry: Collectable) -> Iterable[Metric]:
+    """Every metric of a registry, at this moment."""
     for family in registry.collect():
         if family.type == "histogram":
             yield from _read_histogram(family)

@@ -8,6 +8,7 @@ from vllm.config import VllmConfig
 from vllm.core.contract import Capabilities, ModelRunnerOutput, SchedulerOutput
 from vllm.logger import init_logger
 from vllm.neuron.buckets import BucketStats
+from vllm.neuron.model_loader import PhaseReport
 from vllm.neuron.worker import NeuronWorker
 
 logger = init_logger(__name__)
@@ -16,8 +17,9 @@ logger = init_logger(__name__)
 class NeuronExecutor:
     """The `core.contract.Executor` of the Neuron backend."""
 
-    def __init__(self, config: VllmConfig) -> None:
-        self.worker = NeuronWorker(config)
+    def __init__(self, config: VllmConfig, report: PhaseReport | None = None) -> None:
+        """report: told how far loading has come."""
+        self.worker = NeuronWorker(config, report)
         self.bucket_stats = BucketStats()
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ from vllm.neuron.artifacts import open_or_compile
 from vllm.neuron.device import DeviceModel, resolve_target
 
 logger = init_logger(__name__)
+
+PhaseReport = Callable[[str, float, str], None]
+"""Called with the phase of the start ("artifact", "compile", "load"), the share of it done, and what is being done."""
 
 
 @dataclass(slots=True)
@@ -34,12 +38,15 @@ class LoadInfo:
         }
 
 
-def load_model(config: VllmConfig) -> tuple[DeviceModel, LoadInfo]:
+def load_model(config: VllmConfig, report: PhaseReport | None = None) -> tuple[DeviceModel, LoadInfo]:
     """Open the model that `config` (resolved) describes, compiling it first if no artifact matches."""
+    report = report or _report_nothing
     target = resolve_target(config.target)
     started = time.perf_counter()
-    directory, hit, _ = open_or_compile(config, target, CompileProgress())
+    report("artifact", 0.0, "")
+    directory, hit, _ = open_or_compile(config, target, CompileProgress(report))
     found = time.perf_counter()
+    report("load", 0.0, "")
     device = target.load(config, Path(directory))
     note_use(Path(directory))
     loaded = time.perf_counter()
@@ -61,15 +68,21 @@ def describe_memory(memory: dict[str, int]) -> str:
     return ", ".join(f"{kind} {size / 2**20:.1f} MiB" for kind, size in memory.items()) or "no memory figures"
 
 
-class CompileProgress:
-    """Logs what is being compiled, at most once every `interval` seconds, with an estimate of what is left."""
+def _report_nothing(phase: str, share: float, detail: str) -> None:
+    pass
 
-    def __init__(self, interval: float = 2.0) -> None:
+
+class CompileProgress:
+    """Reports what is being compiled; logs it once every `interval` seconds, with an estimate of what is left."""
+
+    def __init__(self, report: PhaseReport = _report_nothing, interval: float = 2.0) -> None:
+        self.report = report
         self.interval = interval
         self.started = time.perf_counter()
         self.last = 0.0
 
     def __call__(self, what: str, share: float) -> None:
+        self.report("compile", share, what)
         now = time.perf_counter()
         elapsed = now - self.started
         if share < 1.0 and now - self.last < self.interval:

@@ -7,15 +7,15 @@ from typing import Any
 from vllm.config import VllmConfig
 from vllm.core.contract import Capabilities, ModelRunnerOutput, SchedulerOutput
 from vllm.neuron.kv_store import open_store
-from vllm.neuron.model_loader import load_model
+from vllm.neuron.model_loader import PhaseReport, load_model
 from vllm.neuron.model_runner import NeuronModelRunner
 
 
 class NeuronWorker:
     """One process's device. Construction loads, and compiles if it must."""
 
-    def __init__(self, config: VllmConfig) -> None:
-        self.device, self.load_info = load_model(config)
+    def __init__(self, config: VllmConfig, report: PhaseReport | None = None) -> None:
+        self.device, self.load_info = load_model(config, report)
         self.runner = NeuronModelRunner(config, self.device)
         self.kv_store = open_store(config, self.device)
 

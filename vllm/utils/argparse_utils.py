@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ class FlexibleArgumentParser(argparse.ArgumentParser):
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
         words = list(sys.argv[1:] if args is None else args)
         try:
-            words = join_dotted(dash_names(expand_config(words)))
+            words = join_dotted(dash_names(expand_config(words, self._option_string_actions)))
         except (ValueError, OSError) as error:
             self.error(str(error))
         return super().parse_known_args(words, namespace)
@@ -47,17 +47,20 @@ def dash_names(words: list[str]) -> list[str]:
     return dashed
 
 
-def expand_config(words: list[str]) -> list[str]:
-    """Put the options of `--config FILE` before the others. Raises ValueError for a file that is not such a mapping."""
+def expand_config(words: list[str], actions: Mapping[str, argparse.Action]) -> list[str]:
+    """Put the options of `--config FILE` before the others. Raises ValueError for a file that is not such a mapping.
+
+    actions: the parser's, by flag: a list of the file becomes several values, several flags, or JSON, as each takes it.
+    """
     for i, word in enumerate(words):
         if word == "--config" and i + 1 < len(words):
-            return _words_of_file(Path(words[i + 1])) + words[:i] + words[i + 2 :]
+            return _words_of_file(Path(words[i + 1]), actions) + words[:i] + words[i + 2 :]
         if word.startswith("--config="):
-            return _words_of_file(Path(word.partition("=")[2])) + words[:i] + words[i + 1 :]
+            return _words_of_file(Path(word.partition("=")[2]), actions) + words[:i] + words[i + 1 :]
     return words
 
 
-def _words_of_file(path: Path) -> list[str]:
+def _words_of_file(path: Path, actions: Mapping[str, argparse.Action]) -> list[str]:
     if path.suffix not in (".yaml", ".yml"):
         raise ValueError(f"--config reads YAML: {path} is neither .yaml nor .yml")
     try:
@@ -66,18 +69,23 @@ def _words_of_file(path: Path) -> list[str]:
         raise ValueError(f"{path} is not YAML: {error}") from None
     if not isinstance(entries, dict):
         raise ValueError(f"{path} must hold lines of the form `option: value`")
-    return [word for name, value in entries.items() for word in _words_of(str(name), value)]
+    words: list[str] = []
+    for name, value in entries.items():
+        flag = f"--{str(name).replace('_', '-')}"
+        words += _words_of(flag, value, actions.get(flag))
+    return words
 
 
-def _words_of(name: str, value: Any) -> list[str]:
-    flag = f"--{name.replace('_', '-')}"
+def _words_of(flag: str, value: Any, action: argparse.Action | None) -> list[str]:
     if isinstance(value, bool):
         return [flag if value else f"--no-{flag[2:]}"]
     if value is None:
         return []
-    if isinstance(value, list):
+    if isinstance(value, list) and isinstance(action, argparse._AppendAction):
+        return [f"{flag}={each}" for each in value]
+    if isinstance(value, list) and action is not None and action.nargs in ("+", "*"):
         return [flag, *map(str, value)]
-    return [f"{flag}={json.dumps(value) if isinstance(value, dict) else value}"]
+    return [f"{flag}={json.dumps(value) if isinstance(value, (dict, list)) else value}"]
 
 
 def join_dotted(words: list[str]) -> list[str]:

@@ -1,10 +1,10 @@
 """The OpenAI-compatible server: `python -m vllm.entrypoints.openai.api_server --model ...`, or `vllm serve`.
 
-run_server ─ setup_server                 arguments checked, socket bound
-           ─ build_app                    routes and middleware
-           ─ build_async_engine_client    the engine, in its own process
-           ─ init_app_state               serving classes, on `app.state`
-           ─ launcher.serve_http          until told to stop
+run_server ─ setup_server         arguments checked, socket bound
+           ─ build_app            routes and middleware
+           ─ launcher.serve_http  listens at once, until told to stop
+             ─ EngineLife.run     the engine, in its own process, started while /health tells how far it is
+               ─ init_app_state   serving classes, on `app.state`: from here on requests are taken
 """
 
 from __future__ import annotations
@@ -28,14 +28,18 @@ from starlette.middleware.cors import CORSMiddleware
 
 from vllm import envs
 from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.engine.startup import StartProgress
 from vllm.entrypoints.openai import routes
 from vllm.entrypoints.openai.cli_args import make_arg_parser, parse_server_args, validate_args
+from vllm.entrypoints.openai.dashboard import page_router
+from vllm.entrypoints.openai.engine_life import LIFE_REGISTRY, EngineLife, Readiness
 from vllm.entrypoints.openai.errors import install_error_handlers
 from vllm.entrypoints.openai.in_flight import InFlight
 from vllm.entrypoints.openai.launcher import address_of, create_socket, is_loopback, serve_http
 from vllm.entrypoints.openai.middleware.access import HTTP_REGISTRY, AccessMiddleware, hide_from_access_log
 from vllm.entrypoints.openai.middleware.authentication import AuthenticationMiddleware
 from vllm.entrypoints.openai.middleware.limits import LimitsMiddleware
+from vllm.entrypoints.openai.middleware.readiness import ReadinessMiddleware
 from vllm.entrypoints.openai.middleware.request_id import RequestIdMiddleware
 from vllm.entrypoints.openai.renderer import PromptRenderer
 from vllm.entrypoints.openai.request_logger import RequestLogger
@@ -54,13 +58,18 @@ from vllm.version import __version__
 logger = init_logger("vllm.entrypoints.openai.api_server")  # also where this module is the program
 
 
-@contextlib.asynccontextmanager
-async def build_async_engine_client(args: argparse.Namespace) -> AsyncIterator[Any]:
-    """An `AsyncLLM` made from the arguments; shut down at the end."""
+def start_engine(args: argparse.Namespace, progress: StartProgress | None = None) -> Any:
+    """An `AsyncLLM` made from the arguments. Blocks until it runs."""
     from vllm.engine.async_llm import AsyncLLM
 
     logged_here = argparse.Namespace(**{**vars(args), "enable_log_requests": False})
-    engine_client = AsyncLLM.from_engine_args(AsyncEngineArgs.from_cli_args(logged_here))
+    return AsyncLLM.from_engine_args(AsyncEngineArgs.from_cli_args(logged_here), progress=progress)
+
+
+@contextlib.asynccontextmanager
+async def build_async_engine_client(args: argparse.Namespace) -> AsyncIterator[Any]:
+    """An `AsyncLLM` made from the arguments; shut down at the end."""
+    engine_client = start_engine(args)
     try:
         yield engine_client
     finally:
@@ -68,7 +77,7 @@ async def build_async_engine_client(args: argparse.Namespace) -> AsyncIterator[A
 
 
 def build_app(args: argparse.Namespace) -> FastAPI:
-    """Routes and middleware. `init_app_state` must be called before the first request."""
+    """Routes and middleware. Requests are answered 503 until `init_app_state` was called."""
     documented = not args.disable_fastapi_docs
     app = FastAPI(
         title="vLLM",
@@ -79,8 +88,13 @@ def build_app(args: argparse.Namespace) -> FastAPI:
         redoc_url="/redoc" if documented else None,
     )
     app.root_path = args.root_path
+    app.state.readiness = Readiness()
+    app.state.in_flight = InFlight()
+    app.state.metrics = JoinedRegistry(HTTP_REGISTRY, LIFE_REGISTRY)
     app.include_router(routes.api_router)
     app.include_router(routes.health_router)
+    if not args.disable_dashboard:
+        app.include_router(page_router)
     if envs.VLLM_SERVER_DEV_MODE:
         app.include_router(routes.dev_router)
     install_error_handlers(app)
@@ -90,6 +104,7 @@ def build_app(args: argparse.Namespace) -> FastAPI:
 
 def _add_middleware(app: FastAPI, args: argparse.Namespace) -> None:
     """From the inside out: what is added last is met first."""
+    app.add_middleware(ReadinessMiddleware, readiness=app.state.readiness)
     for name in args.middleware:
         _add_named_middleware(app, name)
     if keys := args.api_key or ([envs.VLLM_API_KEY] if envs.VLLM_API_KEY else []):
@@ -127,7 +142,7 @@ def _add_named_middleware(app: FastAPI, name: str) -> None:
 
 
 async def init_app_state(engine_client: Any, state: State, args: argparse.Namespace) -> None:
-    """Put on `state` what the routes read."""
+    """Put on `state` what the routes read, and let requests in."""
     config = engine_client.model_config
     models = OpenAIServingModels(engine_client)
     renderer = PromptRenderer(
@@ -153,14 +168,15 @@ async def init_app_state(engine_client: Any, state: State, args: argparse.Namesp
     defaults = engine_client.default_sampling_params
     shared = (engine_client, models, renderer, options, request_logger, defaults)
     state.engine_client = engine_client
-    state.in_flight = InFlight()
-    state.metrics = JoinedRegistry(engine_client.metrics.registry, HTTP_REGISTRY)
+    state.metrics = JoinedRegistry(engine_client.metrics.registry, HTTP_REGISTRY, LIFE_REGISTRY)
     state.openai_serving_models = models
     state.openai_serving_completion = OpenAIServingCompletion(*shared)
     state.openai_serving_chat = OpenAIServingChat(*shared)
     state.openai_serving_responses = OpenAIServingResponses(state.openai_serving_chat, state.in_flight)
     state.serving_messages = ServingMessages(state.openai_serving_chat)
     state.openai_serving_tokenization = OpenAIServingTokenization(engine_client, models, renderer)
+    if readiness := getattr(state, "readiness", None):
+        readiness.open()
 
 
 class JoinedRegistry:
@@ -194,13 +210,20 @@ async def run_server(args: argparse.Namespace) -> int:
     """Serve until told to stop. The process's exit status."""
     address, sock = setup_server(args)
     app = build_app(args)
+    if args.disable_access_log_for_endpoints:
+        hide_from_access_log(args.disable_access_log_for_endpoints.split(","))
+
+    async def install(engine_client: Any) -> None:
+        await init_app_state(engine_client, app.state, args)
+        logger.info("serving %s on %s", ", ".join(app.state.openai_serving_models.names), address)
+
+    life = EngineLife(app.state, lambda progress: start_engine(args, progress), install, args.max_engine_restarts)
+    logger.info("listening on %s; /health is 503 and tells how far the start is until requests are taken", address)
     with sock:
-        async with build_async_engine_client(args) as engine_client:
-            await init_app_state(engine_client, app.state, args)
-            if args.disable_access_log_for_endpoints:
-                hide_from_access_log(args.disable_access_log_for_endpoints.split(","))
-            logger.info("serving %s on %s", ", ".join(app.state.openai_serving_models.names), address)
-            return await serve_http(app, sock, args)
+        try:
+            return await serve_http(app, sock, args, life.run())
+        finally:
+            life.shutdown()
 
 
 def run(args: argparse.Namespace) -> int:

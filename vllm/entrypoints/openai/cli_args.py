@@ -87,7 +87,11 @@ class FrontendArgs:
     max_log_len: int | None = option(None, "Characters of a prompt or an output that are logged. Default: all.")
     sse_keep_alive_interval: float = option(0, "Seconds of silence after which a stream carries a comment; 0: never.")
     disable_fastapi_docs: bool = option(False, "No /docs, /redoc and /openapi.json.")
+    disable_dashboard: bool = option(False, "No page that shows the engine at work, at / and /dashboard.")
     shutdown_timeout: float = option(0, "Seconds that running requests get at SIGTERM; new ones are refused at once.")
+    max_engine_restarts: int = option(
+        0, "How many times an engine that died is replaced by a new one; then the server ends with status 1."
+    )
     max_body_bytes: int = option(DEFAULT_MAX_BODY_BYTES, "Largest request body; beyond: 413.")
     max_header_bytes: int = option(
         DEFAULT_MAX_HEADER_BYTES, "Largest request headers; beyond: 431.", aliases=["--h11-max-incomplete-event-size"]
@@ -140,6 +144,8 @@ def validate_args(args: argparse.Namespace) -> None:
         raise ValueError("--uds and --host exclude one another")
     if args.api_key and not all(args.api_key):
         raise ValueError("--api-key must not be empty")
+    if args.max_engine_restarts < 0:
+        raise ValueError(f"--max-engine-restarts must not be negative, not {args.max_engine_restarts}")
     for name in ("max_body_bytes", "max_header_bytes", "max_header_count"):
         if getattr(args, name) < 1:
             raise ValueError(f"{_flag(name)} must be positive, not {getattr(args, name)}")

@@ -17,6 +17,7 @@ from starlette._utils import get_route_path
 from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
+from vllm.engine.startup import StartProgress
 from vllm.entrypoints.openai.in_flight import ServerShutdown
 from vllm.entrypoints.openai.protocol import ErrorInfo, ErrorResponse
 from vllm.entrypoints.openai.protocol.messages import messages_error
@@ -98,6 +99,14 @@ def error_json(response: ErrorResponse, scope: Scope) -> JSONResponse:
     is_messages = get_route_path(scope).startswith(_MESSAGES)
     body = messages_error(response) if is_messages else response.model_dump()
     return JSONResponse(body, status_code=status, headers=headers)
+
+
+def not_ready_json(progress: StartProgress) -> JSONResponse:
+    """503 while the engine starts; beside the error, `startup` has the progress for programs."""
+    message = f"The engine is starting: {progress}."
+    response = error(HTTPStatus.SERVICE_UNAVAILABLE, "ServiceUnavailableError", message)
+    body = {**response.model_dump(), "startup": progress.to_dict()}
+    return JSONResponse(body, HTTPStatus.SERVICE_UNAVAILABLE, {"Retry-After": str(RETRY_AFTER_SECONDS)})
 
 
 def install_error_handlers(app: FastAPI) -> None:

@@ -2,7 +2,7 @@
 
 SIGTERM or SIGINT: /health turns 503 and new requests are refused at once; what runs gets --shutdown-timeout
 seconds, then is ended with an error event; then the server stops. A second signal ends the wait. When the engine
-dies, what runs is told so, and the process ends with status 1 (unless VLLM_KEEP_ALIVE_ON_ENGINE_DEATH).
+dies for good, what runs is told so, and the process ends with status 1 (unless VLLM_KEEP_ALIVE_ON_ENGINE_DEATH).
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import ipaddress
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from pathlib import Path
-from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
 
 from vllm import envs
+from vllm.entrypoints.openai.engine_life import died
 from vllm.entrypoints.openai.http_protocol import BoundedHttpProtocol
 from vllm.entrypoints.openai.in_flight import InFlight
 from vllm.logger import init_logger
@@ -31,7 +31,6 @@ logger = init_logger(__name__)
 
 DEFAULT_HOST = "127.0.0.1"
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_ENGINE_CHECK_SECONDS = 0.5
 _LAST_WORDS_SECONDS = 1.0
 _CLOSE_SECONDS = 3
 
@@ -79,12 +78,15 @@ def is_loopback(sock: socket.socket) -> bool:
     return sock.family == socket.AF_UNIX or ipaddress.ip_address(sock.getsockname()[0]).is_loopback
 
 
-async def serve_http(app: FastAPI, sock: socket.socket, args: argparse.Namespace) -> int:
-    """Serve until told to stop. The process's exit status."""
-    return await build_server(app, args).run_until_stopped(sock)
+async def serve_http(
+    app: FastAPI, sock: socket.socket, args: argparse.Namespace, engine_life: Awaitable[None] | None = None
+) -> int:
+    """Serve until told to stop. The process's exit status. engine_life: as for `build_server`."""
+    return await build_server(app, args, engine_life).run_until_stopped(sock)
 
 
-def build_server(app: FastAPI, args: argparse.Namespace) -> DrainingServer:
+def build_server(app: FastAPI, args: argparse.Namespace, engine_life: Awaitable[None] | None = None) -> DrainingServer:
+    """engine_life: done when the engine is dead for good; by default that of `app.state.engine_client`."""
     config = uvicorn.Config(
         app,
         http=BoundedHttpProtocol.with_bounds(args.max_header_bytes),
@@ -99,28 +101,35 @@ def build_server(app: FastAPI, args: argparse.Namespace) -> DrainingServer:
         ssl_ca_certs=args.ssl_ca_certs,
         ssl_cert_reqs=args.ssl_cert_reqs,
     )
-    return DrainingServer(config, app.state.engine_client, app.state.in_flight, args.shutdown_timeout)
+    life = died(app.state.engine_client) if engine_life is None else engine_life
+    return DrainingServer(config, life, app.state.in_flight, args.shutdown_timeout)
 
 
 class DrainingServer(uvicorn.Server):
     """Drains what is in flight before it stops to listen, so that /health can say so meanwhile."""
 
     def __init__(
-        self, config: uvicorn.Config, engine_client: Any, in_flight: InFlight, shutdown_timeout: float
+        self, config: uvicorn.Config, engine_life: Awaitable[None], in_flight: InFlight, shutdown_timeout: float
     ) -> None:
         super().__init__(config)
-        self._engine_client = engine_client
+        self._engine_life = engine_life
         self._in_flight = in_flight
         self._shutdown_timeout = shutdown_timeout
         self._engine_died = False
         self._draining: asyncio.Task[None] | None = None
 
     async def run_until_stopped(self, sock: socket.socket) -> int:
-        watcher = asyncio.create_task(self._watch_engine())
+        """The exit status. Raises what the engine's start failed with."""
+        life = asyncio.ensure_future(self._engine_life)
+        watcher = asyncio.create_task(self._watch(life))
         try:
             await self.serve(sockets=[sock])
         finally:
             watcher.cancel()
+            life.cancel()
+            await asyncio.wait((life,))
+        if not life.cancelled():
+            life.result()
         return 1 if self._engine_died else 0
 
     def stop(self, seconds: float) -> None:
@@ -136,11 +145,10 @@ class DrainingServer(uvicorn.Server):
         await self._in_flight.drain(seconds)
         self.should_exit = True
 
-    async def _watch_engine(self) -> None:
-        while not self._engine_client.errored:
-            await asyncio.sleep(_ENGINE_CHECK_SECONDS)
-        logger.error("the engine is dead: %s", getattr(self._engine_client, "dead_error", "no reason known"))
-        if not envs.VLLM_KEEP_ALIVE_ON_ENGINE_DEATH:
+    async def _watch(self, engine_life: asyncio.Future[None]) -> None:
+        await asyncio.wait((engine_life,))
+        failed_to_start = not engine_life.cancelled() and engine_life.exception() is not None
+        if failed_to_start or not envs.VLLM_KEEP_ALIVE_ON_ENGINE_DEATH:
             self._engine_died = True
             self.stop(_LAST_WORDS_SECONDS)
 

@@ -65,6 +65,10 @@ class PromptRenderer:
             raise VLLMValidationError("This server has no tokenizer (--skip-tokenizer-init): give token ids.")
         return self._tokenizer
 
+    @property
+    def has_chat_template(self) -> bool:
+        return bool(self._chat_template or getattr(self._tokenizer, "chat_template", None))
+
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
 

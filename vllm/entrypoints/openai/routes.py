@@ -14,9 +14,10 @@ from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
 from prometheus_client.exposition import choose_encoder
 from pydantic import BaseModel, Discriminator, Tag
+from starlette.datastructures import State
 from starlette.exceptions import HTTPException
 
-from vllm.entrypoints.openai.errors import error, error_json
+from vllm.entrypoints.openai.errors import error, error_json, not_ready_json
 from vllm.entrypoints.openai.in_flight import ClientDisconnected
 from vllm.entrypoints.openai.protocol import (
     ChatCompletionRequest,
@@ -173,17 +174,33 @@ async def show_model(model: str, raw_request: Request) -> ModelCard:
 @health_router.get("/ping", response_class=Response)
 @health_router.post("/ping", response_class=Response)
 async def health(raw_request: Request) -> Response:
-    """200 while requests are taken; 503 when the server drains or the engine is dead or stuck."""
+    """Readiness: 200 while requests are taken; 503 when the engine starts (with its progress), or is dead or stuck,
+    or when the server drains."""
     state = raw_request.app.state
+    if not state.readiness.ready and not state.in_flight.draining:
+        return not_ready_json(state.readiness.progress)
     if state.in_flight.draining:
         return _unavailable(raw_request, "The server is shutting down.")
+    return await _engine_health(raw_request)
+
+
+async def _engine_health(raw_request: Request) -> Response:
+    client = raw_request.app.state.engine_client
     try:
-        await state.engine_client.check_health()
+        await client.check_health()
     except Exception:
         return _unavailable(raw_request, "The engine is not running.")
-    if state.engine_client.errored:
+    if client.errored:
         return _unavailable(raw_request, "The engine is not running.")
     return Response()
+
+
+@health_router.get("/live", response_class=Response)
+async def live(raw_request: Request) -> Response:
+    """Liveness: 200 while the server can become or stay ready, also during a start and a drain; 503 when the engine
+    is dead or stuck."""
+    state = raw_request.app.state
+    return await _engine_health(raw_request) if state.readiness.ready else Response()
 
 
 @dev_router.post("/reset_prefix_cache", response_class=Response)

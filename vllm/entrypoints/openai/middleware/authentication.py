@@ -17,7 +17,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from vllm.entrypoints.openai.errors import error, error_json
 
-OPEN_PATHS = frozenset({"/health", "/ping", "/metrics"})
+OPEN_PATHS = frozenset({"/", "/dashboard", "/health", "/live", "/metrics", "/ping"})
+"""The page at / and /dashboard is the same for everybody and holds nothing; its data and its chat need a key."""
 
 
 class AuthenticationMiddleware:
