@@ -224,6 +224,6 @@ def _make_private(directory: Path) -> None:
     found = directory.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
         raise PermissionError(
-            f"{directory} must be a directory of this user that nobody else may enter (mode 0700), since KV blocks tell "
-            f"what prompts said; it has mode {stat.S_IMODE(found.st_mode):04o} and belongs to user {found.st_uid}"
+            f"{directory} must be a directory of this user that nobody else may enter (mode 0700), since KV blocks "
+            f"tell what prompts said; it has mode {stat.S_IMODE(found.st_mode):04o} and belongs to user {found.st_uid}"
         )

@@ -55,7 +55,9 @@ def refuse_options(config: VllmConfig, target: str, faults: Faults) -> None:
     _refuse_offloading(config.cache_config, target, faults)
     if config.cache_config.offloads_kv and config.speculative_config and config.speculative_config.method != "ngram":
         why = "offloaded prefixes hold the target's KV, and none of the draft's"
-        faults.add("speculative_config", config.speculative_config.method, why, 'Use method "ngram", or do not offload KV')
+        faults.add(
+            "speculative_config", config.speculative_config.method, why, 'Use method "ngram", or do not offload KV'
+        )
     if target not in BLOCK_KV_TARGETS:
         _refuse_block_kv(config, faults)
 

@@ -14,7 +14,6 @@ from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
 from prometheus_client.exposition import choose_encoder
 from pydantic import BaseModel, Discriminator, Tag
-from starlette.datastructures import State
 from starlette.exceptions import HTTPException
 
 from vllm.entrypoints.openai.errors import error, error_json, not_ready_json
