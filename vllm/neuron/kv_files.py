@@ -136,7 +136,7 @@ class KVFiles:
                 if size != HEADER_BYTES + self.block_bytes:
                     return f"it has {size} bytes instead of {HEADER_BYTES + self.block_bytes}"
                 file.readinto(header)
-                num_read = file.readinto(memoryview(out))
+                num_read = file.readinto(out.data)
                 os.utime(descriptor)
         except FileNotFoundError:
             return "it is gone"
@@ -166,7 +166,7 @@ class KVFiles:
             descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             with os.fdopen(descriptor, "wb", buffering=0) as file:
                 file.write(_header(block_hash, data))
-                file.write(memoryview(data))
+                file.write(data.data)
             new.rename(self._path(block_hash))
         except OSError as error:
             logger.warning("a KV block could not be written to %s: %s", self.directory, error)
@@ -215,7 +215,7 @@ class KVFiles:
 
 
 def _header(block_hash: bytes, data: ByteArray) -> bytes:
-    return MAGIC + block_hash + hashlib.sha256(np.ascontiguousarray(data)).digest()
+    return MAGIC + block_hash + hashlib.sha256(np.ascontiguousarray(data).data).digest()
 
 
 def _make_private(directory: Path) -> None:

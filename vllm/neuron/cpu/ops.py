@@ -142,15 +142,15 @@ class NativeModel:
     @property
     def kv_block_bytes(self) -> int:
         """Bytes of one KV block, keys and values of all layers, as `read_kv` gives them."""
-        return int(self._model.kv_block_bytes)
+        return int(self.native.kv_block_bytes)
 
     def read_kv(self, block_ids: Sequence[int], out: ByteArray) -> None:
         """Copy whole KV blocks to `out`, uint8 [blocks, kv_block_bytes]. Raises ValueError for what does not fit."""
-        self._model.read_kv(np.asarray(block_ids, np.int32), out)
+        self.native.read_kv(np.asarray(block_ids, np.int32), out)
 
     def write_kv(self, block_ids: Sequence[int], data: ByteArray) -> None:
         """The other way round: `data` as `read_kv` gave it, of a model of the same shape."""
-        self._model.write_kv(np.asarray(block_ids, np.int32), data)
+        self.native.write_kv(np.asarray(block_ids, np.int32), data)
 
     def add_program(self, spec: ProgramSpec) -> int:
         """Build a program from `plan.plan`; all memory that running it takes is there when this returns. Its handle."""
