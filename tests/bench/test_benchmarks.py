@@ -78,7 +78,7 @@ class FakeEngine:
 def test_decode_is_what_is_left_after_the_last_prefill() -> None:
     times = run_batch(SimpleNamespace(llm_engine=FakeEngine()), 3, 7, 5, 0)
     assert times.decoded == 15 - 6 and times.prefill > 0 and times.decode > 0
-    assert BatchTimes(1.0, 2.0, 30).decode_rate == 15 and BatchTimes(1.0, 0.0, 0).decode_rate == 0
+    assert BatchTimes(1.0, 2.0, 30, 10, []).decode_rate == 15 and BatchTimes(1.0, 0.0, 0, 1, []).decode_rate == 0
     with pytest.raises(RuntimeError, match="asked for 5 tokens each"):
         run_batch(SimpleNamespace(llm_engine=FakeEngine(shortfall=1)), 2, 7, 5, 0)
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import transformers
 
+from tests.hf import rope_of
 from tests.tiny import CONFIGS
 from vllm.checkpoint import CheckpointError, context_length, normalise_config
 
@@ -48,10 +49,13 @@ def test_agrees_with_transformers(family: str, extra: dict[str, Any]) -> None:
     expected = {key: getattr(theirs, key, None) for key in COMPARED}
     if family == "llama":
         expected["sliding_window"] = None  # it keeps the key, and its attention never reads it
+    elif family.startswith("qwen") and not theirs.use_sliding_window:
+        expected["sliding_window"] = None  # transformers 4.51 keeps the default, and its attention does not read it
     assert {key: ours[key] for key in COMPARED} == expected
     assert ours["head_dim"] == (getattr(theirs, "head_dim", None) or 16)
-    assert ours["rope_theta"] == theirs.rope_parameters["rope_theta"]
-    assert (ours["rope_scaling"] or {"rope_type": "default"})["rope_type"] == theirs.rope_parameters["rope_type"]
+    rope = rope_of(theirs)
+    assert ours["rope_theta"] == rope["rope_theta"]
+    assert (ours["rope_scaling"] or {"rope_type": "default"})["rope_type"] == rope["rope_type"]
     eos = theirs.eos_token_id
     assert ours["eos_token_id"] == (eos if isinstance(eos, list) else [eos] if eos is not None else [])
     if hasattr(theirs, "layer_types"):

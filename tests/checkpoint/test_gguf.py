@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from tests.checkpoint.gguf_files import add_value, finish, write_gguf
 from tests.e2e.steps import make_step
+from tests.hf import load_model, rope_settings
 from tests.tiny import VOCAB_SIZE, make_checkpoint
 from vllm.checkpoint import CheckpointError, open_checkpoint
 from vllm.checkpoint.gguf_file import _TYPES, read_gguf
@@ -116,7 +117,7 @@ def test_formats_that_the_gguf_package_only_reads(format: str, tmp_path: Path) -
 def test_logits_equal_those_of_the_source(family: str, overrides: dict[str, object], tmp_path: Path) -> None:
     source = make_checkpoint(tmp_path / "hf", family, **overrides)
     write_gguf(tmp_path / "model.gguf", source, "F32")
-    model = transformers.AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
+    model = load_model(source, torch.float32)
     tokens = random_tokens()
     expected = hf_logits(model, tokens)
     np.testing.assert_allclose(our_logits(tmp_path / "model.gguf", tokens), expected, atol=1e-4, rtol=1e-4)
@@ -127,7 +128,7 @@ def test_logits_equal_those_of_the_source(family: str, overrides: dict[str, obje
 def test_quantised_logits_equal_transformers(family: str, format: str, tmp_path: Path) -> None:
     overrides = {"head_dim": 128} if family == "qwen3" else {}  # transformers reads no other size from a GGUF file
     write_gguf(tmp_path / "m.gguf", make_checkpoint(tmp_path / "hf", family, **overrides), format, metadata=TOKENIZER)
-    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="m.gguf", dtype=torch.float32)
+    model = load_model(tmp_path, torch.float32, gguf_file="m.gguf")
     tokens = random_tokens()
     expected = hf_logits(model, tokens)
     np.testing.assert_allclose(our_logits(tmp_path / "m.gguf", tokens), expected, atol=1e-4, rtol=1e-4)
@@ -137,8 +138,8 @@ def test_rope_factors_are_llama3_scaling(tmp_path: Path) -> None:
     """The converter stores Llama 3's scaling as one divisor a frequency."""
     scaling = {"rope_type": "llama3", "rope_theta": 1000.0, "factor": 8.0, "low_freq_factor": 1.0}
     scaling |= {"high_freq_factor": 4.0, "original_max_position_embeddings": 64}
-    source = make_checkpoint(tmp_path / "hf", "llama", rope_parameters=scaling)
-    model = transformers.AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
+    source = make_checkpoint(tmp_path / "hf", "llama", **rope_settings(scaling))
+    model = load_model(source, torch.float32)
     base = 1000.0 ** (-np.arange(0, 16, 2) / 16)
     write_gguf(tmp_path / "m.gguf", source, rope_factors=base / model.model.rotary_emb.inv_freq.numpy())
     tokens = random_tokens()

@@ -304,3 +304,11 @@ def test_plain_when_piped_and_light():
     assert "\x1b" not in result.stdout
     assert result.stdout.rstrip().endswith("[]")
     assert "8,030,261,248" in result.stdout
+
+
+def test_what_is_not_counted_is_said(capsys, tmp_path):
+    model, draft = make_checkpoint(tmp_path / "model"), make_checkpoint(tmp_path / "draft")
+    speculation = json.dumps({"model": str(draft), "num_speculative_tokens": 3})
+    words = ["neuron", "plan", "--model", str(model), "--max-model-len", "128", "--dtype", "float32"]
+    assert main([*words, "--speculative-config", speculation]) == 0
+    assert "the draft's weights and KV cache are not counted" in capsys.readouterr().out

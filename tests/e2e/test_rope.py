@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import transformers
-from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
+from tests.hf import IS_OLD, initial_frequencies, rope_settings
 from vllm.checkpoint import normalise_config
 from vllm.neuron.cpu.rope import rope_parameters, rotary_dim
 
@@ -41,12 +41,12 @@ def both(kind: str, max_len: int, theta: float, settings: dict[str, Any], length
     config = normalise_config(
         {"model_type": "llama", **SIZES, "max_position_embeddings": max_len, "rope_scaling": parameters}
     )
-    theirs = transformers.LlamaConfig(**SIZES, max_position_embeddings=max_len, rope_parameters=parameters)
-    inv_freq, factor = ROPE_INIT_FUNCTIONS[kind](theirs, seq_len=length)
+    theirs = transformers.LlamaConfig(**SIZES, max_position_embeddings=max_len, **rope_settings(parameters))
+    inv_freq, factor = initial_frequencies(kind, theirs, length)
     return rope_parameters(config, length), (inv_freq.numpy(), factor)
 
 
-@pytest.mark.parametrize("name", KNOWN)
+@pytest.mark.parametrize("name", [name for name in KNOWN if not (IS_OLD and name == "yarn short")])
 def test_frequencies_equal_transformers(name: str) -> None:
     (inv_freq, factor), (expected, expected_factor) = both(*KNOWN[name])
     np.testing.assert_allclose(inv_freq, expected, rtol=1e-6)

@@ -16,6 +16,7 @@ import torch
 import transformers
 
 from tests.e2e.steps import greedy, make_step
+from tests.hf import load_model
 from vllm.checkpoint import open_checkpoint
 from vllm.checkpoint.tokenizer import load_tokenizer
 from vllm.neuron.cpu.models import build_graph
@@ -48,9 +49,7 @@ PROMPTS = [
 
 @pytest.fixture(scope="module")
 def oracle(smollm2: Path) -> transformers.PreTrainedModel:
-    return transformers.AutoModelForCausalLM.from_pretrained(
-        smollm2.parent, gguf_file=smollm2.name, dtype=torch.float32
-    ).eval()
+    return load_model(smollm2.parent, torch.float32, gguf_file=smollm2.name).eval()
 
 
 @pytest.fixture(scope="module")

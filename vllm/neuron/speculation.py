@@ -99,6 +99,7 @@ def settle_speculation(config: VllmConfig, override: Mapping[str, Any], faults: 
     num_faults = len(faults.found)
     section = merged_options(config.speculative_options, faults)
     if len(faults.found) > num_faults:
+        _num_drafts(SpeculativeSection(), "draft_model", override, faults)
         return None
     if section is None:
         _refuse_keys_alone(override, faults)

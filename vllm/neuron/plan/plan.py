@@ -398,6 +398,11 @@ def _add_notices(plan: Plan) -> None:
             )
     if plan.source.config.get("vision_config") and not any("vision" in weight.name for weight in plan.weights):
         plan.notices.append("the image encoder's weights are not counted")
+    speculation = plan.config.speculative_config
+    if speculation is not None and speculation.uses_model:
+        plan.notices.append("the draft's weights and KV cache are not counted")
+    if plan.config.lora_config.enable_lora:
+        plan.notices.append("the weights of LoRA adapters are not counted")
 
 
 def support_summary(plan: Plan) -> dict[str, Any]:
