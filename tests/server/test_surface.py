@@ -118,14 +118,14 @@ TOGETHER: list[tuple[str, dict[str, Any], Seen]] = [
      choice(lambda c: all(token.startswith("token_id:") for token in c["logprobs"]["tokens"]))),
     (COMPLETIONS, {"priority": 3}, lambda engine, _: engine.priorities[-1] == 3),
 ]  # fmt: skip
-ELSEWHERE = {"stream", "stream_options", "top_logprobs", "tool_choice", "continue_final_message", "truncation_side",
+ELSEWHERE = {"echo", "stream", "stream_options", "top_logprobs", "tool_choice", "continue_final_message", "truncation_side",
              "return_tokens_as_token_ids", "guided_decoding_backend", "guided_whitespace_pattern", "guided_json_object",
              "priority", "chat_template", "include_reasoning", "parallel_tool_calls", "use_beam_search",
              "length_penalty"}  # fmt: skip
 """Seen above together with others, or in tests of their own: beams, templates, tools, reasoning."""
 LABELS = {"user", "metadata", "service_tier", "safety_identifier", "prompt_cache_key"}
 REFUSED = {
-    COMPLETIONS: {"suffix": "x", "best_of": 2},
+    COMPLETIONS: {"suffix": "x", "best_of": 2, "tools": [TOOL]},
     CHAT: {"mm_processor_kwargs": {"a": 1}, "audio": {}, "functions": [{}], "function_call": "f", "store": True,
            "prediction": {}, "modalities": ["audio"], "web_search_options": {}},
 }  # fmt: skip
