@@ -118,10 +118,12 @@ TOGETHER: list[tuple[str, dict[str, Any], Seen]] = [
      choice(lambda c: all(token.startswith("token_id:") for token in c["logprobs"]["tokens"]))),
     (COMPLETIONS, {"priority": 3}, lambda engine, _: engine.priorities[-1] == 3),
 ]  # fmt: skip
-ELSEWHERE = {"echo", "stream", "stream_options", "top_logprobs", "tool_choice", "continue_final_message", "truncation_side",
-             "return_tokens_as_token_ids", "guided_decoding_backend", "guided_whitespace_pattern", "guided_json_object",
-             "priority", "chat_template", "include_reasoning", "parallel_tool_calls", "use_beam_search",
-             "length_penalty"}  # fmt: skip
+ELSEWHERE = {
+    "chat_template", "continue_final_message", "echo", "guided_decoding_backend", "guided_json_object",
+    "guided_whitespace_pattern", "include_reasoning", "length_penalty", "parallel_tool_calls", "priority",
+    "return_tokens_as_token_ids", "stream", "stream_options", "tool_choice", "top_logprobs", "truncation_side",
+    "use_beam_search",
+}  # fmt: skip
 """Seen above together with others, or in tests of their own: beams, templates, tools, reasoning."""
 LABELS = {"user", "metadata", "service_tier", "safety_identifier", "prompt_cache_key"}
 REFUSED = {
