@@ -20,6 +20,7 @@ import pytest
 from tests.engine.engines import engine_args, greedy
 from vllm import LLM, SamplingParams
 from vllm.engine.async_llm import AsyncLLM
+from vllm.engine.core_client import ProcessClient
 from vllm.engine.structured_outputs import checker as checker_module
 from vllm.engine.structured_outputs import manager as manager_module
 from vllm.engine.structured_outputs.checker import GrammarChecker, VerdictCache
@@ -358,3 +359,22 @@ def test_core_waits_for_a_grammar(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> 
     llm.llm_engine.step()
     assert not core.has_work and core.grammars.num_running == core.grammars.num_waiting == 0
     core.check_integrity()
+
+
+async def test_a_server_reads_the_vocabulary_at_its_start(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not with the first constraint, when it would stop every stream."""
+    sent: list[Any] = []
+    send = ProcessClient.set_grammar_tokenizer
+
+    def counted(client: ProcessClient, tokenizer: Any) -> None:
+        sent.append(tokenizer)
+        send(client, tokenizer)
+
+    monkeypatch.setattr(ProcessClient, "set_grammar_tokenizer", counted)
+    llm = AsyncLLM.from_engine_args(engine_args(tiny_llama, max_model_len=64))
+    try:
+        assert len(sent) == 1
+        outputs = [output async for output in llm.generate("a", constrained(regex="[ab]{3}"), "one")]
+        assert re.fullmatch("[ab]{3}", outputs[-1].outputs[0].text) and len(sent) == 1
+    finally:
+        llm.shutdown()

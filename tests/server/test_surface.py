@@ -118,14 +118,16 @@ TOGETHER: list[tuple[str, dict[str, Any], Seen]] = [
      choice(lambda c: all(token.startswith("token_id:") for token in c["logprobs"]["tokens"]))),
     (COMPLETIONS, {"priority": 3}, lambda engine, _: engine.priorities[-1] == 3),
 ]  # fmt: skip
-ELSEWHERE = {"stream", "stream_options", "top_logprobs", "tool_choice", "continue_final_message", "truncation_side",
-             "return_tokens_as_token_ids", "guided_decoding_backend", "guided_whitespace_pattern", "guided_json_object",
-             "priority", "chat_template", "include_reasoning", "parallel_tool_calls", "use_beam_search",
-             "length_penalty"}  # fmt: skip
+ELSEWHERE = {
+    "chat_template", "continue_final_message", "echo", "guided_decoding_backend", "guided_json_object",
+    "guided_whitespace_pattern", "include_reasoning", "length_penalty", "parallel_tool_calls", "priority",
+    "return_tokens_as_token_ids", "stream", "stream_options", "tool_choice", "top_logprobs", "truncation_side",
+    "use_beam_search",
+}  # fmt: skip
 """Seen above together with others, or in tests of their own: beams, templates, tools, reasoning."""
 LABELS = {"user", "metadata", "service_tier", "safety_identifier", "prompt_cache_key"}
 REFUSED = {
-    COMPLETIONS: {"suffix": "x", "best_of": 2},
+    COMPLETIONS: {"suffix": "x", "best_of": 2, "tools": [TOOL]},
     CHAT: {"mm_processor_kwargs": {"a": 1}, "audio": {}, "functions": [{}], "function_call": "f", "store": True,
            "prediction": {}, "modalities": ["audio"], "web_search_options": {}},
 }  # fmt: skip
