@@ -16,7 +16,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from vllm.engine.startup import StartProgress
-from vllm.entrypoints.openai.in_flight import ServerShutdown
+from vllm.entrypoints.openai.in_flight import RequestTimedOut, ServerShutdown
 from vllm.entrypoints.openai.protocol import ErrorInfo, ErrorResponse
 from vllm.entrypoints.utils import DeadlineExceeded
 from vllm.exceptions import (
@@ -62,6 +62,8 @@ def error_from(exception: BaseException) -> ErrorResponse:
         return error(HTTPStatus.TOO_MANY_REQUESTS, "RateLimitError", str(exception))
     if isinstance(exception, ServerShutdown):
         return error(HTTPStatus.SERVICE_UNAVAILABLE, "ServiceUnavailableError", "The server is shutting down.")
+    if isinstance(exception, RequestTimedOut):
+        return error(HTTPStatus.GATEWAY_TIMEOUT, "RequestTimeoutError", "The request took longer than it may.")
     if isinstance(exception, EngineGenerateError):
         return error(HTTPStatus.INTERNAL_SERVER_ERROR, "InternalServerError", str(exception))
     if isinstance(exception, EngineDeadError):
@@ -114,7 +116,7 @@ def install_error_handlers(app: FastAPI) -> None:
         return response
 
     app.add_exception_handler(HTTPException, answer_http)
-    for cls in (RequestValidationError, VLLMClientError, QueueFullError, ServerShutdown, Exception):
+    for cls in (RequestValidationError, VLLMClientError, QueueFullError, ServerShutdown, RequestTimedOut, Exception):
         app.add_exception_handler(cls, answer)
 
 
