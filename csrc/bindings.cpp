@@ -6,7 +6,9 @@
 #include <optional>
 
 #include "runtime/model.h"
+#include "runtime/ngram.h"
 #include "runtime/probe.h"
+#include "runtime/speculator.h"
 
 namespace py = pybind11;
 
@@ -48,7 +50,8 @@ ProgramSpec program_of(const py::dict& dict) {
 }
 
 ModelSpec model_of(const std::string& weights_path, const py::dict& weights, const py::dict& kv, int vocab,
-                   int max_context, std::vector<int> cpus, const std::string& isa) {
+                   int max_context, std::shared_ptr<ThreadPool> pool, const std::string& isa,
+                   std::shared_ptr<HiddenCache> hidden) {
   ModelSpec spec;
   spec.weights_path = weights_path;
   for (const auto& [name, value] : weights) {
@@ -69,8 +72,9 @@ ModelSpec model_of(const std::string& weights_path, const py::dict& weights, con
              number("block_size")};
   spec.vocab = vocab;
   spec.max_context = max_context;
-  spec.cpus = std::move(cpus);
+  spec.pool = std::move(pool);
   spec.isa = isa;
+  spec.hidden = std::move(hidden);
   return spec;
 }
 
@@ -95,7 +99,8 @@ struct StepArrays {
             selected.data(),
             read(selected_row, picked, "selected_row"),
             read(given_token, picked, "given_token"),
-            nullptr};
+            nullptr,
+            static_cast<int>(rows)};
   }
 };
 
@@ -116,17 +121,38 @@ class SamplingReader {
   const T* rows(const char* name, py::ssize_t extra = 0) {
     return read(array<T>(name), rows_ + extra, name);
   }
+  py::object part(const char* name) const { return source_.attr(name); }
+  // A reader of a part, which lives as long as this one.
+  SamplingReader& nested(const py::object& source) {
+    nested_.push_back(std::make_unique<SamplingReader>(source, rows_));
+    return *nested_.back();
+  }
 
  private:
   py::object source_;
   py::ssize_t rows_;
   std::vector<py::object> keep_;
+  std::vector<std::unique_ptr<SamplingReader>> nested_;
 };
 
 void check_compressed(const char* name, const int32_t* offsets, py::ssize_t rows, py::ssize_t entries) {
   bool ascending = offsets[0] == 0 && offsets[rows] <= entries;
   for (py::ssize_t i = 0; i < rows; ++i) ascending = ascending && offsets[i] <= offsets[i + 1];
   if (!ascending) throw std::invalid_argument(std::string(name) + " must ascend from 0 to the number of entries");
+}
+
+void read_bad_words(SamplingReader& reader, py::ssize_t rows, SamplingRows& out) {
+  const py::object source = reader.part("bad_words");
+  if (source.is_none()) return;
+  SamplingReader& words = reader.nested(source);
+  out.word_rows = words.rows<int32_t>("row_offsets", 1);
+  const auto offsets = words.array<int32_t>("word_offsets");
+  const auto ids = words.array<int32_t>("ids");
+  if (offsets.size() < 1) throw std::invalid_argument("bad_words.word_offsets must begin with 0");
+  out.word_offsets = offsets.data();
+  out.word_ids = ids.data();
+  check_compressed("bad_words.row_offsets", out.word_rows, rows, offsets.size() - 1);
+  check_compressed("bad_words.word_offsets", out.word_offsets, offsets.size() - 1, ids.size());
 }
 
 SamplingRows sampling_of(SamplingReader& reader, py::ssize_t rows, int vocab) {
@@ -162,6 +188,7 @@ SamplingRows sampling_of(SamplingReader& reader, py::ssize_t rows, int vocab) {
   const auto logprob_ids = reader.array<int32_t>("logprob_ids");
   out.logprob_ids = logprob_ids.data();
   check_compressed("logprob_ids_offsets", out.logprob_ids_offsets, rows, logprob_ids.size());
+  read_bad_words(reader, rows, out);
   for (py::ssize_t i = 0; i < rows; ++i) {
     if (out.mask_index[i] >= masks.shape(0)) throw std::invalid_argument("sampling.mask_index points past the masks");
     if (out.history_line[i] < 0 || out.history_line[i] >= history.shape(0) || out.position[i] < 0 ||
@@ -228,6 +255,29 @@ void check_width(const Step& step, const SamplingRows& sampling, bool has_sampli
   }
 }
 
+// Bytes of `blocks` KV blocks, an entry of `data` each.
+py::ssize_t check_kv_bytes(const KvCache& kv, const Array<int32_t>& blocks, const Array<uint8_t>& data) {
+  const auto count = blocks.size();
+  if (data.size() != count * static_cast<py::ssize_t>(kv.block_bytes()))
+    throw std::invalid_argument(std::to_string(count) + " KV blocks take " +
+                                std::to_string(static_cast<size_t>(count) * kv.block_bytes()) + " bytes, not " +
+                                std::to_string(data.size()));
+  return count;
+}
+
+void read_kv(Model& model, const Array<int32_t>& blocks, Array<uint8_t>& out) {
+  const auto count = static_cast<size_t>(check_kv_bytes(model.kv(), blocks, out));
+  uint8_t* data = out.mutable_data();
+  py::gil_scoped_release release;
+  model.kv().read_blocks(blocks.data(), count, data);
+}
+
+void write_kv(Model& model, const Array<int32_t>& blocks, const Array<uint8_t>& data) {
+  const auto count = static_cast<size_t>(check_kv_bytes(model.kv(), blocks, data));
+  py::gil_scoped_release release;
+  model.kv().write_blocks(blocks.data(), count, data.data());
+}
+
 void run(Model& model, int handle, int vocab, const StepArrays& arrays, const py::object& sampling,
          const MaybeArray<int32_t>& num_prompt_logprobs, OutputArrays& outputs) {
   Step step = arrays.view();
@@ -243,6 +293,58 @@ void run(Model& model, int handle, int vocab, const StepArrays& arrays, const py
   if (out.logprobs.token_id) check_width(step, sampling_rows, !sampling.is_none(), out, vocab);
   py::gil_scoped_release release;
   model.run(handle, step, sampling_rows, out);
+}
+
+// Log-probabilities of a speculative step: an entry a sampling row, packed.
+LogprobRows logprobs_of(OutputArrays& arrays, py::ssize_t entries, const SamplingRows& sampling, int vocab) {
+  Step every{};
+  every.num_selected = static_cast<int>(entries);
+  std::vector<int32_t> rows(static_cast<size_t>(entries)), given(static_cast<size_t>(entries), -1);
+  for (size_t i = 0; i < rows.size(); ++i) rows[i] = static_cast<int32_t>(i);
+  every.selected_row = rows.data();
+  every.given_token = given.data();
+  const Outputs out = arrays.view(every, {0, 0, true});
+  if (out.logprobs.token_id) check_width(every, sampling, true, out, vocab);
+  return out.logprobs;
+}
+
+int speculate(Speculator& speculator, int handle, int vocab, const Array<int32_t>& context_len,
+              const Array<int32_t>& block_table, const Array<int32_t>& num_drafts, const py::object& sampling,
+              const std::optional<Array<uint8_t>>& filled, int num_slots, Array<int32_t>& tokens,
+              Array<int32_t>& num_new, Array<int32_t>& num_drafted, OutputArrays& logprobs) {
+  const py::ssize_t rows = context_len.size();
+  if (block_table.ndim() != 2 || block_table.shape(0) != rows)
+    throw std::invalid_argument("block_table must have one row a row of the step");
+  const int32_t* drafts = read(num_drafts, rows, "num_drafts");
+  py::ssize_t entries = rows, most = 0;
+  for (py::ssize_t i = 0; i < rows; ++i) {
+    if (drafts[i] < 0) throw std::invalid_argument("num_drafts must not be negative");
+    entries += drafts[i];
+    most = std::max<py::ssize_t>(most, drafts[i]);
+  }
+  if (tokens.ndim() != 2 || tokens.shape(0) != rows || tokens.shape(1) <= most)
+    throw std::invalid_argument("tokens needs a row a row of the step, and a column more than there are drafts");
+  SamplingReader reader(sampling, entries);
+  const SamplingRows sampling_rows = sampling_of(reader, entries, vocab);
+  SpeculativeStep step{static_cast<int>(rows),
+                       static_cast<int>(block_table.shape(1)),
+                       context_len.data(),
+                       block_table.data(),
+                       drafts,
+                       static_cast<int>(entries),
+                       reader.array<int32_t>("history").mutable_data(),
+                       nullptr};
+  if (filled) {
+    read(*filled, num_slots, "filled");
+    auto writable = *filled;
+    step.filled = writable.mutable_data();
+  }
+  read(num_new, rows, "num_new");
+  read(num_drafted, rows, "num_drafted");
+  const SpeculativeOutputs out{tokens.mutable_data(), static_cast<int>(tokens.shape(1)), num_new.mutable_data(),
+                               num_drafted.mutable_data(), logprobs_of(logprobs, entries, sampling_rows, vocab)};
+  py::gil_scoped_release release;
+  return speculator.run(handle, step, sampling_rows, out);
 }
 
 }  // namespace
@@ -270,15 +372,21 @@ PYBIND11_MODULE(_cpu, module) {
     return py::dict(py::arg("read_bytes") = limits.read_bytes, py::arg("bf16_flops") = limits.bf16_flops,
                     py::arg("int8_ops") = limits.int8_ops);
   });
+  py::class_<HiddenCache, std::shared_ptr<HiddenCache>>(module, "HiddenCache")
+      .def(py::init<int, int>(), py::arg("num_slots"), py::arg("width"))
+      .def_property_readonly("bytes", &HiddenCache::bytes);
+  py::class_<ThreadPool, std::shared_ptr<ThreadPool>>(module, "ThreadPool")
+      .def(py::init<std::vector<int>>(), py::arg("cpus"))
+      .def_property_readonly("num_threads", &ThreadPool::size);
   py::class_<Model>(module, "Model")
       .def(py::init([](const std::string& path, const py::dict& weights, const py::dict& kv, int vocab, int max_context,
-                       std::vector<int> cpus, const std::string& isa) {
-             ModelSpec spec = model_of(path, weights, kv, vocab, max_context, std::move(cpus), isa);
+                       std::shared_ptr<ThreadPool> pool, const std::string& isa, std::shared_ptr<HiddenCache> hidden) {
+             ModelSpec spec = model_of(path, weights, kv, vocab, max_context, std::move(pool), isa, std::move(hidden));
              py::gil_scoped_release release;
              return std::make_unique<Model>(std::move(spec));
            }),
            py::kw_only(), py::arg("weights_path"), py::arg("weights"), py::arg("kv"), py::arg("vocab"),
-           py::arg("max_context"), py::arg("cpus"), py::arg("isa"))
+           py::arg("max_context"), py::arg("pool"), py::arg("isa"), py::arg("hidden").none(true))
       .def("add_program", [](Model& model, const py::dict& spec) { return model.add_program(program_of(spec)); })
       .def(
           "run",
@@ -306,8 +414,45 @@ PYBIND11_MODULE(_cpu, module) {
       .def_property_readonly("num_threads", &Model::num_threads)
       .def_property_readonly("weight_bytes", &Model::weight_bytes)
       .def_property_readonly("kv_bytes", &Model::kv_bytes)
+      .def_property_readonly("kv_block_bytes", [](Model& model) { return model.kv().block_bytes(); })
+      .def("read_kv", &read_kv, py::arg("blocks").noconvert(), py::arg("out").noconvert())
+      .def("write_kv", &write_kv, py::arg("blocks").noconvert(), py::arg("data").noconvert())
       .def_property_readonly("arena_bytes", &Model::arena_bytes)
       .def("result_width", [](const Model& model, int handle) { return model.result(handle).width; })
       .def("result_rows",
            [](const Model& model, int handle) { return model.result(handle).samples ? "samples" : "tokens"; });
+  module.def(
+      "propose_ngram",
+      [](Array<int32_t> tokens, int length, int shortest, int longest, int count) {
+        if (length < 0 || count < 0 || length + count > tokens.size())
+          throw std::invalid_argument("there is no room for so many drafts behind so many tokens");
+        return propose_ngram(tokens.mutable_data(), length, shortest, longest, count);
+      },
+      py::arg("tokens").noconvert(), py::arg("length"), py::arg("shortest"), py::arg("longest"), py::arg("count"));
+  py::class_<Speculator>(module, "Speculator")
+      .def(py::init([](Model& target, Model* draft, int program, int shortest, int longest, bool keeps_drafts,
+                       int max_rows, int max_drafts) {
+             return std::make_unique<Speculator>(target, DraftSource{draft, program, shortest, longest, keeps_drafts},
+                                                 draft ? draft->max_tokens(program) : 0, max_rows, max_drafts);
+           }),
+           py::kw_only(), py::keep_alive<1, 2>(), py::keep_alive<1, 3>(), py::arg("target"), py::arg("draft"),
+           py::arg("program"), py::arg("shortest"), py::arg("longest"), py::arg("keeps_drafts"), py::arg("max_rows"),
+           py::arg("max_drafts"))
+      .def(
+          "run",
+          [](Speculator& speculator, int handle, int vocab, const Array<int32_t>& context_len,
+             const Array<int32_t>& block_table, const Array<int32_t>& num_drafts, const py::object& sampling,
+             const std::optional<Array<uint8_t>>& filled, int num_slots, Array<int32_t> tokens, Array<int32_t> num_new,
+             Array<int32_t> num_drafted, const MaybeArray<int32_t>& token_id, const MaybeArray<float>& logprob,
+             const MaybeArray<int32_t>& rank, const MaybeArray<int32_t>& count, const MaybeArray<int32_t>& top_ids,
+             const MaybeArray<float>& top_logprobs) {
+            OutputArrays logprobs{std::nullopt, token_id, logprob, rank, count, top_ids, top_logprobs, std::nullopt};
+            return speculate(speculator, handle, vocab, context_len, block_table, num_drafts, sampling, filled,
+                             num_slots, tokens, num_new, num_drafted, logprobs);
+          },
+          py::arg("handle"), py::arg("vocab"), py::arg("context_len").noconvert(), py::arg("block_table").noconvert(),
+          py::arg("num_drafts").noconvert(), py::arg("sampling"), py::arg("filled").noconvert(), py::arg("num_slots"),
+          py::arg("tokens").noconvert(), py::arg("num_new").noconvert(), py::arg("num_drafted").noconvert(),
+          py::arg("token_id").noconvert(), py::arg("logprob").noconvert(), py::arg("rank").noconvert(),
+          py::arg("count").noconvert(), py::arg("top_ids").noconvert(), py::arg("top_logprobs").noconvert());
 }

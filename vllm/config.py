@@ -101,9 +101,22 @@ class CacheConfig:
     )
     gpu_memory_utilization: float = option(0.92, "Share of the device's memory that may be used.")
     kv_cache_memory_bytes: int | None = option(None, "Most bytes the KV cache may take.", type="human_int")
+    kv_offloading_size: float | None = option(
+        None, "GiB of host memory that keep cached prefixes when the KV cache needs their blocks. Default: none."
+    )
+    kv_offloading_backend: str = option("native", "What keeps them.", choices=["native"])
+    kv_offloading_dir: str | None = option(
+        None, "Directory of files that keep cached prefixes over restarts. Its owner alone may read them."
+    )
+    kv_offloading_dir_size: float | None = option(None, "Most GiB of these files. Default: 4.")
 
     # Derived by platform.resolve.
     num_blocks: int = 0
+
+    @property
+    def offloads_kv(self) -> bool:
+        """Whether cached prefixes are kept outside the KV cache too."""
+        return self.kv_offloading_size is not None or self.kv_offloading_dir is not None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,9 +164,17 @@ class ParallelConfig:
 @dataclass(frozen=True, kw_only=True)
 class LoRAConfig:
     enable_lora: bool = option(False, "Serve LoRA adapters.")
+    lora_modules: list[str | dict[str, str]] = option(
+        [], 'Adapters to serve, NAME=PATH or {"name": ..., "path": ...}: requests name them.', nargs="+"
+    )
     max_loras: int = option(1, "Adapters resident on the device at once.")
     max_lora_rank: int = option(16, "Largest adapter rank.")
     max_cpu_loras: int | None = option(None, "Adapters kept in host memory.")
+
+    @property
+    def adapters(self) -> dict[str, str]:
+        """Path by name, in the order of their numbers (1, 2, ...); `lora_modules` after it was resolved."""
+        return {each["name"]: each["path"] for each in self.lora_modules if isinstance(each, dict)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,6 +193,58 @@ class NeuronOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SpeculativeOptions:
+    """What users say about speculative decoding; `SpeculativeConfig` is what becomes of it."""
+
+    speculative_config: dict[str, Any] | None = option(
+        None,
+        'Speculative decoding, as in vLLM: {"method": "ngram", "num_speculative_tokens": 5} and the like.',
+        type="json",
+    )
+    spec_method: str | None = option(None, "The same as speculative_config's method.")
+    spec_model: str | None = option(None, "The same as speculative_config's model.")
+    spec_tokens: int | None = option(None, "The same as speculative_config's num_speculative_tokens.")
+    speculative_model: str | None = option(None, "An older name of spec_model.")
+    num_speculative_tokens: int | None = option(None, "An older name of spec_tokens.")
+    speculative_max_model_len: int | None = option(None, "An older name of speculative_config's max_model_len.")
+
+    # Derived by the engine from the draft's checkpoint.
+    draft_path: str = ""
+    draft_hf_config: dict[str, Any] = field(default_factory=dict)
+
+
+SPECULATIVE_METHODS = ("draft_model", "ngram", "eagle", "eagle3")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeculativeConfig:
+    """Speculative decoding, resolved. Made by `neuron.speculation`; the names are vLLM's.
+
+    method: one of SPECULATIVE_METHODS. num_speculative_tokens: the most a row drafts in a step.
+    model, model_path, hf_config, load_format: the draft's checkpoint; model is "" for ngram.
+    max_model_len: length beyond which nothing is drafted.
+    adaptive: the count follows acceptance and load; False: always num_speculative_tokens, as compiled programs need.
+    """
+
+    method: str
+    num_speculative_tokens: int
+    model: str = ""
+    model_path: str = ""
+    hf_config: dict[str, Any] = field(default_factory=dict)
+    load_format: str = "auto"
+    max_model_len: int | None = None
+    draft_tensor_parallel_size: int = 1
+    prompt_lookup_min: int = 0
+    prompt_lookup_max: int = 0
+    adaptive: bool = True
+
+    @property
+    def uses_model(self) -> bool:
+        """Whether a checkpoint of its own drafts."""
+        return self.method != "ngram"
+
+
+@dataclass(frozen=True, kw_only=True)
 class ObservabilityConfig:
     disable_log_stats: bool = option(False, "Do not log statistics, and keep no per-request metrics.")
     otlp_traces_endpoint: str | None = option(None, "OpenTelemetry collector that a span for each request is sent to.")
@@ -185,12 +258,13 @@ class VllmConfig:
     parallel_config: ParallelConfig = field(default_factory=ParallelConfig)
     lora_config: LoRAConfig = field(default_factory=LoRAConfig)
     neuron_options: NeuronOptions = field(default_factory=NeuronOptions)
+    speculative_options: SpeculativeOptions = field(default_factory=SpeculativeOptions)
     observability_config: ObservabilityConfig = field(default_factory=ObservabilityConfig)
-    speculative_config: dict[str, Any] | None = option(None, "Speculative decoding, as in vLLM.", type="json")
     structured_outputs_config: dict[str, Any] | None = option(None, "Structured outputs, as in vLLM.", type="json")
     kv_transfer_config: dict[str, Any] | None = option(None, "Disaggregated prefill and decode.", type="json")
 
     # Derived by platform.resolve: a neuron.neuron_config.NeuronConfig, and the name of the chosen target.
+    speculative_config: SpeculativeConfig | None = None
     neuron_config: Any = None
     target: str = ""
 

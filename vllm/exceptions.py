@@ -30,7 +30,11 @@ class VLLMValidationError(VLLMClientError, ValueError):
 
 
 class VLLMNotFoundError(VLLMClientError):
-    """A model, adapter or stored response of that name does not exist."""
+    """A model, adapter or stored response of that name does not exist. `parameter` is where it was named."""
+
+    def __init__(self, message: str, *, parameter: str | None = "model") -> None:
+        super().__init__(message)
+        self.parameter = parameter
 
 
 class QueueFullError(VLLMError):

@@ -39,6 +39,7 @@ class CompletionOutput:
     finish_reason: "stop", "length", "abort", "error", or None while it runs. stop_reason: the stop string or stop token
     id that ended it; None for EOS and every other reason. An EOS or stop token stays in token_ids, not in text.
     cumulative_logprob: of all tokens so far, if logprobs were asked for.
+    spec_decode_metrics: a `core.outputs.SpecDecodeMetrics`: drafts, drafted and accepted tokens so far; None without.
     """
 
     index: int
@@ -66,6 +67,7 @@ class CompletionOutput:
         self.cumulative_logprob = following.cumulative_logprob
         self.finish_reason = following.finish_reason
         self.stop_reason = following.stop_reason
+        self.spec_decode_metrics = following.spec_decode_metrics
 
 
 @dataclass(slots=True)

@@ -132,6 +132,17 @@ class RepetitionDetectionParams(msgspec.Struct, omit_defaults=True):
     min_count: int = 0
 
 
+class ReasoningGate(msgspec.Struct, omit_defaults=True):
+    """Where a structured output begins in an output that may think first: behind `close`.
+
+    open_id: the token that opens the reasoning, where the output may begin with it. begun: the prompt opened it.
+    """
+
+    close: str
+    open_id: int | None = None
+    begun: bool = False
+
+
 class SamplingParams(msgspec.Struct, omit_defaults=True):
     """How one request is sampled, when it ends, and what is reported of it. Use keywords.
 
@@ -146,7 +157,8 @@ class SamplingParams(msgspec.Struct, omit_defaults=True):
     truncate_prompt_tokens: keep this many prompt tokens, counted from the end; -1: what the context holds.
     guided_decoding: the older name of structured_outputs.
 
-    The engine fills the fields that begin with an underscore, so that nothing behind it needs a tokenizer.
+    The fields that begin with an underscore are filled by whoever has a tokenizer and the prompt's text, so
+    that nothing behind needs either.
     """
 
     n: int = 1
@@ -192,6 +204,7 @@ class SamplingParams(msgspec.Struct, omit_defaults=True):
 
     _eos_token_ids: list[int] = []
     _bad_words_token_ids: list[list[int]] = []
+    _reasoning_gate: ReasoningGate | None = None
 
     @classmethod
     def from_optional(cls, **fields: Any) -> SamplingParams:

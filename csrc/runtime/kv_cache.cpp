@@ -1,5 +1,6 @@
 #include "runtime/kv_cache.h"
 
+#include <cstring>
 #include <stdexcept>
 #include <string>
 
@@ -25,6 +26,37 @@ KvCache::KvCache(const KvShape& shape) : shape_(shape) {
   for (int i = 0; i < shape.num_layers; ++i)
     layers_.push_back({shape.type, units + static_cast<size_t>(i) * layer_stride, block_stride, head_stride, key_units,
                        shape.block_size, shape.num_kv_heads, shape.head_dim});
+}
+
+size_t KvCache::block_bytes() const {
+  return layers_.empty() ? 0 : layers_.size() * layers_.front().block_stride * sizeof(uint32_t);
+}
+
+void KvCache::read_blocks(const int32_t* blocks, size_t count, uint8_t* out) const {
+  check_blocks(blocks, count);
+  for (size_t i = 0; i < count; ++i)
+    for (const KvLayer& layer : layers_) {
+      const size_t bytes = layer.block_stride * sizeof(uint32_t);
+      std::memcpy(out, layer.keys(blocks[i], 0), bytes);
+      out += bytes;
+    }
+}
+
+void KvCache::write_blocks(const int32_t* blocks, size_t count, const uint8_t* in) {
+  check_blocks(blocks, count);
+  for (size_t i = 0; i < count; ++i)
+    for (const KvLayer& layer : layers_) {
+      const size_t bytes = layer.block_stride * sizeof(uint32_t);
+      std::memcpy(layer.keys(blocks[i], 0), in, bytes);
+      in += bytes;
+    }
+}
+
+void KvCache::check_blocks(const int32_t* blocks, size_t count) const {
+  for (size_t i = 0; i < count; ++i)
+    if (blocks[i] < 0 || blocks[i] >= shape_.num_blocks)
+      throw std::invalid_argument("KV block " + std::to_string(blocks[i]) + " is out of range: there are " +
+                                  std::to_string(shape_.num_blocks));
 }
 
 }  // namespace vllm

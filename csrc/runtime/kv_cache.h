@@ -26,7 +26,16 @@ class KvCache {
   const KvLayer& layer(int i) const { return layers_.at(static_cast<size_t>(i)); }
   size_t bytes() const { return memory_.size(); }
 
+  // One block's keys and values of all layers, as plain bytes that a cache of the same shape can take back.
+  size_t block_bytes() const;
+  // Copies whole blocks, one after another, out of the cache or into it. Throws std::invalid_argument, with nothing
+  // done, for a block that there is not.
+  void read_blocks(const int32_t* blocks, size_t count, uint8_t* out) const;
+  void write_blocks(const int32_t* blocks, size_t count, const uint8_t* in);
+
  private:
+  void check_blocks(const int32_t* blocks, size_t count) const;
+
   KvShape shape_;
   Mapping memory_;
   std::vector<KvLayer> layers_;

@@ -47,8 +47,8 @@ Model::Model(ModelSpec spec)
     : spec_(std::move(spec)),
       isa_(find_isa(spec_.isa)),
       weights_(Mapping::of_file(spec_.weights_path)),
-      kv_(spec_.kv),
-      pool_(spec_.cpus) {
+      kv_(spec_.kv) {
+  if (!spec_.pool) throw std::invalid_argument("a model needs threads");
   for (const auto& [name, entry] : spec_.weights)
     if (entry.offset % 64 || entry.offset > weights_.size() || entry.num_bytes > weights_.size() - entry.offset)
       throw std::invalid_argument("weight '" + name + "' lies outside " + spec_.weights_path +
@@ -98,7 +98,8 @@ int Model::add_program(const ProgramSpec& spec) {
                         [this](const std::string& name, int length) { return vector(name, length); },
                         spec.max_tokens,
                         spec.max_samples,
-                        spec_.max_context};
+                        spec_.max_context,
+                        spec_.hidden.get()};
   auto program = std::make_unique<Program>();
   program->max_tokens = spec.max_tokens;
   program->max_samples = spec.max_samples;
@@ -137,7 +138,7 @@ void Model::reserve(const ProgramSpec& spec, const Program& program) {
   if (most.shared > shared_scratch_.size()) shared_scratch_ = Mapping::zeroed(most.shared);
   if (most.thread > thread_scratch_bytes_) {
     thread_scratch_bytes_ = align_up(most.thread, 4096) + 64;
-    thread_scratch_ = Mapping::zeroed(thread_scratch_bytes_ * static_cast<size_t>(pool_.size()));
+    thread_scratch_ = Mapping::zeroed(thread_scratch_bytes_ * static_cast<size_t>(num_threads()));
   }
   const auto tokens = static_cast<size_t>(spec.max_tokens);
   if (tokens > last_.size()) {
@@ -152,7 +153,7 @@ void Model::reserve(const ProgramSpec& spec, const Program& program) {
 
 void Model::prepare(const Step& step) {
   for (int i = 0; i < num_counters_; ++i) counters_[static_cast<size_t>(i)].store(0, std::memory_order_relaxed);
-  heads_per_slice_ = num_heads_ ? heads_per_slice(num_heads_, spec_.kv.num_kv_heads, step.num_tokens, pool_.size()) : 1;
+  heads_per_slice_ = num_heads_ ? heads_per_slice(num_heads_, spec_.kv.num_kv_heads, step.num_tokens, num_threads()) : 1;
   const int tokens_per_query = std::max(kAttentionRows / heads_per_slice_, 1);
   num_queries_ = 0;
   for (int row = 0; row < step.num_rows; ++row) {
@@ -180,7 +181,7 @@ void Model::run(int handle, const Step& step, const SamplingRows& sampling, cons
                 heads_per_slice_,
                 0,
                 counters_.get()};
-  pool_.run([&](const Worker& worker) {
+  spec_.pool->run([&](const Worker& worker) {
     for (const auto& op : program.token_ops) op->run(run, worker, step.num_tokens);
     if (!program.result.samples) copy_result(program, run, worker, step.num_tokens);
     run_slices(program, run, worker);

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "runtime/hidden_cache.h"
 #include "runtime/isa.h"
 #include "runtime/kv_cache.h"
 #include "runtime/op.h"
@@ -21,8 +22,9 @@ struct ModelSpec {
   KvShape kv;
   int vocab;
   int max_context;  // longest sequence
-  std::vector<int> cpus;
+  std::shared_ptr<ThreadPool> pool;  // may be another model's too: they run one at a time
   std::string isa;
+  std::shared_ptr<HiddenCache> hidden;  // shared by a target and its draft; null where there is none
 };
 
 class Model {
@@ -37,9 +39,13 @@ class Model {
   void run(int handle, const Step& step, const SamplingRows& sampling, const Outputs& outputs);
 
   const Isa& isa() const { return isa_; }
-  int num_threads() const { return pool_.size(); }
+  int num_threads() const { return spec_.pool->size(); }
+  const KvShape& kv_shape() const { return spec_.kv; }
+  int max_context() const { return spec_.max_context; }
+  int max_tokens(int handle) const { return program(handle).max_tokens; }
   size_t weight_bytes() const { return weights_.size(); }
   size_t kv_bytes() const { return kv_.bytes(); }
+  KvCache& kv() { return kv_; }
   size_t arena_bytes() const { return arena_.size() + shared_scratch_.size() + thread_scratch_.size(); }
   // Width of what Outputs::logits receives, and whether its rows are selected positions.
   const BufferSpec& result(int handle) const { return program(handle).result; }
@@ -77,7 +83,6 @@ class Model {
   int heads_per_slice_ = 1;
   std::unique_ptr<std::atomic<int>[]> counters_;
   int num_counters_ = 0;
-  ThreadPool pool_;
 };
 
 }  // namespace vllm

@@ -2,6 +2,7 @@
 
 #include <cstring>
 
+#include "runtime/draft_ops.h"
 #include "runtime/linear_op.h"
 
 namespace vllm {
@@ -276,6 +277,7 @@ std::unique_ptr<Op> build_op(const OpSpec& spec, const Builder& builder, int ind
   if (spec.kind == "silu_mul") return std::make_unique<SiluMulOp>(spec, builder);
   if (spec.kind == "select") return std::make_unique<SelectOp>(spec);
   if (spec.kind == "sample") return std::make_unique<SampleOp>(spec, builder);
+  if (auto op = build_draft_op(spec, builder)) return op;
   throw std::invalid_argument("unknown op '" + spec.kind + "'");
 }
 

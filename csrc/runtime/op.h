@@ -41,7 +41,9 @@ struct ScratchBytes {
   size_t thread = 0;
 };
 
-// Where a program is built: what names mean.
+class HiddenCache;
+
+// Where a program is built: what names mean. hidden: null without one.
 struct Builder {
   const KernelTable& kernels;
   const KvCache& kv;
@@ -50,6 +52,7 @@ struct Builder {
   int max_tokens;
   int max_samples;
   int max_context;
+  const HiddenCache* hidden = nullptr;
 
   int max_rows(const BufferSpec& buffer) const { return buffer.samples ? max_samples : max_tokens; }
 };

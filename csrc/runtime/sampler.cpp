@@ -49,7 +49,8 @@ int num_blocks(int vocab) { return ceil_div(vocab, kMaximaBlock); }
 bool changes_logits(const SamplingRows& rows, int row) {
   return rows.mask_index[row] >= 0 || rows.bias_offsets[row + 1] > rows.bias_offsets[row] ||
          rows.repetition_penalty[row] != 1.0f || rows.presence_penalty[row] != 0.0f ||
-         rows.frequency_penalty[row] != 0.0f;
+         rows.frequency_penalty[row] != 0.0f ||
+         (rows.word_rows && rows.word_rows[row + 1] > rows.word_rows[row]);
 }
 
 }  // namespace
@@ -112,7 +113,19 @@ void Sampler::process(const float* logits, const SamplingRows& rows, int row) co
     const int32_t id = rows.bias_ids[i];
     if (id >= 0 && id < vocab_) processed_[id] += rows.bias_values[i];
   }
+  if (rows.word_rows) forbid_bad_words(rows, row);
   penalize(rows, row);
+}
+
+void Sampler::forbid_bad_words(const SamplingRows& rows, int row) const {
+  const int32_t* end = rows.history + rows.history_line[row] * rows.history_stride + rows.position[row];
+  const int num_output = rows.position[row] - rows.num_prompt_tokens[row];
+  for (int word = rows.word_rows[row]; word < rows.word_rows[row + 1]; ++word) {
+    const int32_t* ids = rows.word_ids + rows.word_offsets[word];
+    const int others = rows.word_offsets[word + 1] - rows.word_offsets[word] - 1;
+    if (others < 0 || others > num_output || ids[others] < 0 || ids[others] >= vocab_) continue;
+    if (std::equal(ids, ids + others, end - others)) processed_[ids[others]] = -kInfinity;
+  }
 }
 
 void Sampler::penalize(const SamplingRows& rows, int row) const {

@@ -32,6 +32,10 @@ struct SamplingRows {
   const int32_t* num_logprobs;
   const int32_t* logprob_ids_offsets;
   const int32_t* logprob_ids;
+  // BadWords; null if no row has any.
+  const int32_t* word_rows;
+  const int32_t* word_offsets;
+  const int32_t* word_ids;
 };
 
 // LogprobRows (vllm/neuron/model_input.py); `stride` is its K.
@@ -63,6 +67,7 @@ class Sampler {
   float block_maxima(const float* logits) const;
   int greatest(const float* logits) const;
   void process(const float* logits, const SamplingRows& rows, int row) const;
+  void forbid_bad_words(const SamplingRows& rows, int row) const;
   void penalize(const SamplingRows& rows, int row) const;
   int draw(const float* scaled, int top_k, float top_p, float min_p, float u) const;
   int most_likely(const float* logits, int count, float bound) const;

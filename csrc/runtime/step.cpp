@@ -45,11 +45,12 @@ void check_step(const Step& step, const StepLimits& limits) {
     throw std::invalid_argument("row_start must ascend from 0 to the number of tokens");
   for (int row = 0; row < step.num_rows; ++row) check_row(step, limits, row);
   check_range("selected position", step.selected, step.num_selected, step.num_tokens);
-  check_range("selected row", step.selected_row, step.num_selected, step.num_rows);
-  for (int i = 0; i < step.num_selected; ++i)
+  for (int i = 0; i < step.num_selected; ++i) {
+    check_range("selected row", step.selected_row + i, 1, step.given_token[i] < 0 ? step.num_entries : step.num_rows);
     if (step.given_token[i] >= limits.vocab)
       throw std::invalid_argument("token id " + std::to_string(step.given_token[i]) +
                                   " is out of range: it must be below " + std::to_string(limits.vocab));
+  }
 }
 
 }  // namespace vllm

@@ -8,6 +8,7 @@
 namespace vllm {
 
 // Pointers into the caller's arrays, which outlive the call. num_prompt_logprobs: a row's entry, -1 if none.
+// selected_row: where a token is sampled, its entry in the SamplingRows, of which there are num_entries; else its row.
 struct Step {
   int num_tokens;
   int num_rows;
@@ -23,6 +24,7 @@ struct Step {
   const int32_t* selected_row;
   const int32_t* given_token;
   const int32_t* num_prompt_logprobs;
+  int num_entries;
 };
 
 struct StepLimits {

@@ -5,7 +5,7 @@
 
 namespace vllm::VLLM_ISA {
 
-inline constexpr int kRegisters = 16;
+inline constexpr int kFloatRows = 5, kInt8Rows = 4, kInt4Rows = 6, kColumns = 1;
 
 struct f32x16 {
   __m256 lo, hi;
@@ -158,20 +158,37 @@ VLLM_INLINE bytes low_nibbles(bytes a) {
 VLLM_INLINE bytes high_nibbles(bytes a) {
   return low_nibbles({_mm256_srli_epi16(a.lo, 4), _mm256_srli_epi16(a.hi, 4)});
 }
-VLLM_INLINE __m256i dot_int8(__m256i acc, __m256i u, __m256i s) {
-  const __m256i even =
-      _mm256_madd_epi16(_mm256_and_si256(u, _mm256_set1_epi16(255)), _mm256_srai_epi16(_mm256_slli_epi16(s, 8), 8));
-  const __m256i odd = _mm256_madd_epi16(_mm256_srli_epi16(u, 8), _mm256_srai_epi16(s, 8));
-  return _mm256_add_epi32(acc, _mm256_add_epi32(even, odd));
+
+// Codes counted from 128, with their magnitudes: |c - 128| * |x| is at most 128 * 127, so that two products side by side
+// fit into the 16 bits that vpmaddubsw has for them.
+struct codes {
+  bytes centred, magnitude;
+};
+VLLM_INLINE codes load_codes(const uint8_t* p) {
+  const bytes raw = load_bytes(p);
+  const __m256i middle = _mm256_set1_epi8(-128);
+  const bytes centred = {_mm256_xor_si256(raw.lo, middle), _mm256_xor_si256(raw.hi, middle)};
+  return {centred, {_mm256_abs_epi8(centred.lo), _mm256_abs_epi8(centred.hi)}};
 }
-VLLM_INLINE i32x16 dot_int8(i32x16 acc, bytes u, bytes s) {
-  return {dot_int8(acc.lo, u.lo, s.lo), dot_int8(acc.hi, u.hi, s.hi)};
+VLLM_INLINE __m256i add_pairs(__m256i shorts) { return _mm256_madd_epi16(shorts, _mm256_set1_epi16(1)); }
+VLLM_INLINE i32x16 begin_int8(int32_t) { return int_zeros(); }
+VLLM_INLINE i32x16 dot_int8(i32x16 acc, codes c, bytes s) {
+  const __m256i lo = _mm256_maddubs_epi16(c.magnitude.lo, _mm256_sign_epi8(s.lo, c.centred.lo));
+  const __m256i hi = _mm256_maddubs_epi16(c.magnitude.hi, _mm256_sign_epi8(s.hi, c.centred.hi));
+  return add(acc, {add_pairs(lo), add_pairs(hi)});
 }
-VLLM_INLINE __m256i dot_int4(__m256i acc, __m256i u, __m256i s) {
-  return _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(u, s), _mm256_set1_epi16(1)));
+
+// Sums of pairs, in 16 bits: 15 * 127 * 2 * 8 steps is less than 2^15.
+struct nibble_sums {
+  __m256i lo, hi;
+};
+VLLM_INLINE nibble_sums begin_int4(int32_t) { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
+VLLM_INLINE nibble_sums dot_int4(nibble_sums acc, bytes u, bytes s) {
+  return {_mm256_add_epi16(acc.lo, _mm256_maddubs_epi16(u.lo, s.lo)),
+          _mm256_add_epi16(acc.hi, _mm256_maddubs_epi16(u.hi, s.hi))};
 }
-VLLM_INLINE i32x16 dot_int4(i32x16 acc, bytes u, bytes s) {
-  return {dot_int4(acc.lo, u.lo, s.lo), dot_int4(acc.hi, u.hi, s.hi)};
+VLLM_INLINE i32x16 end_int4(nibble_sums acc, int32_t start) {
+  return add(broadcast(start), {add_pairs(acc.lo), add_pairs(acc.hi)});
 }
 
 VLLM_INLINE void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }

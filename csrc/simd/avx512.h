@@ -5,7 +5,7 @@
 
 namespace vllm::VLLM_ISA {
 
-inline constexpr int kRegisters = 32;
+inline constexpr int kFloatRows = 12, kInt8Rows = 8, kInt4Rows = 8, kColumns = 2;
 
 struct f32x16 {
   __m512 v;
@@ -123,6 +123,13 @@ VLLM_INLINE i32x16 dot_int4(i32x16 acc, bytes u, bytes s) {
   return {_mm512_add_epi32(acc.v, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)))};
 }
 #endif
+
+using codes = bytes;
+using nibble_sums = i32x16;
+VLLM_INLINE codes load_codes(const uint8_t* p) { return load_bytes(p); }
+VLLM_INLINE i32x16 begin_int8(int32_t start) { return broadcast(start); }
+VLLM_INLINE nibble_sums begin_int4(int32_t start) { return broadcast(start); }
+VLLM_INLINE i32x16 end_int4(nibble_sums acc, int32_t) { return acc; }
 
 VLLM_INLINE void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
 

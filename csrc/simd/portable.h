@@ -6,7 +6,7 @@
 
 namespace vllm::VLLM_ISA {
 
-inline constexpr int kRegisters = 8;
+inline constexpr int kFloatRows = 2, kInt8Rows = 2, kInt4Rows = 2, kColumns = 2;
 
 typedef float Floats __attribute__((vector_size(64)));
 typedef int32_t Ints __attribute__((vector_size(64)));
@@ -136,6 +136,13 @@ VLLM_INLINE i32x16 dot_int8(i32x16 acc, bytes u, bytes s) {
   return {acc.v + add_pairs(even) + add_pairs(odd)};
 }
 VLLM_INLINE i32x16 dot_int4(i32x16 acc, bytes u, bytes s) { return dot_int8(acc, u, s); }
+
+using codes = bytes;
+using nibble_sums = i32x16;
+VLLM_INLINE codes load_codes(const uint8_t* p) { return load_bytes(p); }
+VLLM_INLINE i32x16 begin_int8(int32_t start) { return broadcast(start); }
+VLLM_INLINE nibble_sums begin_int4(int32_t start) { return broadcast(start); }
+VLLM_INLINE i32x16 end_int4(nibble_sums acc, int32_t) { return acc; }
 
 VLLM_INLINE void prefetch(const void* p) { __builtin_prefetch(p); }
 

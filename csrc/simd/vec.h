@@ -17,8 +17,15 @@
 //   load_f16, load_u8                      16 half-precision or unsigned 8-bit numbers
 //   store_bf16, store_int8                 round (ties to even) or truncate to 16 numbers side by side
 //   load_units, broadcast_unit             dot_bf16(acc, a, b): acc + a.even * b.even + a.odd * b.odd
-//   load_bytes, broadcast_bytes            dot_int8(acc, u, s): acc + sum of unsigned u[i] * signed s[i] over four
-//   bytes low_nibbles, high_nibbles              of every byte, as bytes; dot_int4: as dot_int8, with u below 16
+//   load_bytes, broadcast_bytes            low_nibbles, high_nibbles: of every byte, as bytes
+//
+// kFloatRows, kInt8Rows, kInt4Rows: most rows, and kColumns: vectors beside each other, of a block whose accumulators stay
+// in registers.
+//
+// Dot products of four bytes a lane, unsigned u counted from `zero` times signed s between -127 and 127. The caller gives
+// start = -zero * (sum of all s), and the set of instructions uses it where it suits it best, or not at all:
+//   codes load_codes, begin_int8(start)    dot_int8(acc, u, s): u of 8 bits, counted from 128
+//   nibble_sums begin_int4(start)          dot_int4(acc, u, s): u below 16, at most 8 times; then end_int4(acc, start)
 #pragma once
 
 #include <cmath>

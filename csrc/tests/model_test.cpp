@@ -126,7 +126,7 @@ std::vector<float> run(const Weights& weights, const std::string& isa, KvType kv
                {kv, 1, kKvHeads, kHeadDim, 3, kBlock},
                kVocab,
                3 * kBlock,
-               std::vector<int>(static_cast<size_t>(threads), -1),
+               std::make_shared<ThreadPool>(std::vector<int>(static_cast<size_t>(threads), -1)),
                isa});
   const int program = model.add_program(decoder(64));
   const std::vector<int32_t> table = {2, 0, 1};
@@ -154,7 +154,8 @@ std::vector<float> run(const Weights& weights, const std::string& isa, KvType kv
                     selected.data(),
                     rows.data(),
                     given.data(),
-                    nullptr};
+                    nullptr,
+                    1};
     Outputs outputs{};
     outputs.logits = &logits[static_cast<size_t>(first) * kVocab];
     model.run(program, step, {}, outputs);

@@ -28,6 +28,8 @@ def make_config(
     block_size: int | None = None,
     num_blocks: int | None = None,
     prefix_caching: bool = False,
+    saves_evicted: bool = False,
+    saves_computed: bool = False,
     **limits: object,
 ) -> VllmConfig:
     """A resolved config; contiguous KV unless a block size is given."""
@@ -39,6 +41,8 @@ def make_config(
             block_size=block_size,
             num_blocks=enough if num_blocks is None else num_blocks,
             enable_prefix_caching=prefix_caching,
+            kv_offloading_size=1.0 if saves_evicted else None,
+            kv_offloading_dir="somewhere" if saves_computed else None,
         ),
         scheduler_config=SchedulerConfig(max_num_seqs=max_num_seqs, **limits),  # type: ignore[arg-type]
     )
@@ -75,21 +79,26 @@ class Row:
 
 @dataclass
 class FakeDevice:
-    """fused_drafts: tokens a decode makes on the device by itself; host_drafts: drafts proposed for the next step.
+    """Drafts what it is granted, a beginning of it rightly.
 
+    fused_drafts: tokens a decode makes by itself, asked or not, as programs of a fixed width do.
     fail: req_ids that raise an error at their next step.
     version: of the weights; a row must not see KV older than itself.
+    store: what the KV store holds; store_size: blocks beyond which it forgets. Every bad_copy-th copy fails; 0: none.
     """
 
     config: VllmConfig
     fused_drafts: int = 0
-    host_drafts: int = 0
     fail: set[str] = field(default_factory=set)
     rows: dict[str, Row] = field(default_factory=dict)
     version: int = 0
     kv: dict[int, tuple[int, int, int]] = field(default_factory=dict)
     num_prefills_in_a_row: int = 0
     num_steps: int = 0
+    store: dict[bytes, list[tuple[int, int, int]]] = field(default_factory=dict)
+    store_size: int = 1000
+    bad_copy: int = 0
+    num_copies: int = 0
 
     def execute(self, step: SchedulerOutput) -> ModelRunnerOutput:
         self.num_steps += 1
@@ -108,9 +117,35 @@ class FakeDevice:
         self._check_blocks()
         self._check_limits(step)
         result = ModelRunnerOutput()
+        self._copy(step, result)
         for req_id, num_tokens in step.num_scheduled_tokens.items():
-            self._run(req_id, num_tokens, step.draft_token_ids.get(req_id, []), result)
+            self._run(req_id, num_tokens, step.num_draft_tokens.get(req_id, 0), result)
         return result
+
+    def _copy(self, step: SchedulerOutput, result: ModelRunnerOutput) -> None:
+        """Saves, then loads, before anything is written. Copies of blocks that nobody computed raise KeyError."""
+        size, loaded = self.config.cache_config.block_size, [block for _, block in step.kv_loads]
+        held = {block for row in self.rows.values() for block in row.block_ids}
+        _check(len(loaded) == len(set(loaded)) and not held & set(loaded), "a block is loaded that somebody holds")
+        for block_hash, block in step.kv_saves:
+            if self._fails():
+                result.kv_forgotten.append(block_hash)
+                continue
+            self.store[block_hash] = [self.kv[block * size + i] for i in range(size)]
+            if len(self.store) > self.store_size:
+                oldest = next(iter(self.store))
+                del self.store[oldest]
+                result.kv_forgotten.append(oldest)
+        for block_hash, block in step.kv_loads:
+            if block_hash not in self.store or self._fails():
+                result.kv_not_loaded.append(block_hash)
+                self.kv.update((block * size + i, (-1, -1, -1)) for i in range(size))
+            else:
+                self.kv.update((block * size + i, entry) for i, entry in enumerate(self.store[block_hash]))
+
+    def _fails(self) -> bool:
+        self.num_copies += 1
+        return bool(self.bad_copy) and self.num_copies % self.bad_copy == 0
 
     def _add(self, new: NewRequest) -> None:
         _check(new.req_id not in self.rows, f"{new.req_id} is new twice")
@@ -149,10 +184,16 @@ class FakeDevice:
     def _check_limits(self, step: SchedulerOutput) -> None:
         limits = self.config.scheduler_config
         _check(len(self.rows) <= limits.max_num_seqs, "more rows than max_num_seqs")
+        able = [self.rows[req_id].can_decode for req_id in step.num_scheduled_tokens]
+        _check(not step.num_draft_tokens or all(able), "drafts in a step that computes prompts")
+        _check(step.num_draft_tokens.keys() <= step.num_scheduled_tokens.keys(), "drafts for a row that does not run")
+        num_drafts = sum(step.num_draft_tokens.values())
+        _check(all(0 < n <= limits.num_lookahead_tokens for n in step.num_draft_tokens.values()), "too many drafts")
         prompts = {req_id: n for req_id, n in step.num_scheduled_tokens.items() if not self.rows[req_id].can_decode}
         _check(len(prompts) <= limits.prefill_batch_size, "too many prompts in a step")
         if limits.max_num_batched_tokens:
-            _check(step.total_num_scheduled_tokens <= limits.max_num_batched_tokens, "too many tokens in a step")
+            num_tokens = step.total_num_scheduled_tokens + num_drafts
+            _check(num_tokens <= limits.max_num_batched_tokens, "too many tokens in a step")
         if limits.max_prefill_tokens:
             _check(sum(prompts.values()) <= limits.max_prefill_tokens, "too many prompt tokens in a step")
         if not limits.max_prefill_tokens and not limits.mixed_steps:
@@ -173,19 +214,18 @@ class FakeDevice:
         self.num_prefills_in_a_row = self.num_prefills_in_a_row + 1 if able and not decoded else 0
         _check(self.num_prefills_in_a_row <= limits.max_consecutive_prefills, "running sequences starve")
 
-    def _run(self, req_id: str, num_tokens: int, drafts: list[int], result: ModelRunnerOutput) -> None:
+    def _run(self, req_id: str, num_tokens: int, num_drafts: int, result: ModelRunnerOutput) -> None:
         row = self.rows[req_id]
         if req_id in self.fail:
             result.errors[req_id] = "told to fail"
             row.can_decode = False
             return
         start, stop = row.computed, row.computed + num_tokens
-        inputs = row.tokens + drafts
-        _check(stop <= len(inputs) and num_tokens > len(drafts), f"{req_id}: {num_tokens} tokens are not known")
+        _check(stop <= len(row.tokens), f"{req_id}: {num_tokens} tokens are not known")
         for position in range(max(start, row.num_cached), stop):
-            self._write_kv(row, position, inputs[position])
+            self._write_kv(row, position, row.tokens[position])
         context = [self.kv[self._slot(row, position)] for position in range(stop)]
-        _check([entry[0] for entry in context] == inputs[:stop], f"{req_id}: its KV cache holds other tokens")
+        _check([entry[0] for entry in context] == row.tokens[:stop], f"{req_id}: its KV cache holds other tokens")
         _check(all(entry[1] == row.lora_id for entry in context), f"{req_id}: its KV is another adapter's")
         _check(all(entry[2] >= row.version for entry in context), f"{req_id}: its KV is older than the weights")
         if row.num_prompt_logprobs is not None and start < row.prompt_len:
@@ -193,10 +233,15 @@ class FakeDevice:
             result.prompt_logprobs[req_id] = [TokenLogprobs(token, -1.0, 1) for token in scored]
         row.computed = stop
         if stop >= len(row.tokens):
-            self._sample(req_id, row, drafts, result)
+            self._sample(req_id, row, num_drafts, result)
 
-    def _sample(self, req_id: str, row: Row, drafts: list[int], result: ModelRunnerOutput) -> None:
+    def _sample(self, req_id: str, row: Row, num_drafts: int, result: ModelRunnerOutput) -> None:
         sampled = []
+        drafts = self._propose(row.tokens, num_drafts)
+        if drafts:
+            result.num_drafted[req_id] = len(drafts)
+        for position, draft in enumerate(drafts, len(row.tokens)):
+            self._write_kv(row, position, draft)
         for draft in [*drafts, None]:
             sampled.append(next_token(row.tokens + sampled))
             if sampled[-1] != draft:
@@ -208,8 +253,6 @@ class FakeDevice:
         row.can_decode = True
         result.sampled_token_ids[req_id] = sampled
         result.logprobs[req_id] = [TokenLogprobs(token, -1.0, 1) for token in sampled]
-        if self.host_drafts:
-            result.draft_token_ids[req_id] = self._propose(row.tokens)
 
     def _make_more(self, row: Row, tokens: list[int]) -> list[int]:
         """Fused speculation: further tokens in the same step, as far as the sequence and its blocks go."""
@@ -219,10 +262,10 @@ class FakeDevice:
             tokens = [*tokens, next_token(tokens)]
         return tokens[start:]
 
-    def _propose(self, tokens: list[int]) -> list[int]:
-        """Drafts of which a beginning, of a length that depends on the tokens, is right."""
+    def _propose(self, tokens: list[int], num_drafts: int) -> list[int]:
+        """Drafts of which a beginning that depends on the tokens is right; sometimes fewer than may be."""
         drafts: list[int] = []
-        for i in range(self.host_drafts):
+        for i in range(num_drafts - (len(tokens) % 7 == 0)):
             token = next_token(tokens + drafts)
             wrong = (len(tokens) + i) % 3 == 2
             drafts.append((token + wrong) % VOCAB_SIZE)

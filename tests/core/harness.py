@@ -75,7 +75,8 @@ class Engine:
     def change_weights(self) -> None:
         """From now on the KV of finished requests is worth nothing."""
         self.device.version += 1
-        self.scheduler.reset_prefix_cache()
+        self.device.store.clear()
+        self.scheduler.reset_prefix_cache(reset_store=True)
         self.scheduler.check_integrity()
 
     def step(self, abort_between: tuple[str, ...] = ()) -> list[EngineCoreOutput]:

@@ -7,6 +7,7 @@ import pytest
 
 from tests.core.fake_device import make_config
 from tests.core.harness import Engine
+from vllm.config import SpeculativeConfig
 from vllm.core.block_pool import IntegrityError
 from vllm.core.contract import ModelRunnerOutput, SchedulerOutput, TokenLogprobs
 from vllm.core.outputs import EngineCoreOutput, RequestTimes, SchedulerStats
@@ -159,36 +160,75 @@ def test_order(policy: str, order: str) -> None:
     assert "".join(engine.admitted) == order
 
 
-def test_drafts_are_verified_and_rolled_back() -> None:
-    scheduler = make_scheduler(num_lookahead_tokens=2)
-    scheduler.add_request(make_request("a", 3, max_tokens=20, ignore_eos=True))
-    step = scheduler.schedule()
-    scheduler.update_from_output(step, ModelRunnerOutput({"a": [5]}, draft_token_ids={"a": [6, 7, 8]}))
-    step = scheduler.schedule()
-    assert step.draft_token_ids == {"a": [6, 7]}
-    assert step.num_scheduled_tokens == {"a": 3}
-    (output,) = scheduler.update_from_output(step, ModelRunnerOutput({"a": [6, 9]}, draft_token_ids={"a": [1]}))
+def drafting_scheduler(num_drafts: int, *, max_draft_len: int | None = None, **options: object) -> Scheduler:
+    """One that always grants as many drafts as may be."""
+    speculation = SpeculativeConfig(
+        method="draft_model", num_speculative_tokens=num_drafts, max_model_len=max_draft_len, adaptive=False
+    )
+    config = make_config(num_lookahead_tokens=num_drafts, **options)  # type: ignore[arg-type]
+    return Scheduler(config.replace(speculative_config=speculation))
+
+
+def decode_step(scheduler: Scheduler, *requests: Request) -> SchedulerOutput:
+    """The first decode step of these requests."""
+    for request in requests:
+        scheduler.add_request(request)
+    while any(not request.num_output_tokens for request in requests):
+        step = scheduler.schedule()
+        assert not step.num_draft_tokens
+        scheduler.update_from_output(step, ModelRunnerOutput({req_id: [5] for req_id in step.num_scheduled_tokens}))
+    return scheduler.schedule()
+
+
+def test_decodes_may_draft_and_what_was_accepted_is_computed() -> None:
+    scheduler = drafting_scheduler(2)
+    step = decode_step(scheduler, make_request("a", 3, max_tokens=20, ignore_eos=True))
+    assert (step.num_draft_tokens, step.num_scheduled_tokens) == ({"a": 2}, {"a": 1})
+    (output,) = scheduler.update_from_output(step, ModelRunnerOutput({"a": [6, 9]}, num_drafted={"a": 2}))
     assert output.new_token_ids == [6, 9]
     step = scheduler.schedule()
     (known,) = step.cached_requests
-    assert (known.num_computed_tokens, step.num_scheduled_tokens) == (5, {"a": 2})
-    assert step.draft_token_ids == {"a": [1]}
+    assert (known.num_computed_tokens, step.num_scheduled_tokens) == (5, {"a": 1})
+    stats = scheduler.stats()
+    assert (stats.spec_num_drafts, stats.spec_num_draft_tokens, stats.spec_num_accepted_tokens) == (1, 2, 1)
+    assert stats.spec_num_accepted_by_position == (1, 0)
 
 
-def test_drafts_that_could_not_become_output_are_not_verified() -> None:
-    scheduler = make_scheduler(num_lookahead_tokens=4)
-    scheduler.add_request(make_request("a", 3, max_tokens=3, ignore_eos=True))
+def test_what_speculation_did_for_a_request_is_told() -> None:
+    scheduler = drafting_scheduler(2)
+    step = decode_step(scheduler, make_request("a", 3, max_tokens=5, ignore_eos=True))
+    (output,) = scheduler.update_from_output(step, ModelRunnerOutput({"a": [6, 9]}, num_drafted={"a": 2}))
+    assert output.spec_decode_metrics.num_drafts == 1
     step = scheduler.schedule()
-    scheduler.update_from_output(step, ModelRunnerOutput({"a": [5]}, draft_token_ids={"a": [6, 7, 8, 9]}))
-    assert scheduler.schedule().draft_token_ids == {"a": [6]}
+    (output,) = scheduler.update_from_output(step, ModelRunnerOutput({"a": [6, 9]}, num_drafted={"a": 1}))
+    metrics = output.spec_decode_metrics
+    assert (metrics.num_drafts, metrics.num_draft_tokens, metrics.num_accepted_tokens) == (2, 3, 2)
+    assert (metrics.acceptance_length, metrics.acceptance_rate) == (2.0, 2 / 3)
+
+
+def test_no_more_is_drafted_than_can_become_output() -> None:
+    scheduler = drafting_scheduler(4)
+    step = decode_step(scheduler, make_request("a", 3, max_tokens=3, ignore_eos=True))
+    assert step.num_draft_tokens == {"a": 1}
+    scheduler.update_from_output(step, ModelRunnerOutput({"a": [5]}, num_drafted={"a": 1}))
+    assert scheduler.schedule().num_draft_tokens == {}
+
+
+def test_nothing_is_drafted_beyond_the_drafts_own_length() -> None:
+    step = decode_step(drafting_scheduler(4, max_draft_len=7), make_request("a", 3, **LONG))
+    assert step.num_draft_tokens == {"a": 2}
+
+
+def test_a_row_under_a_grammar_drafts_nothing() -> None:
+    scheduler = drafting_scheduler(4)
+    free, bound = make_request("a", 3, **LONG), make_request("b", 3, structured_outputs={"choice": ["x"]}, **LONG)
+    assert decode_step(scheduler, free, bound).num_draft_tokens == {"a": 4}
 
 
 def test_drafts_leave_every_sequence_its_place_in_the_step() -> None:
-    scheduler = make_scheduler(num_lookahead_tokens=4, max_num_seqs=4, max_num_batched_tokens=11, max_prefill_tokens=4)
-    scheduler.add_request(make_request("a", 3, **LONG))
-    step = scheduler.schedule()
-    scheduler.update_from_output(step, ModelRunnerOutput({"a": [5]}, draft_token_ids={"a": [6, 7, 8, 9]}))
-    assert scheduler.schedule().draft_token_ids == {"a": [6]}
+    scheduler = drafting_scheduler(4, max_num_seqs=4, max_num_batched_tokens=11, max_prefill_tokens=4)
+    step = decode_step(scheduler, *(make_request(name, 3, **LONG) for name in "abcd"))
+    assert step.num_draft_tokens == dict.fromkeys("abcd", 1)
 
 
 def test_tokens_after_a_stop_are_cut_with_their_logprobs() -> None:

@@ -23,6 +23,7 @@ def configs(draw: st.DrawFn) -> VllmConfig:
     blocks_per_seq = -(-MAX_LEN // (block_size or MAX_LEN))
     mixed = draw(st.booleans())
     max_prefill_tokens = draw(st.sampled_from([0, 1, 5]))
+    prefix_caching = block_size is not None and draw(st.booleans())
     fewest_tokens = max_num_seqs
     if not mixed and not max_prefill_tokens:
         fewest_tokens = max(fewest_tokens, MAX_LEN)
@@ -31,7 +32,9 @@ def configs(draw: st.DrawFn) -> VllmConfig:
         max_model_len=MAX_LEN,
         block_size=block_size,
         num_blocks=blocks_per_seq * draw(st.integers(1, max_num_seqs)) if block_size else None,
-        prefix_caching=block_size is not None and draw(st.booleans()),
+        prefix_caching=prefix_caching,
+        saves_evicted=prefix_caching and draw(st.booleans()),
+        saves_computed=prefix_caching and draw(st.booleans()),
         max_num_batched_tokens=draw(st.sampled_from([None, fewest_tokens, fewest_tokens + 7])),
         scheduling_policy=draw(st.sampled_from(["fcfs", "priority"])),
         max_consecutive_prefills=draw(st.integers(1, 3)),
@@ -81,13 +84,14 @@ def random_traffic(engine: Engine, rng: random.Random, num_actions: int) -> None
 
 
 @settings(max_examples=300, deadline=None)
-@given(config=configs(), seed=st.integers(0, 2**32), speculation=st.sampled_from(["none", "host", "fused"]))
+@given(config=configs(), seed=st.integers(0, 2**32), speculation=st.sampled_from(["granted", "fused"]))
 def test_random_traffic_keeps_the_contract(config: VllmConfig, seed: int, speculation: str) -> None:
     lookahead = config.scheduler_config.num_lookahead_tokens
     engine = Engine(
         config,
-        host_drafts=lookahead + 1 if speculation == "host" else 0,
         fused_drafts=lookahead if speculation == "fused" else 0,
+        store_size=seed % 20 + 1,
+        bad_copy=(0, 3, 7)[seed % 3],
     )
     random_traffic(engine, random.Random(seed), 60)
     engine.run()

@@ -27,6 +27,7 @@ def model_input(**changes: object) -> ModelInput:
         "sampling": None,
         "num_prompt_logprobs": [2, -1, 0],
         "next_token_ids": [[6, 7, 0, 0], [0, 0, 0, 0], [10, 11, 0, 0]],
+        "num_drafts": [0, 0, 0],
         **changes,
     }
     arrays = {key: np.asarray(value) if isinstance(value, list) else value for key, value in values.items()}

@@ -132,6 +132,8 @@ def test_an_unknown_keyword_names_the_nearest():
         ({"data_parallel_size": 2}, "replica"),
         ({"task": "embed"}, "only text generators"),
         ({"logits_processors": ["x"]}, "logits_processors"),
+        ({"enable_lora": True}, "no adapter is named|neuronx target alone"),
+        ({"lora_modules": ["a=/a"]}, "neuronx target alone"),
         ({"structured_outputs_config": {"backend": "x"}}, "structured_outputs_config"),
     ],
 )

@@ -10,7 +10,7 @@ import numpy as np
 
 from vllm.checkpoint.tensor import Tensor
 from vllm.neuron.cpu.graph import Buffer, Graph, Op, Weight
-from vllm.neuron.cpu.ops import NativeModel, known_isas, supported_isas
+from vllm.neuron.cpu.ops import NativeModel, ThreadPool, known_isas, supported_isas
 from vllm.neuron.cpu.packing import pack, to_bf16
 from vllm.neuron.cpu.plan import plan
 from vllm.neuron.cpu.step import Step
@@ -91,7 +91,7 @@ def native(
         block_size=block_size,
         max_context=num_blocks * block_size,
         kv_dtype=kv_dtype,
-        num_threads=num_threads,
+        pool=ThreadPool(num_threads),
         isa=isa,
     )
     return model, model.add_program(plan(graph, max_tokens, max_samples, default_top_k))

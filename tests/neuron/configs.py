@@ -11,6 +11,7 @@ from vllm.config import (
     NeuronOptions,
     ParallelConfig,
     SchedulerConfig,
+    SpeculativeOptions,
     VllmConfig,
 )
 
@@ -38,6 +39,7 @@ _PARTS = {
     "parallel_config": ParallelConfig,
     "lora_config": LoRAConfig,
     "neuron_options": NeuronOptions,
+    "speculative_options": SpeculativeOptions,
 }
 
 

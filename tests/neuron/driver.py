@@ -24,7 +24,7 @@ def resolved_config(
     scheduling_policy: str = "fcfs",
     **model_options: Any,
 ) -> VllmConfig:
-    """A resolved config for a checkpoint, float32 unless said otherwise."""
+    """A resolved config for a checkpoint, float32 unless said otherwise, of contiguous KV."""
     checkpoint = open_checkpoint(str(model))
     options = {"dtype": "float32", **model_options}
     config = VllmConfig(
@@ -35,8 +35,10 @@ def resolved_config(
             max_model_len=max_model_len,
             **options,
         ),
-        cache_config=CacheConfig(),
-        scheduler_config=SchedulerConfig(max_num_seqs=max_num_seqs, scheduling_policy=scheduling_policy),
+        cache_config=CacheConfig(enable_prefix_caching=False),
+        scheduler_config=SchedulerConfig(
+            max_num_seqs=max_num_seqs, scheduling_policy=scheduling_policy, enable_chunked_prefill=False
+        ),
         neuron_options=NeuronOptions(device=device),
     )
     return resolve(config)

@@ -21,8 +21,11 @@ def faults_of(**options):
     return {fault.name: str(fault) for fault in caught.value.faults}
 
 
+CONTIGUOUS = {"enable_prefix_caching": False, "enable_chunked_prefill": False}
+
+
 def notices_of(**options):
-    return resolve_quietly(build(**options))[1]
+    return resolve_quietly(build(**CONTIGUOUS, **options))[1]
 
 
 GUIDE = {"max_num_seqs": 4, "max_model_len": 128, "tensor_parallel_size": 32}
@@ -31,7 +34,7 @@ GUIDE = {"max_num_seqs": 4, "max_model_len": 128, "tensor_parallel_size": 32}
 def test_the_guides_offline_quickstart():
     config = resolve(build(**GUIDE))
     assert config.target == "cpu"
-    assert (config.cache_config.block_size, config.cache_config.num_blocks) == (128, 4)
+    assert (config.cache_config.block_size, config.cache_config.num_blocks) == (32, 20)
     neuron = config.neuron_config
     assert (neuron.tp_degree, neuron.batch_size, neuron.ctx_batch_size, neuron.seq_len) == (32, 4, 1, 128)
     assert neuron.enable_bucketing and neuron.is_continuous_batching and neuron.on_device_sampling
@@ -54,17 +57,24 @@ def test_defaults():
     config = resolve(build())
     scheduler = config.scheduler_config
     assert scheduler.max_num_seqs == 32
-    assert scheduler.max_num_batched_tokens == 1024
-    assert (scheduler.prefill_batch_size, scheduler.max_prefill_tokens, scheduler.max_prompt_len) == (1, 0, 1024)
-    assert (scheduler.mixed_steps, scheduler.num_lookahead_tokens) == (False, 0)
-    assert (config.cache_config.block_size, config.cache_config.num_blocks) == (1024, 32)
-    assert config.cache_config.enable_prefix_caching is False
+    assert scheduler.max_num_batched_tokens == 512
+    assert (scheduler.prefill_batch_size, scheduler.max_prefill_tokens, scheduler.max_prompt_len) == (32, 0, 1024)
+    assert (scheduler.mixed_steps, scheduler.num_lookahead_tokens) == (True, 0)
+    assert (config.cache_config.block_size, config.cache_config.num_blocks) == (32, 40 * 32)
+    assert config.cache_config.enable_prefix_caching is True
     assert config.model_config.dtype == "auto"
     assert config.neuron_config.torch_dtype == "bfloat16"
 
 
+def test_contiguous_kv_is_what_is_left_without_both():
+    config = resolve(build(**CONTIGUOUS))
+    scheduler, cache = config.scheduler_config, config.cache_config
+    assert (scheduler.max_num_batched_tokens, scheduler.prefill_batch_size) == (1024, 1)
+    assert (scheduler.mixed_steps, cache.block_size, cache.num_blocks) == (False, 1024, 32)
+
+
 def test_prompts_of_a_step():
-    config = resolve(build(override_neuron_config={"ctx_batch_size": 4, "max_context_length": 256}))
+    config = resolve(build(**CONTIGUOUS, override_neuron_config={"ctx_batch_size": 4, "max_context_length": 256}))
     scheduler = config.scheduler_config
     assert (scheduler.prefill_batch_size, scheduler.max_prompt_len, scheduler.max_num_batched_tokens) == (4, 256, 1024)
 
@@ -167,7 +177,7 @@ def test_everything_wrong_is_in_one_error():
         enable_chunked_prefill=True,
         async_scheduling=True,
         enable_lora=True,
-        speculative_config={"method": "ngram"},
+        speculative_config={"method": "medusa"},
         kv_transfer_config={"kv_role": "kv_producer"},
         max_num_batched_tokens=10,
         device="gpu",
@@ -186,7 +196,7 @@ def test_everything_wrong_is_in_one_error():
         "enable_chunked_prefill",
         "async_scheduling",
         "enable_lora",
-        "speculative_config",
+        "speculative_config.method",
         "kv_transfer_config",
         "max_num_batched_tokens",
         "device",
@@ -224,6 +234,7 @@ def test_quantised_gguf_files_may_say_so():
     [
         {"speculation_length": 3},
         {"lora_config": {}},
+        {"lora_config": {"lora_ckpt_paths": {"a": "/a"}}},
         {"kv_cache_quant": True},
         {"kv_quant_config": {}},
         {"tensor_capture_config": {}},
@@ -246,9 +257,11 @@ def test_global_topk_beyond_the_vocabulary():
 
 
 def test_a_step_must_hold_the_longest_prompt():
-    assert "Use 1024 or more" in faults_of(max_num_batched_tokens=1023)["max_num_batched_tokens"]
-    assert resolve(build(max_num_batched_tokens=1024)).scheduler_config.max_num_batched_tokens == 1024
-    assert resolve(build(max_num_batched_tokens=5000)).scheduler_config.max_num_batched_tokens == 5000
+    assert "Use 1024 or more" in faults_of(**CONTIGUOUS, max_num_batched_tokens=1023)["max_num_batched_tokens"]
+    for tokens in (1024, 5000):
+        config = resolve(build(**CONTIGUOUS, max_num_batched_tokens=tokens))
+        assert config.scheduler_config.max_num_batched_tokens == tokens
+    assert resolve(build(max_num_batched_tokens=1023)).scheduler_config.mixed_steps
     assert "max_num_batched_tokens" in faults_of(max_num_batched_tokens=16, max_model_len=8, max_num_seqs=32)
 
 

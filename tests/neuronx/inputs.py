@@ -36,12 +36,13 @@ def model_input(kind: Kind, rows: list[list[int]], lines: list[int], computed: l
         "computed_context_lens": np.asarray(computed, np.int32),
         "block_table": np.asarray(lines, np.int32)[:, None],
         "slot_mapping": np.full_like(ids, -1),
-        "adapter_ids": np.arange(len(rows), dtype=np.int32),
+        "adapter_ids": np.zeros(len(rows), np.int32),
         "samples": np.ones(len(rows), np.bool_),
         "sampling_params": np.asarray([GREEDY] * len(rows), np.float32),
         "sampling": _sampling(len(rows)),
         "num_prompt_logprobs": np.full(len(rows), -1, np.int32),
         "next_token_ids": np.zeros_like(ids),
+        "num_drafts": np.zeros(len(rows), np.int32),
     }
     return ModelInput(**{**values, **fields})
 

@@ -170,3 +170,73 @@ def test_host_arrays_of_wrong_shape_are_not_sampled(target):
     short = SimpleNamespace(tokens=None, hidden_states=np.zeros((1, 1, 300), np.float32))
     with pytest.raises((RuntimeError, AttributeError)):
         outputs.last_logits(short, 1, 320)
+
+
+# Failures of a batch.
+
+
+def _three(target):
+    driver = Driver(*target)
+    for line in range(3):
+        driver.add(f"r{line}", PROMPTS[line], [line])
+        driver.step(**{f"r{line}": 0})
+    return driver
+
+
+def test_a_row_at_fault_ends_before_its_batch_runs(target):
+    """The sampling of one row goes out of range: it alone ends, and the others are what they are without it."""
+    driver = _three(target)
+    driver.runner.batch.tokens[1, len(PROMPTS[1])] = 99999
+    driver.step(r0=0, r1=0, r2=0)
+    driver.step(r0=0, r2=0)
+    assert list(driver.errors) == ["r1"] and "from 0 to 319" in driver.errors["r1"]
+    for line in (0, 2):
+        assert driver.tokens[f"r{line}"] == _alone(target, PROMPTS[line], 3)[0]
+
+
+def _failing(monkeypatch, device, *errors):
+    left, forward = list(errors), device.application.forward
+
+    def fail_first(**arguments):
+        if left:
+            raise left.pop(0)
+        return forward(**arguments)
+
+    monkeypatch.setattr(device.application, "forward", fail_first)
+
+
+@on_the_device
+def test_a_batch_that_fails_once_is_run_again_and_nobody_notices(target, monkeypatch):
+    driver = _three(target)
+    _failing(monkeypatch, target[1], RuntimeError("status=1004 NRT_EXEC_COMPLETED_WITH_ERR"))
+    driver.step(r0=0, r1=0, r2=0)
+    assert not driver.errors
+    for line in range(3):
+        assert driver.tokens[f"r{line}"] == _alone(target, PROMPTS[line], 2)[0]
+
+
+@on_the_device
+def test_a_batch_that_fails_twice_ends_its_requests_and_the_next_is_served(target, monkeypatch):
+    driver = _three(target)
+    _failing(monkeypatch, target[1], *[RuntimeError("status=1004 NRT_EXEC_COMPLETED_WITH_ERR")] * 2)
+    driver.step(r0=0, r1=0, r2=0)
+    assert sorted(driver.errors) == ["r0", "r1", "r2"]
+    monkeypatch.undo()
+    assert _alone(target, PROMPTS[3], 2)[0]
+
+
+@on_the_device
+def test_a_device_on_which_everything_fails_is_lost(target, monkeypatch):
+    _, device = target
+    monkeypatch.setattr(device, "_failures", 0)
+    _failing(monkeypatch, device, *[RuntimeError("status=4 NRT_RESOURCE")] * 9)
+    driver = Driver(*target)
+    for line in range(2):
+        driver.add(f"r{line}", PROMPTS[line], [line])
+        driver.step(**{f"r{line}": 0})
+    assert sorted(driver.errors) == ["r0", "r1"]
+    driver.add("r2", PROMPTS[2], [2])
+    with pytest.raises(DeviceLost, match="3 calls in a row"):
+        driver.step(r2=0)
+    monkeypatch.undo()
+    device._failures = 0

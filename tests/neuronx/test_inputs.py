@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from tests.neuronx.inputs import GREEDY, decode, model_input, prefill
 from vllm.neuron.model_input import Kind
-from vllm.neuron.neuronx.inputs import Limits, build_calls, sampling_rows
+from vllm.neuron.neuronx.input_checks import Limits, row_faults
+from vllm.neuron.neuronx.inputs import build_calls, sampling_rows
 
 LIMITS = Limits(
     num_lines=4,
@@ -20,7 +21,7 @@ LIMITS = Limits(
     vocab_size=320,
     global_topk=256,
     masks_absent_lines=False,
-    lora=True,
+    adapter_slot=0,
 )
 
 
@@ -30,7 +31,8 @@ def _calls(given, limits=LIMITS):
 
 def test_decode_rows_are_sorted_with_everything_that_belongs_to_them():
     sampling = np.asarray([(5, 0.9, 0.5), (6, 0.8, 0.6), (7, 0.7, 0.7)], np.float32)
-    (call,) = _calls(decode([10, 11, 12], [3, 0, 2], [7, 8, 9], sampling_params=sampling))
+    adapters = np.asarray([0, 1, 2], np.int32)
+    (call,) = _calls(decode([10, 11, 12], [3, 0, 2], [7, 8, 9], sampling_params=sampling, adapter_ids=adapters))
     assert call.arguments["seq_ids"].tolist() == [0, 2, 3]
     assert call.arguments["input_ids"].tolist() == [[11], [12], [10]]
     assert call.arguments["position_ids"].tolist() == [[8], [9], [7]]
@@ -84,8 +86,8 @@ def test_a_prompt_beyond_the_largest_bucket_is_refused():
 
 
 @pytest.mark.parametrize("kind", [Kind.CHUNK, Kind.VERIFY])
-def test_pieces_need_block_kv(kind):
-    with pytest.raises(ValueError, match="block KV"):
+def test_over_contiguous_kv_prompts_are_whole(kind):
+    with pytest.raises(ValueError, match=r"block KV|speculation"):
         _calls(model_input(kind, [[5, 6]], [0], [3]))
 
 
@@ -113,8 +115,26 @@ def test_the_given_rows_are_left_alone():
 
 @pytest.mark.parametrize("row", [(257, 1, 1), (1.5, 1, 1), (5, 0, 1), (5, 1.5, 1), (5, 1, np.nan), (5, np.nan, 1)])
 def test_rows_that_would_reject_the_batch_are_refused(row):
-    with pytest.raises(ValueError, match="cannot be sampled"):
-        sampling_rows(np.asarray([row], np.float32), LIMITS)
+    rows = np.asarray([GREEDY, row], np.float32)
+    faults = row_faults(decode([5, 6], [0, 1], [3, 4], sampling_params=rows), LIMITS)
+    assert list(faults) == [1] and "cannot be sampled" in faults[1]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"seq_ids": [0, 4, 2]}, "KV line 4"),
+        ({"position_ids": [[3], [64], [5]]}, "position 64"),
+        ({"input_ids": [[5], [320], [7]]}, "from 0 to 319"),
+    ],
+)
+def test_a_row_at_fault_is_found_and_the_others_run(change, reason):
+    fields = {name: np.asarray(value, np.int32) for name, value in change.items()}
+    given = dataclasses.replace(decode([5, 6, 7], [0, 1, 2], [3, 4, 5]), **fields)
+    faults = row_faults(given, LIMITS)
+    assert list(faults) == [1] and reason in faults[1]
+    with pytest.raises(ValueError, match=reason):
+        _calls(given)
 
 
 @given(
@@ -136,7 +156,7 @@ def test_what_passes_is_valid_in_every_version(rows):
 
 # Prefix caching.
 
-BLOCKS = dataclasses.replace(LIMITS, block_size=8, num_blocks=32, lora=False)
+BLOCKS = dataclasses.replace(LIMITS, block_size=8, num_blocks=32, adapter_slot=None)
 TABLE = np.asarray([[3, 1, 4, 7, 0, 0, 0, 0]], np.int32)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.neuronx.conftest import RUNTIME_VARIABLES
 from tests.tiny import make_checkpoint
 from vllm import LLM, SamplingParams
 from vllm.exceptions import VLLMValidationError
@@ -78,7 +79,7 @@ def device_llm(model, tmp_path_factory):
 
     patch = pytest.MonkeyPatch()
     patch.setattr(platform, "_has_device", lambda: True)
-    for name in ("NEURON_RT_NUM_CORES", "NEURON_ON_DEVICE_SAMPLING_DISABLED", "NEURON_PLATFORM_TARGET_OVERRIDE"):
+    for name in RUNTIME_VARIABLES:
         patch.setenv(name, "")
         patch.delenv(name)
     with standin.installed("0.9.0", tmp_path_factory.mktemp("site")):

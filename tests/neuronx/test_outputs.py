@@ -44,11 +44,13 @@ def test_accepted_tokens_are_counted_by_position_and_not_by_padding(padding):
     accepted = torch.tensor([[7, 0, padding, padding], [5, 6, 0, 9], [padding] * 4])
     next_positions = torch.tensor([[12], [24], [30]])
     output = SimpleNamespace(fused_outputs=[accepted, accepted[:, :1], None, next_positions])
-    tokens, num_new = accepted_tokens(output, np.asarray([10, 20, 30], np.int32))
+    tokens, num_new = accepted_tokens(output, np.asarray([10, 20, 30], np.int32), np.full(3, 4, np.int32))
     assert num_new.tolist() == [2, 4, 0]
     assert tokens[0, :2].tolist() == [7, 0] and tokens[1].tolist() == [5, 6, 0, 9]
 
 
 def test_more_than_was_drafted_is_never_counted():
     output = SimpleNamespace(fused_outputs=[torch.ones(1, 3, dtype=torch.int32), torch.tensor([[99]])])
-    assert accepted_tokens(output, np.asarray([10], np.int32))[1].tolist() == [3]
+    position = np.asarray([10], np.int32)
+    assert accepted_tokens(output, position, np.asarray([9], np.int32))[1].tolist() == [3]
+    assert accepted_tokens(output, position, np.asarray([2], np.int32))[1].tolist() == [2]

@@ -52,7 +52,7 @@ def test_tokens_are_the_cpu_targets_with_hits_and_without(library, model):
         ({"max_num_seqs": 1}, "max_num_seqs=1"),
         ({"block_size": 128, "max_model_len": 1000}, "block_size=128"),
         ({"override_neuron_config": {"enable_bucketing": False}}, "enable_bucketing=False"),
-        ({"enable_chunked_prefill": True}, "enable_chunked_prefill"),
+        ({"enable_chunked_prefill": True}, "chunked_prefill_config"),
         ({"block_size": 48, "max_model_len": 960}, "block_size=48"),
     ],
 )

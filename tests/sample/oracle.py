@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from vllm.sample.arrays import SamplingInput
+from vllm.sample.arrays import BadWords, SamplingInput
 
 MASK64 = 2**64 - 1
 F = np.float32
@@ -32,6 +32,7 @@ class RowSpec:
     allowed: set[int] | None = None
     num_logprobs: int = -1
     logprob_ids: list[int] = field(default_factory=list)
+    bad_words: list[list[int]] = field(default_factory=list)
 
 
 def arrays(specs: list[RowSpec], vocab_size: int) -> SamplingInput:
@@ -75,6 +76,16 @@ def arrays(specs: list[RowSpec], vocab_size: int) -> SamplingInput:
         num_logprobs=column("num_logprobs", np.int32),
         logprob_ids_offsets=offsets("logprob_ids"),
         logprob_ids=np.array([token for spec in specs for token in spec.logprob_ids], np.int32),
+        bad_words=bad_words(specs),
+    )
+
+
+def bad_words(specs: list[RowSpec]) -> BadWords:
+    words = [word for spec in specs for word in spec.bad_words]
+    return BadWords(
+        np.cumsum([0] + [len(spec.bad_words) for spec in specs]).astype(np.int32),
+        np.cumsum([0] + [len(word) for word in words]).astype(np.int32),
+        np.array([token for word in words for token in word], np.int32),
     )
 
 
@@ -90,13 +101,16 @@ def uniform(seed: int, position: int) -> float:
 
 
 def processed(logits: np.ndarray, spec: RowSpec) -> list[np.float32]:
-    """Mask, bias, penalties."""
+    """Mask, bias, bad words, penalties."""
     values = [F(logit) for logit in logits]
     if spec.allowed is not None:
         values = [value if token in spec.allowed else F(-np.inf) for token, value in enumerate(values)]
     for token, bias in spec.bias:
         if token < len(values):
             values[token] = F(values[token] + F(bias))
+    for *others, token in spec.bad_words:
+        if others == spec.output[len(spec.output) - len(others) :] and token < len(values):
+            values[token] = F(-np.inf)
     for token in set(spec.prompt + spec.output):
         penalty = F(spec.repetition_penalty)
         values[token] = F(values[token] / penalty) if values[token] > 0 else F(values[token] * penalty)
@@ -143,6 +157,7 @@ def random_row(rng: random.Random, vocab_size: int) -> RowSpec:
         return [rng.randrange(vocab_size) for _ in range(rng.randint(0, most))]
 
     biased = sorted(set(tokens(4)))
+    output = tokens(8)
     return RowSpec(
         temperature=maybe(rng.choice([0.01, 0.3, 1.0, 2.0]), rng.choice([0.0, 0.8])),
         top_k=maybe(rng.choice([1, 2, 7, vocab_size, vocab_size + 9]), 0),
@@ -153,7 +168,10 @@ def random_row(rng: random.Random, vocab_size: int) -> RowSpec:
         frequency_penalty=maybe(rng.choice([-0.3, 0.7]), 0.0),
         seed=rng.randrange(2**64),
         prompt=[0, *tokens(6)],
-        output=tokens(8),
+        output=output,
+        bad_words=maybe(
+            [[*output[-n:], rng.randrange(vocab_size + 1)] for n in (1, 2)] + [[vocab_size - 1], [0, 1]], []
+        ),
         bias=maybe([(token, rng.choice([-np.inf, -3.0, 5.0])) for token in [*biased, vocab_size]], []),
         allowed=maybe({rng.randrange(vocab_size), *tokens(vocab_size)}, None),
     )

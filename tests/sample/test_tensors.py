@@ -19,11 +19,9 @@ def make_params(eos: list[int] | None = None, bad_words: list[list[int]] | None 
 
 
 def bias(params: SamplingParams, prompt: list[int], output: list[int]) -> dict[int, float]:
-    ids, values = tensors.bias_for(params, len(prompt), np.array(prompt + output, np.int32))
+    ids, values = tensors.bias_for(params, len(output))
     assert (ids.dtype, values.dtype) == (np.int32, np.float32)
     assert len(set(ids.tolist())) == len(ids)
-    from_list = tensors.bias_for(params, len(prompt), prompt + output)
-    assert (from_list[0].tolist(), from_list[1].tolist()) == (ids.tolist(), values.tolist())
     return dict(zip(ids.tolist(), values.tolist(), strict=True))
 
 
@@ -62,15 +60,20 @@ def test_stop_tokens_are_suppressed_before_min_tokens() -> None:
 )
 def test_bad_words(output: list[int], banned: set[int]) -> None:
     """Words of one token are always banned; of longer ones, the last token behind all the others."""
-    params = make_params(bad_words=[[9], [1, 2], [1, 2, 3]])
-    assert tensors.has_bias(params)
-    assert bias(params, [7], output) == dict.fromkeys(banned, -np.inf)
+    assert set(tensors.banned_tokens([[9], [1, 2], [1, 2, 3]], 1, [7, *output])) == banned
 
 
 def test_bad_words_look_at_the_output_only() -> None:
-    params = make_params(bad_words=[[1, 2]])
-    assert bias(params, [1], []) == {}
-    assert bias(params, [1], [1]) == {2: -np.inf}
+    assert tensors.banned_tokens([[1, 2]], 1, [1]) == []
+    assert tensors.banned_tokens([[1, 2]], 1, [1, 1]) == [2]
+
+
+def test_bad_words_of_a_batch() -> None:
+    rows = [make_params(), make_params(bad_words=[[9], [1, 2]]), make_params(bad_words=[[3, 4, 5]])]
+    words = tensors.bad_words_of(rows)
+    assert (words.row_offsets.tolist(), words.word_offsets.tolist()) == ([0, 0, 2, 3], [0, 1, 3, 6])
+    assert words.ids.tolist() == [9, 1, 2, 3, 4, 5]
+    assert tensors.bad_words_of(rows[:1]) is None
 
 
 @given(

@@ -13,6 +13,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
+from vllm.config import LoRAConfig
 from vllm.exceptions import EngineDeadError
 from vllm.logprobs import Logprob
 from vllm.outputs import CompletionOutput, RequestOutput
@@ -24,6 +25,9 @@ VOCAB_SIZE = 256
 
 class FakeTokenizer:
     chat_template = "{% for message in messages %}{{ message.role }}: {{ message['content'] }}\n{% endfor %}"
+
+    kwargs: dict[str, Any]
+    """Of the last template that was applied."""
 
     def get_vocab(self) -> dict[str, int]:
         return {chr(token): token for token in range(VOCAB_SIZE)}
@@ -38,6 +42,7 @@ class FakeTokenizer:
         return [f"<{token}>" for token in token_ids]
 
     def apply_chat_template(self, conversation: list[dict[str, Any]], **kwargs: Any) -> str:
+        self.kwargs = kwargs
         if kwargs.get("spin"):
             while True:
                 pass
@@ -55,18 +60,25 @@ class FakeEngine:
             skip_tokenizer_init=False,
             chat_template=None,
         )
+        adapters = [{"name": "poet", "path": "/adapters/poet"}]
         self.vllm_config = SimpleNamespace(
-            target="fake", model_config=self.model_config, cache_config=SimpleNamespace(enable_prefix_caching=True)
+            target="fake",
+            model_config=self.model_config,
+            cache_config=SimpleNamespace(enable_prefix_caching=True),
+            lora_config=LoRAConfig(enable_lora=True, lora_modules=adapters),
         )
+        self.adapters_asked: list[str | None] = []
         self.default_sampling_params: dict[str, Any] = {}
         self.running: set[str] = set()
         self.seen: list[tuple[str, Any, SamplingParams]] = []
+        self.priorities: list[int] = []
         self.gate = asyncio.Event()
         self.gate.set()
         self.failure: BaseException | None = None
         self.fail_after: int | None = None
         self.errored = False
         self.text: str | None = None
+        self.stop_reason: int | str | None = None
         self.tokenizer = FakeTokenizer()
         self.metrics = SimpleNamespace(registry=CollectorRegistry())
 
@@ -81,6 +93,9 @@ class FakeEngine:
         self, prompt: dict[str, Any], sampling_params: SamplingParams, request_id: str, **kwargs: Any
     ) -> AsyncGenerator[RequestOutput, None]:
         self.seen.append((request_id, prompt, sampling_params))
+        adapter = kwargs.get("lora_request")
+        self.adapters_asked.append(adapter and adapter.lora_name)
+        self.priorities.append(kwargs.get("priority", 0))
         if self.failure is not None and self.fail_after is None:
             raise self.failure
         self.running.add(request_id)
@@ -124,6 +139,7 @@ class FakeEngine:
                 if params.logprobs is not None
                 else None,
                 finish_reason=("length" if self.text is None else "stop") if finished else None,
+                stop_reason=self.stop_reason if finished else None,
             )
             for index in range(params.n)
         ]

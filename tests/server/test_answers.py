@@ -259,11 +259,24 @@ async def test_form_of_the_events(http: httpx.AsyncClient) -> None:
 
 async def test_models(api: openai.AsyncOpenAI) -> None:
     cards = [card async for card in await api.models.list()]
-    assert [card.id for card in cards] == ["fake", "alias"]
+    assert [card.id for card in cards] == ["fake", "alias", "poet"]
     assert cards[0].owned_by == "vllm" and cards[0].max_model_len == MAX_MODEL_LEN  # type: ignore[attr-defined]
     assert (await api.models.retrieve("alias")).root == "fake/model"  # type: ignore[attr-defined]
+    adapter = await api.models.retrieve("poet")
+    assert (adapter.root, adapter.parent) == ("/adapters/poet", "fake")  # type: ignore[attr-defined]
     with pytest.raises(openai.NotFoundError):
         await api.models.retrieve("other")
+
+
+async def test_an_adapter_is_asked_for_by_its_name(api: openai.AsyncOpenAI, engine: FakeEngine) -> None:
+    for model in ("poet", "alias"):
+        answer = await api.completions.create(model=model, prompt="a", max_tokens=2)
+        assert answer.model == ("poet" if model == "poet" else "fake")
+    stream = await api.chat.completions.create(
+        model="poet", messages=[{"role": "user", "content": "a"}], max_tokens=1, stream=True
+    )
+    assert {chunk.model async for chunk in stream} == {"poet"}
+    assert engine.adapters_asked == ["poet", None, "poet"]
 
 
 async def test_tokenize(http: httpx.AsyncClient) -> None:

@@ -102,6 +102,24 @@ def load_tokenizer(
     return _from_directory(path, read_json(path / "config.json"))
 
 
+def check_same_tokens(target: Checkpoint, draft: Checkpoint) -> None:
+    """Raises CheckpointError if a draft's tokenizer gives other ids than its target's. One without its own is fine."""
+    if draft.gguf is None and not any((draft.path / name).is_file() for name in ("tokenizer.json", *_SLOW_FILES)):
+        return
+    files = [checkpoint.path / "tokenizer.json" for checkpoint in (target, draft)]
+    if all(file.is_file() for file in files) and files[0].read_bytes() == files[1].read_bytes():
+        return
+    ours, its = (_from_checkpoint(checkpoint).backend.get_vocab() for checkpoint in (target, draft))
+    differing = sorted(token for token in ours.keys() | its.keys() if ours.get(token) != its.get(token))
+    if differing:
+        token = differing[0]
+        raise CheckpointError(
+            f"the draft {draft.path} has another tokenizer than its target: {len(differing)} tokens differ, such as "
+            f"{token!r}, which is {its.get(token, 'missing')} there and {ours.get(token, 'missing')} in {target.path}. "
+            "Choose a draft of the same family"
+        )
+
+
 def _from_checkpoint(checkpoint: Checkpoint) -> TokenizerData:
     if checkpoint.gguf is not None:
         return _from_gguf(checkpoint.gguf.metadata)

@@ -35,11 +35,24 @@ def hash_block(parent: bytes, token_ids: Sequence[int]) -> bytes:
 
 
 class BlockPool:
-    """num_blocks blocks of block_size tokens. All operations are O(1) a block."""
+    """num_blocks blocks of block_size tokens. All operations are O(1) a block.
 
-    __slots__ = ("_by_hash", "_free", "_hashes", "block_size", "num_blocks", "num_promised", "refs")
+    tells_evicted: `take_evicted` is asked for the prefixes that gave way.
+    """
 
-    def __init__(self, num_blocks: int, block_size: int) -> None:
+    __slots__ = (
+        "_by_hash",
+        "_evicted",
+        "_free",
+        "_hashes",
+        "block_size",
+        "num_blocks",
+        "num_promised",
+        "refs",
+        "tells_evicted",
+    )
+
+    def __init__(self, num_blocks: int, block_size: int, *, tells_evicted: bool = False) -> None:
         if num_blocks < 1 or block_size < 1:
             raise ValueError(f"a KV pool of {num_blocks} blocks of {block_size} tokens: both must be at least 1")
         self.num_blocks = num_blocks
@@ -49,6 +62,8 @@ class BlockPool:
         self._free: OrderedDict[int, None] = OrderedDict.fromkeys(range(num_blocks))
         self._hashes: list[bytes | None] = [None] * num_blocks
         self._by_hash: dict[bytes, int] = {}
+        self.tells_evicted = tells_evicted
+        self._evicted: list[tuple[bytes, int]] = []
 
     @property
     def num_free(self) -> int:
@@ -128,6 +143,13 @@ class BlockPool:
                 self._hashes[block_id] = block_hash
                 self._by_hash[block_hash] = block_id
 
+    def take_evicted(self) -> list[tuple[bytes, int]]:
+        """Prefixes that gave way since the last call, and their blocks, whose KV is there until the next forward."""
+        evicted = self._evicted
+        if evicted:
+            self._evicted = []
+        return evicted
+
     def reset_prefix_cache(self) -> None:
         """Forget all prefixes. Blocks stay with those who hold them."""
         self._by_hash.clear()
@@ -164,4 +186,6 @@ class BlockPool:
         if block_hash is not None:
             del self._by_hash[block_hash]
             self._hashes[block_id] = None
+            if self.tells_evicted:
+                self._evicted.append((block_hash, block_id))
         return block_id

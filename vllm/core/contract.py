@@ -40,6 +40,7 @@ class Capabilities:
 
     sampling: names of `SamplingParams` fields honoured beyond temperature, top_k, top_p and the stop rules.
     max_top_k: the largest explicit `top_k` the device honours.
+    needs_adapter: each request must name a LoRA adapter. greedy_only: the temperature must be 0.
     default_top_k: how many most likely tokens are sampled from when `top_k` is disabled (0: all of them).
     """
 
@@ -51,6 +52,8 @@ class Capabilities:
     mixed_steps: bool = False
     structured_outputs: bool = False
     lora: bool = False
+    needs_adapter: bool = False
+    greedy_only: bool = False
     deterministic: bool = False
 
 
@@ -87,17 +90,23 @@ class SchedulerOutput:
     num_scheduled_tokens: req_id -> tokens to compute this step, starting at num_computed_tokens; the
         request order of this dict is the order of rows. A request samples a token in this step exactly
         when its computed tokens reach all its known tokens.
-    draft_token_ids: req_id -> drafts to verify, counted in num_scheduled_tokens.
+    num_draft_tokens: req_id -> how many tokens the device may draft for it and verify in this step, beyond those in
+        num_scheduled_tokens. Only in steps in which every request decodes; one that is not named gets none.
     grammar_masks: req_id -> little-endian bitmask over the vocabulary (bit set: token allowed).
     finished_req_ids: requests whose rows the device side must free before anything else in this step.
+    kv_saves: (prefix hash, block): blocks whose KV is copied to the KV store, before the loads and the forward.
+    kv_loads: (prefix hash, block): blocks that are filled from the KV store, before the forward. A step may consist of
+        copies alone.
     """
 
     num_scheduled_tokens: dict[str, int] = field(default_factory=dict)
     new_requests: list[NewRequest] = field(default_factory=list)
     cached_requests: list[CachedRequest] = field(default_factory=list)
     finished_req_ids: list[str] = field(default_factory=list)
-    draft_token_ids: dict[str, list[int]] = field(default_factory=dict)
+    num_draft_tokens: dict[str, int] = field(default_factory=dict)
     grammar_masks: dict[str, bytes] = field(default_factory=dict)
+    kv_saves: list[tuple[bytes, int]] = field(default_factory=list)
+    kv_loads: list[tuple[bytes, int]] = field(default_factory=list)
 
     @property
     def total_num_scheduled_tokens(self) -> int:
@@ -142,16 +151,25 @@ class ModelRunnerOutput:
     logprobs: req_id -> one entry a sampled token, for requests that asked.
     prompt_logprobs: req_id -> entries for the prompt positions computed in this step (the first position of
         a prompt has none and is skipped).
-    draft_token_ids: req_id -> drafts proposed for the next step.
+    num_drafted: req_id -> how many drafts were verified, of those granted; all but the last of its sampled tokens are
+        the accepted ones.
+    num_caught_up: tokens that a draft model had to read beside the newest ones (a prompt, say).
+    device_seconds: what the step took on the device side.
     errors: req_id -> message; these requests failed alone and are to be ended with reason "error".
+    kv_not_loaded: hashes of the step's `kv_loads` whose blocks do not hold the prefix.
+    kv_forgotten: hashes that the KV store no longer holds, or could not save.
     """
 
     sampled_token_ids: dict[str, list[int]] = field(default_factory=dict)
     logprobs: dict[str, list[TokenLogprobs]] = field(default_factory=dict)
     prompt_logprobs: dict[str, list[TokenLogprobs]] = field(default_factory=dict)
-    draft_token_ids: dict[str, list[int]] = field(default_factory=dict)
+    num_drafted: dict[str, int] = field(default_factory=dict)
+    num_caught_up: int = 0
+    device_seconds: float = 0.0
     errors: dict[str, str] = field(default_factory=dict)
     bucket_uses: list[BucketUse] = field(default_factory=list)
+    kv_not_loaded: list[bytes] = field(default_factory=list)
+    kv_forgotten: list[bytes] = field(default_factory=list)
 
 
 class Executor(Protocol):
@@ -168,7 +186,13 @@ class Executor(Protocol):
         """Plain numbers about start-up and memory: seconds by phase, bytes by kind, artifact hit."""
         ...
 
-    def reset_prefix_cache(self) -> None: ...
+    def stored_prefixes(self) -> list[bytes]:
+        """Hashes of the prefix blocks that the KV store holds, as at a start."""
+        ...
+
+    def reset_prefix_cache(self, reset_store: bool = False) -> None:
+        """Forget what belongs to cached prefixes. reset_store: the KV store too."""
+        ...
 
     def check_health(self) -> None: ...
 

@@ -24,6 +24,23 @@ class RequestTimes(msgspec.Struct, array_like=True, gc=False):
     last_token: float = 0.0
 
 
+class SpecDecodeMetrics(msgspec.Struct, array_like=True, gc=False):
+    """What speculation did for one output: steps that had drafts, tokens drafted, tokens accepted."""
+
+    num_drafts: int = 0
+    num_draft_tokens: int = 0
+    num_accepted_tokens: int = 0
+
+    @property
+    def acceptance_length(self) -> float:
+        """Tokens a drafting step brought, the target's own among them."""
+        return 1.0 + self.num_accepted_tokens / self.num_drafts if self.num_drafts else 1.0
+
+    @property
+    def acceptance_rate(self) -> float:
+        return self.num_accepted_tokens / self.num_draft_tokens if self.num_draft_tokens else 0.0
+
+
 class EngineCoreOutput(msgspec.Struct, array_like=True, gc=False):
     """What one step, or its end, brought one request.
 
@@ -33,8 +50,9 @@ class EngineCoreOutput(msgspec.Struct, array_like=True, gc=False):
     finish_reason: "stop", "length", "abort", "error", or None while the request runs.
     stop_reason: the id of the `stop_token_ids` that ended it; None for EOS and every other reason.
     num_cached_tokens: prompt tokens whose KV was found in the prefix cache.
+    num_external_tokens: how many of them came from the KV store.
     error: what went wrong, with finish_reason "error".
-    times: with the first token and with the end.
+    times: with the first token and with the end. spec_decode_metrics: so far, if there were drafts.
     """
 
     req_id: str
@@ -46,6 +64,8 @@ class EngineCoreOutput(msgspec.Struct, array_like=True, gc=False):
     num_cached_tokens: int = 0
     error: str | None = None
     times: RequestTimes | None = None
+    spec_decode_metrics: SpecDecodeMetrics | None = None
+    num_external_tokens: int = 0
 
     @property
     def finished(self) -> bool:
@@ -53,7 +73,8 @@ class EngineCoreOutput(msgspec.Struct, array_like=True, gc=False):
 
 
 class SchedulerStats(msgspec.Struct, array_like=True, gc=False):
-    """A snapshot. The prefix cache's figures are tokens, counted since the start.
+    """A snapshot. The figures of the prefix cache (tokens; the external ones are the KV store's) and of speculation are
+    counted since the start.
 
     kv_cache_usage: share of the KV blocks held by running requests, 0 to 1.
     """
@@ -64,3 +85,9 @@ class SchedulerStats(msgspec.Struct, array_like=True, gc=False):
     kv_cache_usage: float = 0.0
     prefix_cache_queries: int = 0
     prefix_cache_hits: int = 0
+    spec_num_drafts: int = 0
+    spec_num_draft_tokens: int = 0
+    spec_num_accepted_tokens: int = 0
+    spec_num_accepted_by_position: tuple[int, ...] = ()
+    external_prefix_cache_queries: int = 0
+    external_prefix_cache_hits: int = 0

@@ -11,7 +11,8 @@ from enum import IntEnum
 
 from vllm.core.block_pool import hash_block, root_hash
 from vllm.core.contract import TokenLogprobs
-from vllm.core.outputs import EngineCoreOutput, RequestTimes
+from vllm.core.outputs import EngineCoreOutput, RequestTimes, SpecDecodeMetrics
+from vllm.core.speculation import RequestDrafts
 from vllm.sampling_params import SamplingParams
 
 
@@ -58,25 +59,29 @@ class Request:
     priority: lower goes first, under the priority policy.
     lora_id, cache_salt: part of the identity of the request's KV: prefixes are shared only between equals.
 
-    num_tokens: prompt and output so far. num_computed_tokens: how many of them (and of the drafts of a step under way)
-        have their KV in block_ids or are being computed by the step under way.
+    num_tokens: prompt and output so far. num_computed_tokens: how many of them have their KV in block_ids or are being
+        computed by the step under way.
     max_total_tokens, max_num_blocks: set by the scheduler at arrival: the length and the KV blocks it cannot exceed.
     num_hashed_blocks: leading blocks that the prefix cache knows.
-    draft_token_ids: to be verified in the next step.
+    drafts: what became of its drafts.
+    num_local_tokens: what the pool had of the prompt before the KV store was asked; None: it never was.
+    num_external_tokens: how many of num_cached_tokens came from the KV store.
     """
 
     __slots__ = (
         "_block_hashes",
         "block_ids",
         "cache_salt",
-        "draft_token_ids",
+        "drafts",
         "eos_token_ids",
         "lora_id",
         "max_num_blocks",
         "max_total_tokens",
         "num_cached_tokens",
         "num_computed_tokens",
+        "num_external_tokens",
         "num_hashed_blocks",
+        "num_local_tokens",
         "num_prompt_tokens",
         "num_tokens",
         "output_token_ids",
@@ -114,11 +119,13 @@ class Request:
         self.status = RequestStatus.WAITING
         self.stop_reason: int | None = None
         self.output_token_ids: list[int] = []
-        self.draft_token_ids: list[int] = []
+        self.drafts = RequestDrafts()
         self.num_prompt_tokens = len(prompt_token_ids)
         self.num_tokens = self.num_prompt_tokens
         self.num_computed_tokens = 0
         self.num_cached_tokens = 0
+        self.num_local_tokens: int | None = None
+        self.num_external_tokens = 0
         self.max_total_tokens = 0
 
         self.block_ids: list[int] = []
@@ -207,7 +214,15 @@ class Request:
             self.num_cached_tokens,
             error,
             self.times if with_times else None,
+            self._spec_decode_metrics(),
+            self.num_external_tokens,
         )
+
+    def _spec_decode_metrics(self) -> SpecDecodeMetrics | None:
+        drafts = self.drafts
+        if not drafts.num_drafts:
+            return None
+        return SpecDecodeMetrics(drafts.num_drafts, drafts.num_drafted, drafts.num_accepted)
 
 
 class RequestQueue:

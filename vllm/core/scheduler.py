@@ -1,7 +1,8 @@
 """Decides what runs: which requests are admitted, how many tokens of each the next step computes, and when one ends.
 
-There are no phases. A request catches up `num_computed_tokens` with its known tokens and drafts; whole prompts, pieces
-of prompts, prefix hits, decodes and verification all follow from that rule.
+There are no phases. A request catches up `num_computed_tokens` with its known tokens; whole prompts, pieces of prompts,
+prefix hits and decodes all follow from that rule. Steps in which every request decodes may speculate: the device drafts
+as many tokens as it is granted (`speculation.DraftController`), verifies them and returns one token or several.
 
 Admission is by promise: a request starts only when a row is free and the KV blocks of its whole future (prompt,
 max_tokens and lookahead, within max_model_len) can be promised to it. So a running request always has what it needs,
@@ -13,6 +14,9 @@ overtaken: if it does not fit yet, nothing behind it starts.
 A prefix is computed once: while a running request still has to compute the block that comes next in the head's prompt,
 the head waits for it, and starts from the prefix cache. A prompt whose blocks are all cached computes its last token
 again, to sample from, and nothing else; the KV of that token is there already and is not written.
+
+A prefix that is in the KV store but not in the pool is loaded into free blocks once the head fits, at most as many
+tokens in a step as a step computes; the head waits for it, running sequences do not (`offload`).
 
 Steps, by what the target can run (`SchedulerConfig`):
 - Without mixed steps a step is either prompts or decodes, prompts first, at most `prefill_batch_size` of them. While
@@ -35,8 +39,10 @@ from collections.abc import Callable
 from vllm.config import VllmConfig
 from vllm.core.block_pool import BlockPool, IntegrityError
 from vllm.core.contract import CachedRequest, ModelRunnerOutput, NewRequest, SchedulerOutput
+from vllm.core.offload import OffloadIndex
 from vllm.core.outputs import EngineCoreOutput, SchedulerStats
 from vllm.core.request import Request, RequestQueue, RequestStatus
+from vllm.core.speculation import DraftController
 
 
 class Scheduler:
@@ -64,9 +70,15 @@ class Scheduler:
             self.max_num_seqs * (1 + self.num_lookahead_tokens), self.prefill_batch_size * self.max_model_len
         )
         self._check_limits()
-        self._max_drafts = min(self.num_lookahead_tokens, self.max_num_batched_tokens // self.max_num_seqs - 1)
+        speculation = config.speculative_config
+        adaptive, max_draft_len = (speculation.adaptive, speculation.max_model_len) if speculation else (True, None)
+        self._drafts = DraftController(self.num_lookahead_tokens, adaptive=adaptive)
+        self._max_draft_len = max_draft_len or self.max_model_len
 
-        self.pool = BlockPool(cache.num_blocks, self.block_size)
+        self.offload = OffloadIndex(
+            saves_evicted=cache.kv_offloading_size is not None, saves_computed=cache.kv_offloading_dir is not None
+        )
+        self.pool = BlockPool(cache.num_blocks, self.block_size, tells_evicted=self.offload.saves_evicted)
         self._clock = clock
         self._waiting = RequestQueue(by_priority=limits.scheduling_policy == "priority")
         self._running: dict[str, Request] = {}
@@ -75,6 +87,8 @@ class Scheduler:
         self._num_consecutive_prefills = 0
         self._prefix_cache_queries = 0
         self._prefix_cache_hits = 0
+        self._external_queries = 0
+        self._external_hits = 0
 
     @property
     def num_running(self) -> int:
@@ -94,7 +108,7 @@ class Scheduler:
 
     def has_finished_requests(self) -> bool:
         """Whether the device side is still to be told of finished requests; the next `schedule` does."""
-        return bool(self._finished_req_ids)
+        return bool(self._finished_req_ids) or self.offload.has_saves
 
     def add_request(self, request: Request) -> None:
         """Queue a request. Raises ValueError for one that can never run, saying why."""
@@ -130,6 +144,11 @@ class Scheduler:
             self._schedule_prompts(step, prefilling)
         else:
             self._schedule_one_kind(step, prefilling, decoding)
+        if decoding and self.num_lookahead_tokens:
+            self._grant_drafts(step)
+        if self.offload.enabled:
+            self.offload.save(self.pool.take_evicted())
+            output.kv_saves = self.offload.take_saves()
         if step.progress:
             self._steps.append(step)
         return output
@@ -149,6 +168,8 @@ class Scheduler:
 
         Raises ValueError if `scheduler_output` is not the oldest step that is still to be updated.
         """
+        if self.offload.enabled:
+            self._update_offload(scheduler_output, model_output)
         if not scheduler_output.num_scheduled_tokens:
             return []
         if not self._steps or self._steps[0].output is not scheduler_output:
@@ -156,6 +177,8 @@ class Scheduler:
         step = self._steps.popleft()
         now = self._clock()
         outputs = []
+        if step.decodes_only:
+            self._observe_drafts(step, model_output)
         for request, num_computed in step.progress:
             if request.status is RequestStatus.RUNNING:
                 output = self._update_request(request, num_computed, model_output, now)
@@ -171,11 +194,22 @@ class Scheduler:
             kv_cache_usage=self.pool.usage,
             prefix_cache_queries=self._prefix_cache_queries,
             prefix_cache_hits=self._prefix_cache_hits,
+            spec_num_drafts=self._drafts.num_drafts,
+            spec_num_draft_tokens=self._drafts.num_drafted,
+            spec_num_accepted_tokens=self._drafts.num_accepted,
+            spec_num_accepted_by_position=tuple(self._drafts.accepted_by_position),
+            external_prefix_cache_queries=self._external_queries,
+            external_prefix_cache_hits=self._external_hits,
         )
 
-    def reset_prefix_cache(self) -> None:
-        """Forget all prefixes. What is running stays as it is and adds nothing to the cache any more."""
+    def reset_prefix_cache(self, reset_store: bool = False) -> None:
+        """Forget all prefixes. What is running stays as it is and adds nothing to the cache any more.
+
+        reset_store: the KV store is emptied too.
+        """
         self.pool.reset_prefix_cache()
+        if reset_store:
+            self.offload.reset()
         for request in self._running.values():
             request.num_hashed_blocks = request.max_num_blocks
 
@@ -196,9 +230,35 @@ class Scheduler:
 
     def _schedule_decodes(self, step: _Step, requests: list[Request]) -> None:
         for request in requests:
-            num_tokens = request.num_tokens + len(request.draft_token_ids) - request.num_computed_tokens
+            num_tokens = request.num_tokens - request.num_computed_tokens
             if num_tokens:
                 self._schedule_known(step, request, num_tokens)
+
+    def _grant_drafts(self, step: _Step) -> None:
+        """Let the device draft, if the step is one of decodes alone."""
+        requests = [request for request, _ in step.progress]
+        step.decodes_only = bool(requests) and all(request.num_output_tokens for request in requests)
+        if not step.decodes_only:
+            return
+        rows = [(request.drafts, self._draft_room(request)) for request in requests]
+        counts = self._drafts.grant(rows, self.max_num_batched_tokens // len(rows) - 1)
+        step.output.num_draft_tokens = {
+            request.req_id: count for request, count in zip(requests, counts, strict=True) if count
+        }
+
+    def _draft_room(self, request: Request) -> int:
+        """Drafts that can become output: one sampled token follows the last of them. None under a grammar."""
+        if request.sampling_params.structured_outputs is not None:
+            return 0
+        return min(request.max_total_tokens, self._max_draft_len) - request.num_tokens - 1
+
+    def _observe_drafts(self, step: _Step, result: ModelRunnerOutput) -> None:
+        rows = []
+        for request, _ in step.progress:
+            drafted = result.num_drafted.get(request.req_id, 0)
+            accepted = len(result.sampled_token_ids.get(request.req_id, ())) - 1
+            rows.append((request.drafts, drafted, max(min(accepted, drafted), 0)))
+        self._drafts.observe(rows, result.device_seconds, result.num_caught_up)
 
     def _schedule_prompts(self, step: _Step, prefilling: list[Request]) -> None:
         """Go on with prompts under way, then admit."""
@@ -223,9 +283,6 @@ class Scheduler:
         req_id, start = request.req_id, request.num_computed_tokens
         new_block_ids = self._allocate(request, start + num_tokens)
         step.output.cached_requests.append(CachedRequest(req_id, start, new_block_ids))
-        if request.draft_token_ids:
-            step.output.draft_token_ids[req_id] = request.draft_token_ids
-            request.draft_token_ids = []
         step.add(request, num_tokens)
 
     def _admit_next(self, step: _Step, budget: int) -> int:
@@ -235,6 +292,8 @@ class Scheduler:
             return 0
         cached_block_ids = self._match_prefix(request)
         if self._is_being_computed(request, len(cached_block_ids)):
+            return 0
+        if self.offload.enabled and self._load_prefix(step, request, cached_block_ids):
             return 0
         num_cached_tokens = min(len(cached_block_ids) * self.block_size, request.num_prompt_tokens - 1)
         num_tokens = request.num_tokens - num_cached_tokens
@@ -270,8 +329,17 @@ class Scheduler:
         request.num_cached_tokens = request.num_computed_tokens = num_cached_tokens
         self._running[request.req_id] = request
         if self._reads_prefix_cache(request):
-            self._prefix_cache_queries += request.num_prompt_tokens
-            self._prefix_cache_hits += request.num_cached_tokens
+            self._count_hits(request)
+
+    def _count_hits(self, request: Request) -> None:
+        num_cached, num_local = request.num_cached_tokens, request.num_local_tokens
+        num_local = num_cached if num_local is None else min(num_local, num_cached)
+        request.num_external_tokens = num_cached - num_local
+        self._prefix_cache_queries += request.num_prompt_tokens
+        self._prefix_cache_hits += num_local
+        if self.offload.enabled:
+            self._external_queries += request.num_prompt_tokens - num_local
+            self._external_hits += request.num_external_tokens
 
     def _allocate(self, request: Request, num_tokens: int) -> list[int]:
         """Take promised blocks until they hold num_tokens and the lookahead; returns the new ones."""
@@ -309,7 +377,7 @@ class Scheduler:
     def _take_tokens(
         self, request: Request, token_ids: list[int], result: ModelRunnerOutput, now: float
     ) -> EngineCoreOutput:
-        """Append sampled tokens. The KV of all but the last is computed, whether drafted here or on the device."""
+        """Append sampled tokens. The KV of all but the last is computed: those before it are accepted drafts."""
         req_id, times = request.req_id, request.times
         num_taken = request.append(token_ids)
         request.num_computed_tokens = request.num_tokens - 1
@@ -325,14 +393,7 @@ class Scheduler:
         finished = request.status is not RequestStatus.RUNNING
         if finished:
             self._release(request)
-        elif result.draft_token_ids:
-            self._take_drafts(request, result.draft_token_ids.get(req_id, []))
         return request.output(token_ids, logprobs, result.prompt_logprobs.get(req_id), with_times=is_first or finished)
-
-    def _take_drafts(self, request: Request, token_ids: list[int]) -> None:
-        """Keep drafts that fit into a step and can become output: one sampled token follows the last of them."""
-        room = request.max_total_tokens - request.num_tokens - 1
-        request.draft_token_ids = token_ids[: min(room, self._max_drafts)]
 
     def _reads_prefix_cache(self, request: Request) -> bool:
         """Not if log-probabilities of the prompt are asked for: they need its logits, so all of it is computed."""
@@ -350,11 +411,43 @@ class Scheduler:
         if index >= self._num_shareable_blocks(request) or not self._reads_prefix_cache(request):
             return False
         wanted = request.block_hash(index, self.block_size)
-        return any(
+        return wanted in self.offload.loading or any(
             running.num_hashed_blocks <= index < running.num_prompt_tokens // self.block_size
             and running.block_hash(index, self.block_size) == wanted
             for running in self._running.values()
         )
+
+    def _load_prefix(self, step: _Step, request: Request, cached_block_ids: list[int]) -> bool:
+        """Have the step load what the KV store has of the prompt; whether the head waits for that, or for room."""
+        num_cached = len(cached_block_ids)
+        if not self._reads_prefix_cache(request):
+            return False
+        self.offload.save(self.pool.take_evicted())
+        hashes = request.block_hashes(self._num_shareable_blocks(request), self.block_size)[num_cached:]
+        most = max(self.max_num_batched_tokens // self.block_size, 1)
+        stored = self.offload.stored_beginning(hashes, most)
+        if not stored:
+            return False
+        num_free = self.pool.count_free(cached_block_ids) + request.max_num_blocks - num_cached
+        if num_free > self.pool.num_available:
+            return True
+        self.pool.hold(cached_block_ids)
+        self.pool.promise(len(stored))
+        loads = list(zip(stored, self.pool.allocate(len(stored)), strict=True))
+        self.pool.free(cached_block_ids)
+        self.offload.start_loads(loads)
+        step.output.kv_loads += loads
+        if request.num_local_tokens is None:
+            request.num_local_tokens = num_cached * self.block_size
+        return True
+
+    def _update_offload(self, scheduler_output: SchedulerOutput, model_output: ModelRunnerOutput) -> None:
+        self.offload.forget(model_output.kv_forgotten)
+        not_loaded = set(model_output.kv_not_loaded)
+        for block_hash, block_id in scheduler_output.kv_loads:
+            if self.offload.finish_load(block_hash, block_hash in not_loaded):
+                self.pool.cache_full_blocks([block_id], [block_hash])
+        self.pool.free([block_id for _, block_id in scheduler_output.kv_loads])
 
     def _num_shareable_blocks(self, request: Request) -> int:
         """Full blocks of the prompt; not the one that begins with its last token, which is always computed."""
@@ -368,6 +461,8 @@ class Scheduler:
             hashes = request.block_hashes(stop, self.block_size)
             self.pool.cache_full_blocks(request.block_ids[start:stop], hashes[start:])
             request.num_hashed_blocks = stop
+            if self.offload.saves_computed:
+                self.offload.save(zip(hashes[start:], request.block_ids[start:stop], strict=True))
 
     @property
     def _prompts_in_pieces(self) -> bool:
@@ -438,6 +533,8 @@ class Scheduler:
         if waiting_tokens != self._waiting.num_tokens:
             faults.append(f"the queue counts {self._waiting.num_tokens} tokens but holds {waiting_tokens}")
         refs = [0] * self.pool.num_blocks
+        for block_id in self.offload.loading.values():
+            refs[block_id] += 1
         num_promised = 0
         for request in self._running.values():
             if request.status is not RequestStatus.RUNNING or request.req_id in self._waiting:
@@ -446,7 +543,7 @@ class Scheduler:
             for block_id in request.block_ids:
                 refs[block_id] += 1
         faults += [
-            f"block {block_id} is held {held} times by the pool's books, {refs[block_id]} times by running requests"
+            f"block {block_id} is held {held} times by the pool's books, {refs[block_id]} times by requests and loads"
             for block_id, held in enumerate(self.pool.refs)
             if held != refs[block_id]
         ]
@@ -456,14 +553,18 @@ class Scheduler:
 
 
 class _Step:
-    """A step under way. progress: its requests, each with how many of its tokens it will have computed."""
+    """A step under way. progress: its requests, each with how many of its tokens it will have computed.
 
-    __slots__ = ("num_tokens", "output", "progress")
+    decodes_only: nothing but decodes is in it, so that drafts may be.
+    """
+
+    __slots__ = ("decodes_only", "num_tokens", "output", "progress")
 
     def __init__(self, output: SchedulerOutput) -> None:
         self.output = output
         self.progress: list[tuple[Request, int]] = []
         self.num_tokens = 0
+        self.decodes_only = False
 
     def add(self, request: Request, num_tokens: int) -> None:
         self.output.num_scheduled_tokens[request.req_id] = num_tokens

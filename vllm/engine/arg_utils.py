@@ -22,6 +22,7 @@ import msgspec
 from vllm import envs
 from vllm.checkpoint import Checkpoint, CheckpointError, context_length, normalise_config, open_checkpoint
 from vllm.checkpoint.checkpoint import read_json
+from vllm.checkpoint.tokenizer import check_same_tokens
 from vllm.config import (
     CacheConfig,
     LoRAConfig,
@@ -30,6 +31,7 @@ from vllm.config import (
     ObservabilityConfig,
     ParallelConfig,
     SchedulerConfig,
+    SpeculativeOptions,
     VllmConfig,
 )
 from vllm.engine.foreign_args import FOREIGN_OPTIONS, ForeignOption
@@ -37,6 +39,7 @@ from vllm.logger import init_logger
 from vllm.neuron import platform
 from vllm.neuron.faults import Faults
 from vllm.neuron.options import human_int, merged_override, parse_json_option
+from vllm.neuron.speculation import draft_source
 
 logger = init_logger(__name__)
 
@@ -47,6 +50,7 @@ SECTIONS: dict[str, type] = {
     "parallel_config": ParallelConfig,
     "lora_config": LoRAConfig,
     "neuron_options": NeuronOptions,
+    "speculative_options": SpeculativeOptions,
     "observability_config": ObservabilityConfig,
 }
 """Field of `VllmConfig` -> the dataclass in it. Their fields with a help text are options."""
@@ -302,7 +306,25 @@ def _build_config(values: dict[str, Any]) -> VllmConfig:
 
 
 def _complete(config: VllmConfig, checkpoint: Checkpoint) -> VllmConfig:
-    return config.replace(model_config=_complete_model_config(config, checkpoint))
+    return config.replace(
+        model_config=_complete_model_config(config, checkpoint),
+        speculative_options=_complete_speculation(config, checkpoint),
+    )
+
+
+def _complete_speculation(config: VllmConfig, target: Checkpoint) -> SpeculativeOptions:
+    """What follows from the draft's checkpoint, if one drafts. Raises CheckpointError for another tokenizer's."""
+    options, model = config.speculative_options, config.model_config
+    source = draft_source(options)
+    if source is None:
+        return options
+    name, revision = source
+    load_format = "dummy" if model.load_format == "dummy" else "auto"
+    draft = open_checkpoint(
+        name, revision=revision, download_dir=model.download_dir, token=model.hf_token, load_format=load_format
+    )
+    check_same_tokens(target, draft)
+    return dataclasses.replace(options, draft_path=str(draft.path), draft_hf_config=draft.config)
 
 
 def _complete_model_config(config: VllmConfig, checkpoint: Checkpoint) -> ModelConfig:

@@ -17,10 +17,11 @@ from vllm.engine.arg_utils import AsyncEngineArgs, EngineArgs
 from vllm.engine.core_client import ProcessClient
 from vllm.engine.input_processor import InputProcessor, ProcessedRequest
 from vllm.engine.llm_engine import (
+    fixed_adapters,
     load_config_tokenizer,
     make_preparer,
-    no_lora,
     record_arrival,
+    refuse_resetting_running,
     refuse_tracing,
     required_tokenizer,
 )
@@ -101,6 +102,7 @@ class AsyncLLM:
             vllm_config, {**self.engine_core.executor_stats, "startup_seconds": progress.seconds_by_phase}
         )
         self.grammars = make_preparer(vllm_config, self.engine_core, self.tokenizer, self.input_processor)
+        self.grammars.prepare()
         self._read_error: EngineDeadError | None = None
         self._collectors: dict[str, RequestOutputCollector] = {}
         self._reader: asyncio.Task[None] | None = None
@@ -337,8 +339,10 @@ class AsyncLLM:
         stats: dict[str, Any] = await self._call("executor_stats")
         return stats
 
-    async def reset_prefix_cache(self) -> bool:
-        return bool(await self._call("reset_prefix_cache"))
+    async def reset_prefix_cache(self, reset_running_requests: bool = False, reset_connector: bool = False) -> bool:
+        """Forget cached prefixes; with `reset_connector` those in the KV store too."""
+        refuse_resetting_running(reset_running_requests)
+        return bool(await self._call("reset_prefix_cache", reset_connector))
 
     async def reset_mm_cache(self) -> None:
         """There is none: prompts are text."""
@@ -359,16 +363,17 @@ class AsyncLLM:
         raise NotImplementedError("no profiler is configured")
 
     async def add_lora(self, lora_request: LoRARequest) -> bool:
-        raise no_lora()
+        """True for an adapter that was named at start. Raises VLLMValidationError for any other."""
+        return self.input_processor.lora_id(lora_request) in self.input_processor.lora_ids
 
     async def remove_lora(self, lora_id: int) -> bool:
-        raise no_lora()
+        raise fixed_adapters()
 
     async def list_loras(self) -> set[int]:
-        return set()
+        return self.input_processor.lora_ids
 
     async def pin_lora(self, lora_id: int) -> bool:
-        raise no_lora()
+        raise fixed_adapters()
 
     async def collective_rpc(self, method: str, *args: Any, **kwargs: Any) -> list[Any]:
         raise NotImplementedError("collective_rpc is not supported: code of the caller's is not run in the engine")
@@ -413,10 +418,10 @@ class AsyncLLM:
         if core_ids and not self.errored and not self._closed:
             self.engine_core.abort(core_ids)
 
-    async def _call(self, method: str) -> Any:
+    async def _call(self, method: str, *args: Any) -> Any:
         self._check_alive()
         self._start_reader()
-        return await self.engine_core.call(method)
+        return await self.engine_core.call(method, *args)
 
     def _start_reader(self) -> None:
         """Raises RuntimeError outside of an event loop."""

@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from vllm.config import VllmConfig
-from vllm.core.contract import Executor
+from vllm.core.contract import Executor, SchedulerOutput
 from vllm.core.outputs import EngineCoreOutput, SchedulerStats
 from vllm.core.scheduler import Scheduler
 from vllm.engine.grammar_stage import Ending, GrammarStage
@@ -27,6 +27,7 @@ class EngineCore:
         self.config = config
         self.executor = executor
         self.scheduler = Scheduler(config)
+        self.scheduler.offload.learn(executor.stored_prefixes())
         self.grammars = GrammarStage(config.model_config.vocab_size)
 
     def set_grammar_tokenizer(self, tokenizer: GrammarTokenizer) -> None:
@@ -104,11 +105,17 @@ class EngineCore:
         logger.warning("request %s refused: %s", req_id, error)
         return EngineCoreOutput(req_id, [], finish_reason="error", error=str(error))
 
-    def reset_prefix_cache(self) -> bool:
-        """Forget cached prefixes; running requests keep their blocks."""
-        self.scheduler.reset_prefix_cache()
-        self.executor.reset_prefix_cache()
+    def reset_prefix_cache(self, reset_store: bool = False) -> bool:
+        """Forget cached prefixes, and with `reset_store` those in the KV store; running requests keep their blocks."""
+        self.scheduler.reset_prefix_cache(reset_store)
+        self.executor.reset_prefix_cache(reset_store)
         return True
+
+    def _save_computed(self) -> None:
+        """Have the KV store save what the last step computed."""
+        saves = self.scheduler.offload.take_saves()
+        if saves:
+            self.executor.execute(SchedulerOutput(kv_saves=saves))
 
     def executor_stats(self) -> dict[str, Any]:
         return self.executor.stats()
@@ -120,4 +127,5 @@ class EngineCore:
 
     def shutdown(self) -> None:
         self.grammars.close()
+        self._save_computed()
         self.executor.shutdown()

@@ -53,7 +53,7 @@ from vllm.neuron.executor import NeuronExecutor
 logger = init_logger(__name__)
 
 STALL_SECONDS = 1.5
-GIVE_UP_SECONDS = 10.0
+GIVE_UP_SECONDS = 30.0
 _POLL_MS = 250
 _GRACE_SECONDS = 5.0
 

@@ -36,7 +36,6 @@ def _refused(default: Any, reason: str, neutral: tuple[Any, ...] = (), type: typ
 
 
 _TEXT_ONLY = "prompts are text or token ids"
-_SPECULATION = "speculative decoding is not served yet"
 _GENERATORS = "only text generators are served"
 _NEVER_EVICTED = "a running sequence is never evicted"
 
@@ -67,12 +66,6 @@ FOREIGN_OPTIONS: dict[str, ForeignOption] = {
     "worker_extension_cls": _refused("", "there is one worker"),
     "enable_return_routed_experts": _refused(False, "routed experts are not reported", type=bool),
     "return_sampling_mask": _refused(False, "sampling masks are not reported", type=bool),
-    "spec_method": _refused(None, _SPECULATION),
-    "spec_model": _refused(None, _SPECULATION),
-    "spec_tokens": _refused(None, _SPECULATION, type=int),
-    "speculative_model": _refused(None, _SPECULATION),
-    "num_speculative_tokens": _refused(None, _SPECULATION, type=int),
-    "speculative_max_model_len": _refused(None, _SPECULATION, type=int),
     "guided_decoding_backend": _refused("auto", "structured outputs are not available yet"),
     "swap_space": _no_effect(4, f"nothing is swapped out: {_NEVER_EVICTED}", type=float),
     "preemption_mode": _no_effect(None, f"nothing is preempted: {_NEVER_EVICTED}"),
@@ -89,7 +82,7 @@ FOREIGN_OPTIONS: dict[str, ForeignOption] = {
     "ignore_patterns": _no_effect(None, "only the files that are needed are downloaded"),
     "disable_async_output_proc": _no_effect(False, "outputs are processed beside the engine anyway", type=bool),
     "tokenizer_pool_size": _no_effect(0, "the tokenizer runs in the front", type=int),
-    "lora_dtype": _no_effect("auto", "LoRA adapters are not served yet"),
+    "lora_dtype": _no_effect("auto", "adapters have the dtype of the model"),
     "limit_mm_per_prompt": _no_effect(None, _TEXT_ONLY),
     "mm_processor_kwargs": _no_effect(None, _TEXT_ONLY),
     "allowed_local_media_path": _no_effect("", _TEXT_ONLY),

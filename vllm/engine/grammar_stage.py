@@ -15,9 +15,7 @@ from vllm.engine.messages import EngineCoreRequest
 from vllm.engine.structured_outputs.matcher_tokenizer import GrammarTokenizer
 
 if TYPE_CHECKING:
-    from llguidance import LLMatcher
-
-    from vllm.engine.structured_outputs.manager import GrammarManager, RequestGrammar
+    from vllm.engine.structured_outputs.manager import Compiled, GrammarManager, RequestGrammar
 
 WAIT_SECONDS = 0.01
 
@@ -32,7 +30,7 @@ class Ending(NamedTuple):
 
 class _Waiting(NamedTuple):
     request: EngineCoreRequest
-    compiled: Future[LLMatcher]
+    compiled: Future[Compiled]
 
 
 class _Running(NamedTuple):
@@ -104,7 +102,7 @@ class GrammarStage:
         del self._waiting[request.req_id]
         ends_by_token = bool(request.eos_token_ids) and not request.sampling_params.ignore_eos
         try:
-            grammar = self.manager.start(waiting.compiled, ends_by_token)
+            grammar = self.manager.start(waiting.compiled, ends_by_token, request.sampling_params._reasoning_gate)
         except Exception as error:
             return error
         self._running[request.req_id] = _Running(request, grammar)
@@ -118,9 +116,12 @@ class GrammarStage:
             if running is None:
                 continue
             try:
-                masks[req_id] = running.grammar.mask()
+                mask = running.grammar.mask()
             except Exception as error:
                 endings.append(self._failed(running, error))
+                continue
+            if mask is not None:
+                masks[req_id] = mask
         return endings
 
     def advance(self, outputs: list[EngineCoreOutput]) -> list[Ending]:

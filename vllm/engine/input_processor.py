@@ -10,6 +10,7 @@ import operator
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from vllm.config import VllmConfig
@@ -71,6 +72,9 @@ class InputProcessor:
         self.eos_token_ids = _eos_token_ids(config, tokenizer)
         self.default_sampling_params = default_sampling_params(model.hf_generation_config)
         self._seed = model.seed
+        self._adapters = {
+            name: (number, path) for number, (name, path) in enumerate(config.lora_config.adapters.items(), start=1)
+        }
         self._num_core_requests = 0
 
     def process(
@@ -90,12 +94,13 @@ class InputProcessor:
         arrival_time: seconds since the epoch.
         """
         check_request_id(request_id)
-        self._check_options(params, lora_request, priority)
+        self._check_options(params, priority)
+        lora_id = self.lora_id(lora_request)
         check_sampling_params(params, self.capabilities, vocab_size=self.vocab_size, max_logprobs=self._max_logprobs)
         fields = _as_dict(prompt)
         token_ids = self._token_ids(fields, params, tokenization_kwargs or {})
         resolved = self._resolve(params, len(token_ids))
-        core_requests = self._fan_out(request_id, token_ids, resolved, priority, fields.get("cache_salt"))
+        core_requests = self._fan_out(request_id, token_ids, resolved, priority, fields.get("cache_salt"), lora_id)
         return ProcessedRequest(
             request_id,
             prompt_text if prompt_text is not None else fields.get("prompt"),
@@ -110,14 +115,10 @@ class InputProcessor:
     def _max_logprobs(self) -> int:
         return self.vocab_size if self.max_logprobs == -1 else self.max_logprobs
 
-    def _check_options(self, params: Any, lora_request: LoRARequest | None, priority: int) -> None:
+    def _check_options(self, params: Any, priority: int) -> None:
         if not isinstance(params, SamplingParams):
             raise VLLMValidationError(
                 f"a text generator takes SamplingParams, got {type(params).__name__}.", parameter="sampling_params"
-            )
-        if lora_request is not None:
-            raise VLLMValidationError(
-                "LoRA adapters are not served yet: leave lora_request out.", parameter="lora_request"
             )
         if type(priority) is not int or not -(2**63) <= priority < 2**63:
             raise VLLMValidationError(f"priority must be an integer, got {priority!r}.", parameter="priority")
@@ -125,6 +126,39 @@ class InputProcessor:
             raise VLLMValidationError(
                 f"priority={priority} has no effect without --scheduling-policy priority.", parameter="priority"
             )
+
+    def lora_id(self, request: LoRARequest | None) -> int:
+        """The number of the adapter that a request names, 0 for none. Adapters are those of `lora_modules`."""
+        names = ", ".join(self._adapters) or "none"
+        if request is None:
+            if self.capabilities.needs_adapter:
+                raise VLLMValidationError(
+                    f"this model cannot run without an adapter here: name one of {names}.", parameter="lora_request"
+                )
+            return 0
+        if not self.capabilities.lora:
+            raise VLLMValidationError(
+                "no LoRA adapters are served: start with enable_lora and lora_modules, or leave lora_request out.",
+                parameter="lora_request",
+            )
+        if request.lora_name not in self._adapters:
+            raise VLLMValidationError(
+                f"there is no adapter {request.lora_name!r}; served: {names}. Adapters are named at start, by "
+                "lora_modules.",
+                parameter="lora_request",
+            )
+        number, path = self._adapters[request.lora_name]
+        if request.lora_path and Path(request.lora_path).expanduser() != Path(path).expanduser():
+            raise VLLMValidationError(
+                f"the adapter {request.lora_name!r} was loaded from {path}, not from {request.lora_path}.",
+                parameter="lora_request",
+            )
+        return number
+
+    @property
+    def lora_ids(self) -> set[int]:
+        """Numbers of the adapters that are served."""
+        return {number for number, _ in self._adapters.values()} if self.capabilities.lora else set()
 
     # Prompts.
 
@@ -237,7 +271,13 @@ class InputProcessor:
         return sequences
 
     def _fan_out(
-        self, request_id: str, token_ids: list[int], params: SamplingParams, priority: int, cache_salt: str | None
+        self,
+        request_id: str,
+        token_ids: list[int],
+        params: SamplingParams,
+        priority: int,
+        cache_salt: str | None,
+        lora_id: int,
     ) -> list[EngineCoreRequest]:
         """One core request an output. The prompt's log-probabilities are computed once, with the first."""
         arrival = time.monotonic()
@@ -252,7 +292,8 @@ class InputProcessor:
                     self.eos_token_ids,
                     arrival,
                     priority,
-                    cache_salt=cache_salt,
+                    lora_id,
+                    cache_salt,
                 )
             )
         return requests

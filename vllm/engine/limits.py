@@ -93,6 +93,14 @@ def _check_supported(params: SamplingParams, capabilities: Capabilities) -> None
                 parameter=name,
                 value=getattr(params, name),
             )
+    if capabilities.greedy_only and params.temperature > 0:
+        raise VLLMValidationError(
+            f"temperature={params.temperature} cannot be honoured: speculation on the {capabilities.target} target "
+            "compares greedily. Ask for temperature=0; where the model's own default is another, the server's "
+            "--override-generation-config can say so.",
+            parameter="temperature",
+            value=params.temperature,
+        )
     if params.top_k > capabilities.max_top_k:
         raise VLLMValidationError(
             f"top_k must be at most {capabilities.max_top_k} on the {capabilities.target} target, got {params.top_k}.",

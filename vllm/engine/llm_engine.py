@@ -152,20 +152,23 @@ class LLMEngine:
     def do_log_stats(self) -> None:
         self.metrics.log()
 
-    def reset_prefix_cache(self) -> bool:
-        return bool(self.engine_core.call("reset_prefix_cache"))
+    def reset_prefix_cache(self, reset_running_requests: bool = False, reset_connector: bool = False) -> bool:
+        """Forget cached prefixes; with `reset_connector` those in the KV store too."""
+        refuse_resetting_running(reset_running_requests)
+        return bool(self.engine_core.call("reset_prefix_cache", reset_connector))
 
     def add_lora(self, lora_request: LoRARequest) -> bool:
-        raise no_lora()
+        """True for an adapter that was named at start. Raises VLLMValidationError for any other."""
+        return self.input_processor.lora_id(lora_request) in self.input_processor.lora_ids
 
     def remove_lora(self, lora_id: int) -> bool:
-        raise no_lora()
+        raise fixed_adapters()
 
     def list_loras(self) -> set[int]:
-        return set()
+        return self.input_processor.lora_ids
 
     def pin_lora(self, lora_id: int) -> bool:
-        raise no_lora()
+        raise fixed_adapters()
 
     def shutdown(self) -> None:
         """Release the device. Safe to call twice."""
@@ -207,8 +210,13 @@ def required_tokenizer(tokenizer: Tokenizer | None) -> Tokenizer:
     return tokenizer
 
 
-def no_lora() -> VLLMClientError:
-    return VLLMClientError("LoRA adapters are not served yet")
+def fixed_adapters() -> VLLMClientError:
+    return VLLMClientError("LoRA adapters are those named by lora_modules; they stay as long as the engine runs")
+
+
+def refuse_resetting_running(reset_running_requests: bool) -> None:
+    if reset_running_requests:
+        raise VLLMClientError("reset_running_requests: a running sequence keeps its KV until it ends")
 
 
 def refuse_tracing(trace_headers: Mapping[str, str] | None) -> None:

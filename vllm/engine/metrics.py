@@ -90,6 +90,7 @@ class EngineMetrics:
         self._labels = {"model_name": served_name(config), "engine": engine}
         self._stats = SchedulerStats()
         self._prefix_queries = self._prefix_hits = 0
+        self._num_external_queries = self._num_external_hits = 0
         self._make_families(config)
         self._set_constants(config, executor_stats)
         self._interval = _Interval()
@@ -154,7 +155,9 @@ class EngineMetrics:
         self._prompt_tokens.inc(timeline.num_prompt_tokens)
         self._prompt_tokens_cached.inc(output.num_cached_tokens)
         self._prompt_sources.labels(**self._labels, source="local_compute").inc(computed)
-        self._prompt_sources.labels(**self._labels, source="local_cache_hit").inc(output.num_cached_tokens)
+        local = output.num_cached_tokens - output.num_external_tokens
+        self._prompt_sources.labels(**self._labels, source="local_cache_hit").inc(local)
+        self._prompt_sources.labels(**self._labels, source="external_kv_transfer").inc(output.num_external_tokens)
         self._computed_prompt.observe(computed)
         self._interval.num_prompt += timeline.num_prompt_tokens
 
@@ -188,6 +191,12 @@ class EngineMetrics:
         self._queries.inc(stats.prefix_cache_queries - self._prefix_queries)
         self._hits.inc(stats.prefix_cache_hits - self._prefix_hits)
         self._prefix_queries, self._prefix_hits = stats.prefix_cache_queries, stats.prefix_cache_hits
+        if self._spec_drafts is not None:
+            self._spec_drafts.record(stats)
+        self._external_queries.inc(stats.external_prefix_cache_queries - self._num_external_queries)
+        self._external_hits.inc(stats.external_prefix_cache_hits - self._num_external_hits)
+        self._num_external_queries = stats.external_prefix_cache_queries
+        self._num_external_hits = stats.external_prefix_cache_hits
 
     def _counter(self, name: str, text: str, *labels: str) -> Any:
         return self._family(CounterFamily, name, text, labels)
@@ -223,6 +232,10 @@ class EngineMetrics:
         )
         self._queries = self._counter("prefix_cache_queries", "Prompt tokens looked up in the prefix cache.")
         self._hits = self._counter("prefix_cache_hits", "Prompt tokens found there.")
+        self._external_queries = self._counter(
+            "external_prefix_cache_queries", "Prompt tokens looked up in the KV store."
+        )
+        self._external_hits = self._counter("external_prefix_cache_hits", "Prompt tokens loaded from there.")
         self._rejections = self._counter("admission_rejections", "Requests turned away at the door.", "reason")
         self._first_token = self._histogram("time_to_first_token_seconds", "From arrival to first token.", _FIRST_TOKEN)
         self._inter_token = self._histogram("inter_token_latency_seconds", "Between two tokens.", _BETWEEN_TOKENS)
@@ -247,6 +260,7 @@ class EngineMetrics:
         self._computed_prompt = self._histogram(
             "request_prefill_kv_computed_tokens", "Prompt tokens of a request that were computed.", lengths
         )
+        self._spec_drafts = _SpeculationMetrics(self) if config.speculative_config is not None else None
         self._bucket_uses = self._counter("bucket_uses", "Forwards, by compiled shape.", "kind", "bucket")
         self._bucket_tokens = self._counter("bucket_tokens", "Real tokens in them.", "kind", "bucket")
         self._bucket_padding = self._counter("bucket_padding_tokens", "Padding in them.", "kind", "bucket")
@@ -277,6 +291,30 @@ class EngineMetrics:
             memory.labels(**self._labels, kind=kind).set(value)
 
 
+class _SpeculationMetrics:
+    """Counters of speculative decoding; they exist where it does."""
+
+    def __init__(self, metrics: EngineMetrics) -> None:
+        self._labels = metrics._labels
+        counter = metrics._counter
+        self._drafts = counter("spec_decode_num_drafts", "Verifications: a row's in a step, with drafts.")
+        self._draft_tokens = counter("spec_decode_num_draft_tokens", "Drafted tokens.")
+        self._accepted = counter("spec_decode_num_accepted_tokens", "Drafted tokens that were accepted.")
+        self._by_position = counter(
+            "spec_decode_num_accepted_tokens_per_pos", "The same, by place behind the last known token.", "position"
+        )
+        self._seen = SchedulerStats()
+
+    def record(self, stats: SchedulerStats) -> None:
+        seen, self._seen = self._seen, stats
+        self._drafts.inc(stats.spec_num_drafts - seen.spec_num_drafts)
+        self._draft_tokens.inc(stats.spec_num_draft_tokens - seen.spec_num_draft_tokens)
+        self._accepted.inc(stats.spec_num_accepted_tokens - seen.spec_num_accepted_tokens)
+        before = seen.spec_num_accepted_by_position or (0,) * len(stats.spec_num_accepted_by_position)
+        for position, (now, then) in enumerate(zip(stats.spec_num_accepted_by_position, before, strict=True)):
+            self._by_position.labels(**self._labels, position=str(position)).inc(now - then)
+
+
 def served_name(config: VllmConfig) -> str:
     """The name that responses and metrics carry: the first served one, else the model's."""
     model = config.model_config
@@ -287,6 +325,7 @@ class _Interval:
     """Tokens since the last line."""
 
     def __init__(self) -> None:
+        self.seen = SchedulerStats()
         self.restart()
 
     def restart(self) -> None:
@@ -298,13 +337,25 @@ class _Interval:
         idle = not (self.num_prompt or self.num_generated or stats.num_running or stats.num_waiting)
         if seconds < envs.VLLM_LOG_STATS_INTERVAL or idle:
             return ""
+        drafting = _drafting_line(stats, self.seen)
         text = (
             f"prompt {self.num_prompt / seconds:.1f} tokens/s, generation {self.num_generated / seconds:.1f} tokens/s, "
             f"running {stats.num_running}, waiting {stats.num_waiting}, KV cache {stats.kv_cache_usage:.1%}; "
-            f"buckets: {padding.summary() or 'unused'}"
+            f"{drafting}buckets: {padding.summary() or 'unused'}"
         )
         self.restart()
+        self.seen = stats
         return text
+
+
+def _drafting_line(stats: SchedulerStats, seen: SchedulerStats) -> str:
+    """What speculation did between two snapshots; "" if nothing."""
+    drafts = stats.spec_num_drafts - seen.spec_num_drafts
+    if not drafts:
+        return ""
+    drafted = stats.spec_num_draft_tokens - seen.spec_num_draft_tokens
+    accepted = stats.spec_num_accepted_tokens - seen.spec_num_accepted_tokens
+    return f"speculation: {1 + accepted / drafts:.2f} tokens a draft, {accepted / drafted:.0%} accepted of {drafted}; "
 
 
 class Collectable(Protocol):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from vllm.core.contract import TokenLogprobs
-from vllm.core.outputs import EngineCoreOutput, RequestTimes
+from vllm.core.outputs import EngineCoreOutput, RequestTimes, SpecDecodeMetrics
 from vllm.engine.detokenizer import Detokenizer
 from vllm.engine.input_processor import ProcessedRequest
 from vllm.engine.tokenizer import Tokenizer
@@ -65,6 +65,7 @@ class CompletionState:
         self.token_ids: list[int] = []
         self.finish_reason: str | None = None
         self.stop_reason: int | str | None = None
+        self.spec_decode_metrics: SpecDecodeMetrics | None = None
         self.num_generated = 0
         self.num_sent = 0
         self._builder = request.logprobs_builder
@@ -81,6 +82,7 @@ class CompletionState:
         self.token_ids += output.new_token_ids[:taken]
         self.num_generated += taken
         self.finish_reason, self.stop_reason = output.finish_reason, output.stop_reason
+        self.spec_decode_metrics = output.spec_decode_metrics or self.spec_decode_metrics
         if self.detokenizer.stop_reason is not None:
             self.finish_reason, self.stop_reason = "stop", self.detokenizer.stop_reason
         elif output.finish_reason == "error":
@@ -116,6 +118,7 @@ class CompletionState:
             logprobs,
             finish_reason=self.finish_reason,
             stop_reason=self.stop_reason,
+            spec_decode_metrics=self.spec_decode_metrics,
         )
 
 

@@ -26,6 +26,8 @@ _TEXT_PARTS = {
     "output_text": "text",
     "refusal": "refusal",
     "thinking": "thinking",
+    "reasoning_text": "text",
+    "summary_text": "text",
 }
 
 
@@ -58,13 +60,14 @@ def _parse_content(content: Any, place: str, content_format: ContentFormat) -> A
         return content if content_format == "string" else [{"type": "text", "text": content}]
     if not isinstance(content, list):
         raise VLLMValidationError(f"`{place}` must be a text or a list of parts.", parameter=place)
-    texts = [_part_text(part, f"{place}[{i}]") for i, part in enumerate(content)]
+    texts = [part_text(part, f"{place}[{i}]") for i, part in enumerate(content)]
     if content_format == "string":
         return "\n".join(texts)
     return [{"type": "text", "text": text} for text in texts]
 
 
-def _part_text(part: Any, place: str) -> str:
+def part_text(part: Any, place: str) -> str:
+    """The text that a part of a content is. `place` names it in errors."""
     if isinstance(part, str):
         return part
     if not isinstance(part, dict):

@@ -247,8 +247,9 @@ class LLM:
         """Cores that the model is split over."""
         return self.llm_engine.vllm_config.parallel_config.tensor_parallel_size
 
-    def reset_prefix_cache(self, *args: Any, **kwargs: Any) -> bool:
-        return self.llm_engine.reset_prefix_cache()
+    def reset_prefix_cache(self, reset_running_requests: bool = False, reset_connector: bool = False) -> bool:
+        """Forget cached prefixes; with `reset_connector` those in the KV store too."""
+        return self.llm_engine.reset_prefix_cache(reset_running_requests, reset_connector)
 
     def reset_mm_cache(self) -> None:
         """There is none: prompts are text."""

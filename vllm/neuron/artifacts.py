@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vllm import envs
-from vllm.config import VllmConfig
+from vllm.config import SpeculativeConfig, VllmConfig
 from vllm.logger import init_logger
 from vllm.neuron.artifact_store import (
     MANIFEST,
@@ -31,7 +31,7 @@ from vllm.neuron.artifact_store import (
     verify,
 )
 from vllm.neuron.device import DeviceModel, Progress
-from vllm.neuron.fingerprint import cache_root, fingerprint, weight_files
+from vllm.neuron.fingerprint import adapter_files, cache_root, fingerprint, weight_files
 
 __all__ = [
     "ArtifactError",
@@ -78,12 +78,15 @@ def artifact_key(config: VllmConfig, target: type[DeviceModel]) -> dict[str, Any
     model, neuron_config = config.model_config, config.neuron_config
     neuron = neuron_config.to_dict()
     quantized_path = neuron.pop("quantized_checkpoints_path")
+    if neuron["lora_config"]:
+        neuron["lora_config"] |= _adapters(neuron["lora_config"])
     return {
         "target": config.target,
         "compiler": target.artifact_key(config),
         "weights": _weights(Path(model.model_path or model.model), model.load_format, model.seed),
+        "draft": _draft(config.speculative_config),
         "quantized_weights": _weights(Path(quantized_path), "auto", 0) if quantized_path else None,
-        "model": {name: value for name, value in model.hf_config.items() if name not in _NOT_CONTENT},
+        "model": _content(model.hf_config),
         "dtype": model.dtype,
         "neuron_config": neuron,
         "buckets": {"context_encoding": neuron_config.context_buckets, "token_generation": neuron_config.token_buckets},
@@ -93,6 +96,29 @@ def artifact_key(config: VllmConfig, target: type[DeviceModel]) -> dict[str, Any
             "num_blocks": config.cache_config.num_blocks,
         },
     }
+
+
+def _adapters(lora_config: Mapping[str, Any]) -> dict[str, Any]:
+    """Adapters by content instead of by path, in their order."""
+    return {
+        name: [[adapter, fingerprint(adapter_files(Path(path)))] for adapter, path in (lora_config[name] or {}).items()]
+        for name in ("lora_ckpt_paths", "lora_ckpt_paths_cpu")
+    }
+
+
+def _draft(speculation: SpeculativeConfig | None) -> dict[str, Any] | None:
+    """What drafts, if a model does."""
+    if speculation is None or not speculation.uses_model:
+        return None
+    return {
+        "method": speculation.method,
+        "weights": _weights(Path(speculation.model_path), speculation.load_format, 0),
+        "model": _content(speculation.hf_config),
+    }
+
+
+def _content(hf_config: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in hf_config.items() if name not in _NOT_CONTENT}
 
 
 def _weights(path: Path, load_format: str, seed: int) -> dict[str, Any]:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from vllm.config import VllmConfig
 from vllm.core.contract import Capabilities
-from vllm.neuron.model_input import ModelInput, ModelOutput
+from vllm.neuron.model_input import ByteArray, ModelInput, ModelOutput
 
 Progress = Callable[[str, float], None]
 """Called with what is being done and the share of the whole that is finished, 0 to 1."""
@@ -31,9 +31,13 @@ class DeviceLost(Exception):
 
 
 class DeviceModel(ABC):
-    """A model on a device: weights, programs for every bucket, and the KV cache."""
+    """A model on a device: weights, programs for every bucket, and the KV cache.
+
+    kv_block_bytes: what one KV block takes in `read_kv` and `write_kv`; 0 where blocks cannot be copied.
+    """
 
     capabilities: Capabilities
+    kv_block_bytes: int = 0
 
     @classmethod
     @abstractmethod
@@ -53,6 +57,22 @@ class DeviceModel(ABC):
     @abstractmethod
     def forward(self, model_input: ModelInput) -> ModelOutput:
         """Run one program. Reads and writes the KV cache at the rows, blocks and slots given."""
+
+    def row_faults(self, model_input: ModelInput) -> dict[int, str]:
+        """Rows by index that must not run, and why: each ends its request alone, and the others run without it."""
+        return {}
+
+    def read_kv(self, block_ids: Sequence[int], out: ByteArray) -> None:
+        """Copy whole KV blocks to `out`, uint8 [blocks, kv_block_bytes]. Never while a forward runs."""
+        raise NotImplementedError("this target's KV blocks cannot be copied")
+
+    def write_kv(self, block_ids: Sequence[int], data: ByteArray) -> None:
+        """Copy what `read_kv` gave, here or on an equal device, into KV blocks."""
+        raise NotImplementedError("this target's KV blocks cannot be copied")
+
+    def kv_identity(self) -> dict[str, Any]:
+        """What the bytes of a KV block depend on beyond the artifact's key: the arithmetic in use."""
+        return {}
 
     def memory(self) -> dict[str, int]:
         """Bytes by kind: weights, kv_cache, arena."""

@@ -36,8 +36,15 @@ class NeuronExecutor:
         """Start-up seconds by phase, artifact hit, bytes by kind, padding by bucket."""
         return {**self.worker.stats(), "padding": self.bucket_stats.to_dict()}
 
-    def reset_prefix_cache(self) -> None:
-        """Nothing on the device belongs to a prefix: the block pool alone knows which blocks may be reused."""
+    def stored_prefixes(self) -> list[bytes]:
+        """Hashes of the prefix blocks that the KV store holds."""
+        return self.worker.stored_prefixes()
+
+    def reset_prefix_cache(self, reset_store: bool = False) -> None:
+        """Empty the KV store if that is asked for. In the KV cache nothing belongs to a prefix: the block pool alone
+        knows which blocks may be reused."""
+        if reset_store:
+            self.worker.reset_kv_store()
 
     def check_health(self) -> None:
         """The device lives in this process: if this runs, it does."""

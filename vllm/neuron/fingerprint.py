@@ -43,6 +43,11 @@ def weight_files(model_path: Path, load_format: str = "auto") -> list[Path]:
     return sorted(model_path.glob("*.gguf"))
 
 
+def adapter_files(directory: Path) -> list[Path]:
+    """The files of a LoRA adapter in PEFT's form."""
+    return [directory / "adapter_config.json", *sorted(directory.glob("*.safetensors"))]
+
+
 def _safetensors(directory: Path) -> list[Path]:
     index = directory / _INDEX
     if not index.is_file():

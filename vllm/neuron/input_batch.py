@@ -121,10 +121,20 @@ class InputBatch:
         """Lines whose KV is in use, ascending."""
         return np.asarray(sorted(row.line for row in self.rows.values() if row.num_computed), np.int32)
 
-    def sampling_input(self, rows: list[Row], lines: IntArray, grammar_masks: dict[str, bytes]) -> SamplingInput:
-        """What sampling needs for these rows; `lines` are theirs, in the same order."""
+    def sampling_input(
+        self, rows: list[Row], lines: IntArray, grammar_masks: dict[str, bytes], num_drafts: IntArray | None = None
+    ) -> SamplingInput:
+        """What sampling needs for these rows; `lines` are theirs, in the same order.
+
+        num_drafts: int32 [rows], how many entries each has beyond its first, at the positions that follow.
+        """
+        ahead = np.zeros(len(rows), np.int32)
+        if num_drafts is not None and num_drafts.any():
+            index = np.repeat(np.arange(len(rows)), num_drafts + 1)
+            ahead = (np.arange(len(index)) - (np.cumsum(num_drafts + 1) - num_drafts - 1)[index]).astype(np.int32)
+            rows, lines = [rows[i] for i in index.tolist()], lines[index]
         mask_index, masks = self._masks(rows, grammar_masks)
-        bias_offsets, bias_ids, bias_values = self._bias(rows)
+        bias_offsets, bias_ids, bias_values = self._bias(rows, ahead)
         logprob_offsets, logprob_ids = self._logprob_ids(rows)
         return SamplingInput(
             temperature=self.temperature[lines],
@@ -135,7 +145,7 @@ class InputBatch:
             presence_penalty=self.presence_penalty[lines],
             frequency_penalty=self.frequency_penalty[lines],
             seed=self.seed[lines],
-            position=self.num_tokens[lines],
+            position=self.num_tokens[lines] + ahead,
             history=self.tokens,
             history_line=lines,
             num_prompt_tokens=self.num_prompt_tokens[lines],
@@ -147,6 +157,7 @@ class InputBatch:
             num_logprobs=self.num_logprobs[lines],
             logprob_ids_offsets=logprob_offsets,
             logprob_ids=logprob_ids,
+            bad_words=tensors.bad_words_of([row.params for row in rows]),
         )
 
     def _lease(self, block_ids: list[int]) -> int:
@@ -188,15 +199,15 @@ class InputBatch:
         words = (self.vocab_size + 31) // 32
         return index, np.stack(masks) if masks else np.empty((0, words), np.uint32)
 
-    def _bias(self, rows: list[Row]) -> tuple[IntArray, IntArray, np.ndarray]:
+    def _bias(self, rows: list[Row], ahead: IntArray) -> tuple[IntArray, IntArray, np.ndarray]:
         offsets = np.zeros(len(rows) + 1, np.int32)
         ids: list[np.ndarray] = []
         values: list[np.ndarray] = []
         for i, row in enumerate(rows):
             offsets[i + 1] = offsets[i]
             if row.has_bias:
-                known = self.tokens[row.line, : row.num_tokens]
-                row_ids, row_values = tensors.bias_for(row.params, row.num_prompt_tokens, known)
+                num_output = row.num_tokens + int(ahead[i]) - row.num_prompt_tokens
+                row_ids, row_values = tensors.bias_for(row.params, num_output)
                 offsets[i + 1] += len(row_ids)
                 ids.append(row_ids)
                 values.append(row_values)

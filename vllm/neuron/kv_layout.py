@@ -5,7 +5,7 @@ Prefix caching, chunked prefill and block KV can be asked for in vLLM's terms (`
 Inference's (`is_prefix_caching`, `chunked_prefill_config`, `is_block_kv_layout`, `prefix_buckets`, `pa_block_size`,
 `pa_num_blocks`). Any part of them that does not contradict itself suffices; the rest follows:
 
-- `prefix_buckets`, a block shorter than a sequence, or `is_block_kv_layout` alone: prefix caching.
+- `prefix_buckets`, KV offload, a block shorter than a sequence, or `is_block_kv_layout` alone: prefix caching.
 - `chunked_prefill_config`, or DISABLE_NEURON_CUSTOM_SCHEDULER unless the option says no: chunked prefill.
 - prefix caching or chunked prefill: block KV, of 32 tokens a block. Neither: contiguous KV.
 
@@ -80,7 +80,7 @@ def _asked_prefix_caching(config: VllmConfig, override: Mapping[str, Any], fault
 
 def _implied_prefix_caching(config: VllmConfig, override: Mapping[str, Any], chunked: bool) -> bool | None:
     """What other settings say of prefix caching where nobody named it; None: nothing."""
-    if override.get("prefix_buckets"):
+    if override.get("prefix_buckets") or config.cache_config.offloads_kv:
         return True
     if chunked:
         return None

@@ -17,6 +17,7 @@ from vllm.sample.arrays import SamplingInput as SamplingInput
 
 IntArray = NDArray[np.int32]
 FloatArray = NDArray[np.float32]
+ByteArray = NDArray[np.uint8]
 
 
 class Kind(str, Enum):
@@ -42,6 +43,10 @@ class ModelInput:
         is in the cache already, which is only computed again to sample from.
     adapter_ids: int32 [B], 0 without adapter.
     samples: bool [B]: rows that sample a token (their known tokens are all computed after this forward).
+    num_drafts: int32 [B]: how many tokens the target may draft for each row and verify, in a VERIFY; the input is that
+        of a DECODE. Slots of drafts follow from block_table. `sampling` has num_drafts[i] + 1 entries for row i, those
+        of row 0 first; a draft is accepted exactly if it is what its entry samples. The target writes drafts into the
+        row's history, behind its known tokens, where penalties and bad words find them.
     num_prompt_logprobs: int32 [B]: as SamplingInput.num_logprobs, for every input position but a sampling row's last:
         the log-probabilities of the token that follows it.
     next_token_ids: int32 [B, S]: the token that follows each input token in the prompt (for prompt logprobs), else 0.
@@ -64,11 +69,17 @@ class ModelInput:
     sampling: SamplingInput
     num_prompt_logprobs: IntArray
     next_token_ids: IntArray
+    num_drafts: IntArray
     live_seq_ids: IntArray | None = None
 
     @property
     def num_rows(self) -> int:
         return int(self.input_ids.shape[0])
+
+    @property
+    def first_entries(self) -> IntArray:
+        """int32 [B]: each row's first entry in `sampling`."""
+        return np.asarray(np.cumsum(self.num_drafts + 1) - self.num_drafts - 1, np.int32)
 
 
 @dataclass(slots=True)
@@ -76,8 +87,11 @@ class ModelOutput:
     """What a forward returns.
 
     tokens: int32 [B, T]; row i's new tokens are the first num_new[i] (0 where the row does not sample).
-    logits: float32 [B, vocab] instead of tokens when the target does not sample; like logprobs (one entry a row, if any
-        row asked) meaningless where the row does not sample.
+    logits: float32 [B, vocab] instead of tokens when the target does not sample; like logprobs meaningless where the
+        row does not sample.
+    logprobs: if any row asked, one entry for each of `ModelInput.sampling`; meaningless behind a row's new tokens.
+    num_drafted: int32 [B], how many drafts of each row were verified; None: none. num_caught_up: tokens that a draft
+        model read beside each row's newest ones.
     prompt_logprobs: entries for row 0's positions, then row 1's, ...: num_tokens[i] - samples[i] for each that asked.
     """
 
@@ -86,5 +100,6 @@ class ModelOutput:
     logits: FloatArray | None = None
     logprobs: LogprobRows | None = None
     prompt_logprobs: LogprobRows | None = None
-    drafts: IntArray | None = None
+    num_drafted: IntArray | None = None
+    num_caught_up: int = 0
     extra: dict[str, object] = field(default_factory=dict)

@@ -1,13 +1,15 @@
 """A step on the device side: update rows -> build input -> forward -> output.
 
 The scheduler has no phases; compiled programs do. A row that starts at position 0 and takes its whole prompt is a
-prefill, one new token behind computed ones is a decode, everything else is a chunk (or, with drafts, a verify). A
-target that runs mixed steps gets all rows in one pass, a chunk unless they are of one kind, and its bucket counts the
-tokens of all rows side by side; the others get one forward a kind, whose bucket counts the tokens of the longest row.
+prefill, one new token behind computed ones is a decode, everything else is a chunk. Decodes of which one may draft are
+a verify: the target drafts and checks by itself, and returns one token or several. A target that runs mixed steps gets
+all rows in one pass, a chunk unless they are of one kind, and its bucket counts the tokens of all rows side by side;
+the others get one forward a kind, whose bucket counts the tokens of the longest row.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -33,12 +35,10 @@ class Work:
     row: Row
     num_computed: int
     num_new: int
-    drafts: list[int]
+    num_drafts: int
 
     @property
     def kind(self) -> Kind:
-        if self.drafts:
-            return Kind.VERIFY
         if self.num_computed == 0 and self.num_new == self.row.num_tokens:
             return Kind.PREFILL
         if self.num_new == 1 and self.num_computed == self.row.num_tokens - 1:
@@ -47,7 +47,7 @@ class Work:
 
     @property
     def samples(self) -> bool:
-        return self.num_computed + self.num_new - len(self.drafts) == self.row.num_tokens
+        return self.num_computed + self.num_new == self.row.num_tokens
 
 
 class NeuronModelRunner:
@@ -75,9 +75,11 @@ class NeuronModelRunner:
 
     def execute(self, step: SchedulerOutput) -> ModelRunnerOutput:
         """Run one step; a request whose input is at fault is reported in `errors` and runs no further."""
+        started = time.perf_counter()
         result = ModelRunnerOutput()
         for works in self._forwards(self._update_rows(step, result)):
             self._run(works, step, result)
+        result.device_seconds = time.perf_counter() - started
         return result
 
     def _update_rows(self, step: SchedulerOutput, result: ModelRunnerOutput) -> list[Work]:
@@ -96,7 +98,7 @@ class NeuronModelRunner:
                 continue
             num_new = step.num_scheduled_tokens.get(req_id, 0)
             if num_new:
-                works.append(Work(row, request.num_computed_tokens, num_new, step.draft_token_ids.get(req_id, [])))
+                works.append(Work(row, request.num_computed_tokens, num_new, step.num_draft_tokens.get(req_id, 0)))
         return works
 
     def _add_row(self, request: NewRequest) -> Row:
@@ -112,7 +114,7 @@ class NeuronModelRunner:
         kinds: dict[Kind, list[Work]] = {}
         for work in works:
             kinds.setdefault(work.kind, []).append(work)
-        sizes = {Kind.DECODE: len(works), Kind.VERIFY: len(works)}
+        sizes = {Kind.DECODE: len(works)}
         batch = self.config.scheduler_config.prefill_batch_size
         return [
             group[start : start + sizes.get(kind, batch)]
@@ -121,24 +123,47 @@ class NeuronModelRunner:
         ]
 
     def _run(self, works: list[Work], step: SchedulerOutput, result: ModelRunnerOutput) -> None:
-        """One forward. If it fails, rows that can run alone do, so that only the one at fault ends."""
+        """One forward, without the rows that the device finds at fault. If it fails, rows that can run alone do."""
         model_input = self._build_input(works, step)
+        if faults := self.device.row_faults(model_input):
+            self._drop([works[i] for i in faults], faults.values(), result)
+            works = [work for i, work in enumerate(works) if i not in faults]
+            if not works:
+                return
+            model_input = self._build_input(works, step)
         try:
-            output = self.device.forward(model_input)
+            output = self._forward(model_input)
         except DeviceLost:
             raise
         except Exception as error:
-            if len(works) == 1:
-                logger.exception("request %s failed on the device", works[0].row.req_id)
-                result.errors[works[0].row.req_id] = str(error)
-            elif self.device.capabilities.deterministic:
+            if len(works) > 1 and self.device.capabilities.deterministic:
                 for work in works:
                     self._run([work], step, result)
             else:
-                raise
+                logger.exception("%d requests failed on the device", len(works))
+                result.errors.update((work.row.req_id, str(error)) for work in works)
             return
         self._collect(works, model_input, output, result)
         result.bucket_uses.append(self._bucket_use(model_input))
+
+    def _forward(self, model_input: ModelInput) -> ModelOutput:
+        """Where rows cannot run alone, a failed forward is run again as it was: it writes the same KV once more."""
+        try:
+            return self.device.forward(model_input)
+        except Exception as error:
+            is_input_fault = isinstance(error, (DeviceLost, ValueError, TypeError))
+            if is_input_fault or model_input.num_rows == 1 or self.device.capabilities.deterministic:
+                raise
+            logger.warning("a forward of %d rows failed and is run once more: %s", model_input.num_rows, error)
+            return self.device.forward(model_input)
+
+    def _drop(self, works: list[Work], reasons: Iterable[str], result: ModelRunnerOutput) -> None:
+        """End rows before they run; their KV is nobody's any more."""
+        for work, reason in zip(works, reasons, strict=True):
+            req_id = work.row.req_id
+            logger.warning("request %s cannot run: %s", req_id, reason)
+            result.errors[req_id] = reason
+            self.batch.remove(req_id)
 
     def _build_input(self, works: list[Work], step: SchedulerOutput) -> ModelInput:
         num_rows, width = len(works), max(work.num_new for work in works)
@@ -149,10 +174,6 @@ class NeuronModelRunner:
 
         real = np.arange(width, dtype=np.int32) < num_tokens[:, None]
         positions = np.where(real, computed[:, None] + np.arange(width, dtype=np.int32), 0)
-        for work in works:
-            if work.drafts:
-                row = work.row
-                self.batch.tokens[row.line, row.num_tokens : row.num_tokens + len(work.drafts)] = work.drafts
         tokens = self.batch.tokens
         input_ids = np.where(real, tokens[lines[:, None], positions], 0).astype(np.int32)
 
@@ -169,7 +190,8 @@ class NeuronModelRunner:
         cached = np.fromiter((work.row.num_cached for work in works), np.int32, num_rows)
         written = real & (positions >= cached[:, None])
         slots = np.where(written, blocks * self.block_size + positions % self.block_size, -1).astype(np.int32)
-        kind, bucket = self._kind_and_bucket(works, num_tokens, computed)
+        num_drafts = np.fromiter((work.num_drafts for work in works), np.int32, num_rows)
+        kind, bucket = self._kind_and_bucket(works, num_tokens, computed + num_drafts)
         return ModelInput(
             kind=kind,
             bucket=bucket,
@@ -184,9 +206,10 @@ class NeuronModelRunner:
             adapter_ids=np.fromiter((work.row.lora_id for work in works), np.int32, num_rows),
             samples=samples,
             sampling_params=self.batch.device_sampling_params[lines],
-            sampling=self.batch.sampling_input([work.row for work in works], lines, step.grammar_masks),
+            sampling=self.batch.sampling_input([work.row for work in works], lines, step.grammar_masks, num_drafts),
             num_prompt_logprobs=num_prompt_logprobs,
             next_token_ids=next_token_ids,
+            num_drafts=num_drafts,
             live_seq_ids=self.batch.live_lines(),
         )
 
@@ -199,6 +222,8 @@ class NeuronModelRunner:
     def _kind_and_bucket(self, works: list[Work], num_tokens: np.ndarray, computed: np.ndarray) -> tuple[Kind, int]:
         kinds = {work.kind for work in works}
         kind = kinds.pop() if len(kinds) == 1 else Kind.CHUNK
+        if any(work.num_drafts for work in works):
+            kind = Kind.VERIFY
         neuron = self.config.neuron_config
         if kind in (Kind.PREFILL, Kind.CHUNK):
             if self.mixed:
@@ -216,7 +241,8 @@ class NeuronModelRunner:
             batch = self.config.scheduler_config.prefill_batch_size
             bucket_rows, width = -(-rows // batch) * batch, bucket
         else:
-            bucket_rows, width = all_rows, int(model_input.num_tokens.max())
+            tokens += int(model_input.num_drafts.sum())
+            bucket_rows, width = all_rows, 1 + int(model_input.num_drafts.max())
         return BucketUse(kind.value, bucket, rows, tokens, bucket_rows, bucket_rows * width)
 
     def _collect(
@@ -225,6 +251,8 @@ class NeuronModelRunner:
         if output.logits is not None:
             self._sample_on_host(model_input, output)
         tokens, num_new = self._tokens(output)
+        result.num_caught_up += output.num_caught_up
+        first_entries = model_input.first_entries.tolist()
         prompt_start = 0
         for i, work in enumerate(works):
             req_id = work.row.req_id
@@ -239,8 +267,11 @@ class NeuronModelRunner:
             new = tokens[i, : num_new[i]].tolist()
             result.sampled_token_ids[req_id] = new
             self.batch.append(work.row, new)
-            if output.logprobs is not None and model_input.sampling.num_logprobs[i] >= 0:
-                result.logprobs[req_id] = _entries(output.logprobs, i, i + 1)
+            if output.num_drafted is not None and output.num_drafted[i]:
+                result.num_drafted[req_id] = int(output.num_drafted[i])
+            first = first_entries[i]
+            if output.logprobs is not None and model_input.sampling.num_logprobs[first] >= 0:
+                result.logprobs[req_id] = _entries(output.logprobs, first, first + len(new))
 
     def _sample_on_host(self, model_input: ModelInput, output: ModelOutput) -> None:
         """Turn logits into tokens and log-probabilities."""

@@ -15,9 +15,11 @@ from vllm import envs
 from vllm.config import VllmConfig
 from vllm.neuron import buckets
 from vllm.neuron.faults import Faults, NeuronConfigError
+from vllm.neuron.lora import lora_entries, with_swapping
 from vllm.neuron.neuron_config_checks import ADVICE, check
 from vllm.neuron.neuron_config_keys import ModelKeys
 from vllm.neuron.neuron_config_sections import MAX_GLOBAL_TOPK, OnDeviceSamplingConfig
+from vllm.neuron.speculation import neuron_keys
 
 __all__ = ["NeuronConfig", "NeuronConfigError", "OnDeviceSamplingConfig", "default_neuron_config", "torch_dtype"]
 
@@ -132,6 +134,9 @@ def default_neuron_config(config: VllmConfig, overrides: Mapping[str, Any] | Non
         values["chunked_prefill_config"] = {"max_num_seqs": values["batch_size"], **chunked}
     if isinstance(sampling, Mapping):
         values["on_device_sampling_config"] = {**_sampling_of_requests(config), **sampling}
+    lora, given = lora_entries(config), (overrides or {}).get("lora_config")
+    if lora is not None and isinstance(given, Mapping):
+        values["lora_config"] = with_swapping(lora, given, config.lora_config.max_loras)
     return NeuronConfig.from_dict(values)
 
 
@@ -157,7 +162,9 @@ def _from_vllm(config: VllmConfig) -> dict[str, Any]:
         "quantized": False,
         "torch_dtype": torch_dtype(config.model_config.dtype),
         "padding_side": "right",
+        "lora_config": lora_entries(config),
         "on_device_sampling_config": None if envs.NEURON_ON_DEVICE_SAMPLING_DISABLED else {},
+        **neuron_keys(config.speculative_config),
     }
 
 

@@ -4,12 +4,16 @@ Its KV cache holds, for each position, a hash of the tokens up to it, as real ke
 them. A forward reads the hash before its first token through the block table, writes those of its tokens through the
 slots it is told, then reads the row's whole context back and hashes that; it decides the logits. So the text is a
 function of the tokens alone, and any mistake in slots, order, chunks, block tables, prefixes or reuse changes it.
+
+With speculation it drafts as other targets do: by `ngram`, or by a "draft model" that proposes the right token three
+times out of four, as a hash of the context decides. Verification is a forward of its own over the drafts' slots.
 """
 
 from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -20,7 +24,8 @@ from vllm import envs
 from vllm.config import VllmConfig
 from vllm.core.contract import HOST_SAMPLING, Capabilities
 from vllm.neuron.device import DeviceModel, Progress
-from vllm.neuron.model_input import LogprobRows, ModelInput, ModelOutput
+from vllm.neuron.model_input import ByteArray, Kind, LogprobRows, ModelInput, ModelOutput
+from vllm.neuron.ngram import propose
 from vllm.sample import host, logprobs
 
 _MULTIPLIER = 0x9E3779B97F4A7C15
@@ -36,6 +41,8 @@ class NullDeviceModel(DeviceModel):
         self.block_size = cache.block_size or config.model_config.max_len
         self.vocab_size = config.model_config.vocab_size
         self.kv = np.zeros(cache.num_blocks * self.block_size, np.uint64)
+        self.speculation = config.speculative_config
+        self.kv_block_bytes = self.block_size * self.kv.itemsize
         self.step_seconds = envs.VLLM_NULL_STEP_MS / 1000
         self.capabilities = Capabilities(
             target="null",
@@ -64,6 +71,8 @@ class NullDeviceModel(DeviceModel):
     def forward(self, model_input: ModelInput) -> ModelOutput:
         if self.step_seconds:
             time.sleep(self.step_seconds)
+        if model_input.kind is Kind.VERIFY:
+            return self._verify(model_input)
         self._write_kv(model_input)
         hashes = np.fromiter(
             (self._hash(model_input, i, int(model_input.full_context_lens[i])) for i in range(model_input.num_rows)),
@@ -78,11 +87,90 @@ class NullDeviceModel(DeviceModel):
             prompt_logprobs=self._prompt_logprobs(model_input),
         )
 
+    def read_kv(self, block_ids: Sequence[int], out: ByteArray) -> None:
+        out[:] = self._kv_blocks()[list(block_ids)]
+
+    def write_kv(self, block_ids: Sequence[int], data: ByteArray) -> None:
+        self._kv_blocks()[list(block_ids)] = data
+
+    def _kv_blocks(self) -> ByteArray:
+        return self.kv.view(np.uint8).reshape(-1, self.kv_block_bytes)
+
     def memory(self) -> dict[str, int]:
         return {"weights": 0, "kv_cache": self.kv.nbytes, "arena": 0}
 
     def shutdown(self) -> None:
         """Nothing to release."""
+
+    def _verify(self, model_input: ModelInput) -> ModelOutput:
+        """Draft, then sample what follows each row's last token and each draft; keep what agrees, and one more."""
+        drafts = self._drafts(model_input)
+        sampling, first_entries = model_input.sampling, model_input.first_entries
+        hashes = np.zeros(len(sampling.position), np.uint64)
+        for row, (first, row_drafts) in enumerate(zip(first_entries.tolist(), drafts, strict=True)):
+            for ahead in range(len(row_drafts) + 1):
+                self._write_draft(model_input, row, ahead, row_drafts)
+                context = int(model_input.full_context_lens[row]) + ahead
+                hashes[first + ahead] = self._hash(model_input, row, context)
+        sampled, logprobs = self._sample(model_input, hashes)
+        tokens = np.zeros((model_input.num_rows, int(model_input.num_drafts.max()) + 1), np.int32)
+        num_new = np.ones(model_input.num_rows, np.int32)
+        output = ModelOutput(
+            tokens=tokens,
+            num_new=num_new,
+            logprobs=logprobs,
+            num_drafted=np.asarray([len(row_drafts) for row_drafts in drafts], np.int32),
+        )
+        for row, (first, row_drafts) in enumerate(zip(first_entries.tolist(), drafts, strict=True)):
+            new = sampled[first : first + len(row_drafts) + 1]
+            agreeing = np.flatnonzero(new[:-1] != row_drafts)
+            count = int(agreeing[0]) + 1 if agreeing.size else len(new)
+            tokens[row, :count], num_new[row] = new[:count], count
+        return output
+
+    def _drafts(self, model_input: ModelInput) -> list[list[int]]:
+        """Drafts of every row; they also go into its history, behind the known tokens, as the sampler wants them."""
+        sampling, drafts = model_input.sampling, []
+        for row, first in enumerate(model_input.first_entries.tolist()):
+            known = int(sampling.position[first])
+            history = sampling.history[sampling.history_line[first]]
+            count = int(model_input.num_drafts[row])
+            if self.speculation is not None and self.speculation.method == "ngram":
+                shortest, longest = self.speculation.prompt_lookup_min, self.speculation.prompt_lookup_max
+                proposed = propose(history[:known], shortest, longest, count)
+            else:
+                proposed = self._guess(model_input, row, first, count)
+            history[known : known + len(proposed)] = proposed
+            drafts.append(proposed)
+        return drafts
+
+    def _guess(self, model_input: ModelInput, row: int, first: int, count: int) -> list[int]:
+        """The tokens that will be sampled, but for one in four."""
+        sampling, drafts = model_input.sampling, list[int]()
+        history = sampling.history[sampling.history_line[first]]
+        known = int(sampling.position[first])
+        wanted = np.zeros(len(sampling.position), np.bool_)
+        hashes = np.zeros(len(sampling.position), np.uint64)
+        for ahead in range(count):
+            self._write_draft(model_input, row, ahead, drafts)
+            context = self._hash(model_input, row, int(model_input.full_context_lens[row]) + ahead)
+            wanted[:] = False
+            wanted[first + ahead], hashes[first + ahead] = True, context
+            right = host.sample(self._logits(hashes), sampling, self.capabilities.default_top_k, wanted)[first + ahead]
+            drafts.append((int(right) + (context >> 20) % 4 // 3) % self.vocab_size)
+            history[known + ahead] = drafts[-1]
+        return drafts
+
+    def _write_draft(self, model_input: ModelInput, row: int, ahead: int, drafts: list[int]) -> None:
+        """KV of the row's last known token (ahead 0) or of a draft, behind what is there."""
+        position = int(model_input.full_context_lens[row]) - 1 + ahead
+        token = drafts[ahead - 1] if ahead else int(model_input.input_ids[row, 0])
+        block = int(model_input.block_table[row, position // self.block_size])
+        with np.errstate(over="ignore"):
+            value = np.uint64(token + 2) * _powers(position + 1)[position]
+            if position:
+                value += self._read(model_input, row, position)[-1]
+        self.kv[block * self.block_size + position % self.block_size] = value
 
     def _write_kv(self, model_input: ModelInput) -> None:
         greatest = int(model_input.slot_mapping.max(initial=-1))

@@ -23,19 +23,21 @@ from vllm.logger import init_logger
 from vllm.neuron.device import TARGETS
 from vllm.neuron.faults import Faults, NeuronConfigError, nearest
 from vllm.neuron.kv_layout import BLOCK_KV_KEYS, KVModes, default_block_size, kv_layout, kv_modes
+from vllm.neuron.lora import settle_lora
 from vllm.neuron.neuron_config import NeuronConfig, default_neuron_config, torch_dtype
 from vllm.neuron.neuron_config_sections import TORCH_DTYPES, dtype_name
 from vllm.neuron.options import merged_override
 from vllm.neuron.parallel import HeadSharding, degree_fault, kv_bytes_per_token
 from vllm.neuron.refusals import refuse_keys, refuse_options
 from vllm.neuron.section import keys, plain
+from vllm.neuron.speculation import settle_speculation
 
 logger = init_logger(__name__)
 
 DEFAULT_MAX_NUM_SEQS = 32
 DEFAULT_STEP_TOKENS = 512
 """Tokens of a mixed step: what a running stream may have to wait for between two of its tokens."""
-BLOCK_KV_BY_DEFAULT: frozenset[str] = frozenset()
+BLOCK_KV_BY_DEFAULT = frozenset({"cpu", "null"})
 """Targets that cache prefixes and mix pieces of prompts with decodes unless told not to."""
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
@@ -62,7 +64,7 @@ def resolve_quietly(config: VllmConfig, target: str | None = None) -> tuple[Vllm
     if neuron_config is None:
         raise AssertionError("a Neuron config that could not be built left no fault")
     override = plain(examined.override)
-    resolved = _with_step_limits(examined.config, neuron_config).replace(
+    resolved = _with_step_limits(examined.config, neuron_config, examined.target).replace(
         target=examined.target,
         neuron_config=neuron_config,
         neuron_options=replace(config.neuron_options, additional_config={}, override_neuron_config=override),
@@ -90,6 +92,7 @@ def examine(config: VllmConfig, target: str | None = None) -> Examined:
     override = merged_override(config.neuron_options, faults)
     _check_environment(override, faults)
     refuse_options(config, target, faults)
+    config = config.replace(lora_config=settle_lora(config, override, target, faults))
     modes = kv_modes(config, override, target in BLOCK_KV_BY_DEFAULT, faults)
     if not modes.asked and modes.block_kv and _find_faults(config, override, target, modes):
         modes = KVModes(prefix_caching=False, chunked_prefill=False)
@@ -101,6 +104,8 @@ def _settle_and_check(
     config: VllmConfig, override: Mapping[str, Any], target: str, modes: KVModes, faults: Faults
 ) -> tuple[VllmConfig, NeuronConfig | None]:
     settled = _settle(config, override, modes, faults)
+    if target == "neuronx" and settled.speculative_config is not None:
+        settled = settled.replace(speculative_config=replace(settled.speculative_config, adaptive=False))
     neuron_config = _build_neuron_config(settled, override, faults)
     _check_step_tokens(settled, override, faults)
     _check_model(settled, neuron_config, faults)
@@ -197,10 +202,10 @@ def _settle(config: VllmConfig, override: Mapping[str, Any], modes: KVModes, fau
         max_blocks=memory // (size * token_bytes) if memory and token_bytes else None,
     )
     cache = replace(settled.cache_config, block_size=layout.block_size, num_blocks=layout.num_blocks)
-    return settled.replace(cache_config=cache)
+    return settled.replace(cache_config=cache, speculative_config=settle_speculation(settled, override, faults))
 
 
-AGREED_KEYS = frozenset({"tp_degree", "batch_size", "seq_len", "pa_block_size", "pa_num_blocks"})
+AGREED_KEYS = frozenset({"tp_degree", "batch_size", "seq_len", "pa_block_size", "pa_num_blocks", "speculation_length"})
 
 
 def _agreed(key: str, override: Mapping[str, Any], option: str, value: int | None, faults: Faults) -> int | None:
@@ -257,14 +262,19 @@ def _is_settled(name: str, value: Any) -> bool:
     return name in BLOCK_KV_KEYS and (value is None or isinstance(value, bool))
 
 
-def _with_step_limits(config: VllmConfig, neuron_config: NeuronConfig) -> VllmConfig:
-    """The config with what the compiled programs limit, as plain numbers for the scheduler."""
+def _with_step_limits(config: VllmConfig, neuron_config: NeuronConfig, target: str) -> VllmConfig:
+    """The config with what the compiled programs limit, as plain numbers for the scheduler.
+
+    Pieces of prompts lie in one row of the accelerator's, which is at most a sequence long.
+    """
     scheduler = config.scheduler_config
     longest, rows, prompts = neuron_config.max_context_length, neuron_config.batch_size, neuron_config.ctx_batch_size
-    lookahead, mixed = neuron_config.speculation_length, bool(scheduler.enable_chunked_prefill)
+    speculation, mixed = config.speculative_config, bool(scheduler.enable_chunked_prefill)
+    lookahead = speculation.num_speculative_tokens if speculation else 0
     step_tokens = scheduler.max_num_batched_tokens
     if step_tokens is None:
-        prompt_tokens = min(DEFAULT_STEP_TOKENS, longest * rows) if mixed else longest * prompts
+        together = longest if target == "neuronx" else longest * rows
+        prompt_tokens = min(DEFAULT_STEP_TOKENS, together) if mixed else longest * prompts
         step_tokens = max(prompt_tokens, rows * (1 + lookahead))
     return config.replace(
         scheduler_config=replace(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 
 from vllm import envs
-from vllm.config import ModelConfig, VllmConfig
+from vllm.config import CacheConfig, ModelConfig, VllmConfig
 from vllm.neuron.faults import Faults
 from vllm.neuron.neuron_config import NeuronConfig
 
@@ -25,16 +25,17 @@ DTYPES = {
 }
 """Arithmetic types by target."""
 
+SPECULATIVE_METHODS = {
+    "cpu": ("ngram", "draft_model", "eagle", "eagle3"),
+    "null": ("ngram", "draft_model", "eagle", "eagle3"),
+    "neuronx": ("draft_model", "eagle", "eagle3"),
+}
+"""Methods of speculative decoding by target."""
+
 _UNSERVED = {
-    "speculative decoding is not served yet": (
-        "speculation_length",
-        "enable_fused_speculation",
-        "enable_eagle_speculation",
-        "is_eagle_draft",
-        "token_tree_config",
-        "is_medusa",
-    ),
-    "LoRA adapters are not served yet": ("lora_config",),
+    "drafts are a chain, not a tree": ("token_tree_config",),
+    "Medusa heads are not served": ("is_medusa",),
+    "it is set by NxD Inference on the draft's copy": ("is_eagle_draft",),
     "a quantised KV cache is not served yet": ("kv_cache_quant", "kv_quant_config"),
     "tensors cannot be captured or replaced while serving": ("tensor_capture_config", "tensor_replacement_config"),
 }
@@ -49,11 +50,14 @@ def refuse_options(config: VllmConfig, target: str, faults: Faults) -> None:
         faults.add("kv_cache_dtype", given, "a quantised KV cache is not served yet", "Leave it out")
     if config.scheduler_config.async_scheduling:
         faults.add("async_scheduling", True, "steps are not overlapped yet", "Leave it out")
-    if config.lora_config.enable_lora:
-        faults.add("enable_lora", True, "LoRA adapters are not served yet", "Leave it out")
-    for name, subject in (("speculative_config", "speculative decoding"), ("kv_transfer_config", "KV transfer")):
-        if getattr(config, name):
-            faults.add(name, getattr(config, name), f"{subject} is not served yet", "Leave it out")
+    if config.kv_transfer_config:
+        faults.add("kv_transfer_config", config.kv_transfer_config, "KV transfer is not served yet", "Leave it out")
+    _refuse_offloading(config.cache_config, target, faults)
+    if config.cache_config.offloads_kv and config.speculative_config and config.speculative_config.method != "ngram":
+        why = "offloaded prefixes hold the target's KV, and none of the draft's"
+        faults.add(
+            "speculative_config", config.speculative_config.method, why, 'Use method "ngram", or do not offload KV'
+        )
     if target not in BLOCK_KV_TARGETS:
         _refuse_block_kv(config, faults)
 
@@ -87,6 +91,27 @@ def _refuse_model_options(model: ModelConfig, faults: Faults) -> None:
         )
 
 
+def _refuse_offloading(cache: CacheConfig, target: str, faults: Faults) -> None:
+    given = {
+        "kv_offloading_size": cache.kv_offloading_size,
+        "kv_offloading_dir": cache.kv_offloading_dir,
+        "kv_offloading_dir_size": cache.kv_offloading_dir_size,
+    }
+    asked = {name: value for name, value in given.items() if value is not None}
+    for name, value in asked.items():
+        if target == "neuronx":
+            why = "the library gives no way to copy KV blocks between NeuronCores and the host"
+            faults.add(name, value, why, "Leave it out; prefix caching on the device works without")
+        elif isinstance(value, float | int) and value <= 0:
+            faults.add(name, value, "must be more than 0 GiB", "For example 4")
+        elif name == "kv_offloading_dir_size" and cache.kv_offloading_dir is None:
+            faults.add(name, value, "there is no kv_offloading_dir", "Name one, or leave it out")
+    if cache.offloads_kv and cache.enable_prefix_caching is False:
+        name = next(iter(asked))
+        why = "what is offloaded is cached prefixes, and enable_prefix_caching is False"
+        faults.add(name, asked[name], why, "Leave it out, or use enable_prefix_caching")
+
+
 def _refuse_block_kv(config: VllmConfig, faults: Faults) -> None:
     why = "the KV cache is contiguous on this target: block KV is not served yet"
     if config.cache_config.enable_prefix_caching:
@@ -106,6 +131,7 @@ def refuse_keys(options: VllmConfig, config: NeuronConfig, target: str, faults: 
     if config.is_block_kv_layout and target not in BLOCK_KV_TARGETS:
         why = f"block KV is not served on the {target} target yet"
         faults.add("is_block_kv_layout", True, why, "Leave out what asks for it")
+    _refuse_speculation(options, target, faults)
     dtypes = DTYPES.get(target, ())
     if dtypes and config.torch_dtype not in dtypes:
         why = f"the {target} target does not compute in it"
@@ -119,6 +145,14 @@ def refuse_keys(options: VllmConfig, config: NeuronConfig, target: str, faults: 
     if target == "cpu" and config.modules_to_not_convert:
         why = "the cpu target knows no exceptions from quantisation"
         faults.add("modules_to_not_convert", config.modules_to_not_convert, why, "Leave it out")
+
+
+def _refuse_speculation(options: VllmConfig, target: str, faults: Faults) -> None:
+    speculation, methods = options.speculative_config, SPECULATIVE_METHODS.get(target, ())
+    if speculation is not None and speculation.method not in methods:
+        why = f"the {target} target does not speculate by {speculation.method} yet"
+        fix = f"Use {' or '.join(methods)}, or leave it out" if methods else "Leave it out"
+        faults.add("speculative_config", {"method": speculation.method}, why, fix)
 
 
 def _refuse_uneven_blocks(config: NeuronConfig, faults: Faults) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from vllm.config import VllmConfig
 from vllm.core.contract import Capabilities, ModelRunnerOutput, SchedulerOutput
+from vllm.neuron.kv_store import open_store
 from vllm.neuron.model_loader import PhaseReport, load_model
 from vllm.neuron.model_runner import NeuronModelRunner
 
@@ -16,16 +17,31 @@ class NeuronWorker:
     def __init__(self, config: VllmConfig, report: PhaseReport | None = None) -> None:
         self.device, self.load_info = load_model(config, report)
         self.runner = NeuronModelRunner(config, self.device)
+        self.kv_store = open_store(config, self.device)
 
     @property
     def capabilities(self) -> Capabilities:
         return self.device.capabilities
 
     def execute(self, step: SchedulerOutput) -> ModelRunnerOutput:
-        return self.runner.execute(step)
+        copied = self.kv_store.copy(step) if self.kv_store else None
+        result = self.runner.execute(step)
+        if copied is not None:
+            result.kv_not_loaded, result.kv_forgotten = copied.kv_not_loaded, copied.kv_forgotten
+        return result
+
+    def stored_prefixes(self) -> list[bytes]:
+        return self.kv_store.hashes() if self.kv_store else []
+
+    def reset_kv_store(self) -> None:
+        if self.kv_store:
+            self.kv_store.clear()
 
     def stats(self) -> dict[str, Any]:
-        return {**self.load_info.to_dict(), "memory": self.device.memory()}
+        store = {"kv_store": self.kv_store.stats()} if self.kv_store else {}
+        return {**self.load_info.to_dict(), "memory": self.device.memory(), **store}
 
     def shutdown(self) -> None:
+        if self.kv_store:
+            self.kv_store.close()
         self.device.shutdown()

@@ -14,18 +14,34 @@ Array = NDArray[Any]
 
 
 @dataclass(slots=True)
+class BadWords:
+    """Sequences of tokens that an output must not hold: compressed twice.
+
+    Row i's words are those from row_offsets[i] to row_offsets[i + 1]; word w is ids[word_offsets[w] :
+    word_offsets[w + 1]]. Its last token is forbidden where the row's output ends with all the others.
+    """
+
+    row_offsets: IntArray
+    word_offsets: IntArray
+    ids: IntArray
+
+
+@dataclass(slots=True)
 class SamplingInput:
-    """What sampling needs beyond NxDI's (top_k, top_p, temperature), one entry a row of ModelInput.
+    """What sampling needs beyond NxDI's (top_k, top_p, temperature), one entry a token that may be sampled.
+
+    Without drafts that is one a row of ModelInput; a row with drafts has an entry for each and one for what follows.
 
     seed: uint64; the draw for the token at `position` depends on (seed, position) only.
     position: index of the token being sampled, i.e. the number of tokens the row already has.
     history: int32 [num_lines, max_model_len], the known tokens of every line; row i's are
         history[history_line[i], :position[i]], the first num_prompt_tokens[i] of them its prompt.
     bias_*: compressed rows: row i adds bias_values[j] to logits[bias_ids[j]] for bias_offsets[i] <= j <
-        bias_offsets[i+1]; -inf forbids. Holds logit_bias, bad words and what min_tokens suppresses.
+        bias_offsets[i+1]; -inf forbids. Holds logit_bias and what min_tokens suppresses.
     masks: uint32 [num_masks, ceil(vocab/32)], bit set: allowed; mask_index[i] is row i's mask or -1.
     num_logprobs: how many most likely tokens to report; 0: the sampled one only; -1: none at all.
     logprob_ids: compressed rows as bias_ids: further tokens whose log-probability is reported.
+    bad_words: None if no row has any.
     """
 
     temperature: FloatArray
@@ -48,6 +64,7 @@ class SamplingInput:
     num_logprobs: IntArray
     logprob_ids_offsets: IntArray
     logprob_ids: IntArray
+    bad_words: BadWords | None = None
 
 
 @dataclass(slots=True)
@@ -64,6 +81,17 @@ class LogprobRows:
     count: IntArray
     top_ids: IntArray
     top_logprobs: FloatArray
+
+    def part(self, start: int, stop: int) -> LogprobRows:
+        """Entries start to stop - 1."""
+        return LogprobRows(
+            self.token_id[start:stop],
+            self.logprob[start:stop],
+            self.rank[start:stop],
+            self.count[start:stop],
+            self.top_ids[start:stop],
+            self.top_logprobs[start:stop],
+        )
 
     def scattered(self, places: NDArray[np.intp], count: int) -> LogprobRows:
         """The same entries at `places` among `count` rows; the others are empty."""

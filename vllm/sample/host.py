@@ -3,7 +3,8 @@
 A row's token is a function of its logits, its parameters, its own tokens and its seed alone. In order, in float32:
 
 1. mask: tokens that are not allowed get -inf.
-2. bias: added. -inf forbids. Ids beyond the vocabulary have no effect.
+2. bias: added. -inf forbids. Then bad words: the last token of each whose others the output ends with gets -inf. Ids
+   beyond the vocabulary have no effect.
 3. penalties: repetition over prompt and output (a positive logit is divided by it, any other multiplied); then
    frequency * count, then presence, over the output only.
 4. temperature 0: the greatest logit, the lowest id among equals. The same if no logit, or an infinite one, is left.
@@ -26,6 +27,7 @@ from numpy.typing import NDArray
 
 from vllm.sample.arrays import FloatArray, IntArray, LogprobRows, SamplingInput
 from vllm.sample.logprobs import logprob_rows, token_logprobs
+from vllm.sample.tensors import banned_tokens
 
 __all__ = [
     "NEGLIGIBLE",
@@ -97,6 +99,7 @@ def process_logits(logits: FloatArray, sampling: SamplingInput, row: int) -> Flo
     logits = logits.copy()
     _apply_mask(logits, sampling, row)
     _apply_bias(logits, sampling, row)
+    _forbid_bad_words(logits, sampling, row)
     _apply_penalties(logits, sampling, row)
     return logits
 
@@ -108,7 +111,8 @@ def _changes_logits(sampling: SamplingInput) -> NDArray[np.bool_]:
         | (np.diff(sampling.bias_offsets) > 0)
         | (sampling.repetition_penalty != 1)
         | (sampling.frequency_penalty != 0)
-        | (sampling.presence_penalty != 0),
+        | (sampling.presence_penalty != 0)
+        | (np.diff(sampling.bad_words.row_offsets) > 0 if sampling.bad_words is not None else False),
         np.bool_,
     )
 
@@ -126,6 +130,21 @@ def _apply_bias(logits: FloatArray, sampling: SamplingInput, row: int) -> None:
     ids, values = sampling.bias_ids[entries], sampling.bias_values[entries]
     known = ids < logits.size
     np.add.at(logits, ids[known], values[known])
+
+
+def _forbid_bad_words(logits: FloatArray, sampling: SamplingInput, row: int) -> None:
+    words = sampling.bad_words
+    if words is None:
+        return
+    offsets = words.word_offsets
+    listed = [
+        words.ids[offsets[word] : offsets[word + 1]].tolist()
+        for word in range(words.row_offsets[row], words.row_offsets[row + 1])
+    ]
+    if listed:
+        known = sampling.history[sampling.history_line[row], : sampling.position[row]]
+        banned = banned_tokens(listed, int(sampling.num_prompt_tokens[row]), known)
+        logits[[token_id for token_id in banned if token_id < logits.size]] = -np.inf
 
 
 def _apply_penalties(logits: FloatArray, sampling: SamplingInput, row: int) -> None:

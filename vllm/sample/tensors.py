@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vllm.sample.arrays import FloatArray, IntArray
+from vllm.sample.arrays import BadWords, FloatArray, IntArray
 from vllm.sampling_params import SamplingParams
 
 _NO_BIAS = (np.empty(0, np.int32), np.empty(0, np.float32))
@@ -19,27 +19,32 @@ _NO_BIAS = (np.empty(0, np.int32), np.empty(0, np.float32))
 
 def has_bias(params: SamplingParams) -> bool:
     """Whether `bias_for` can give anything for these parameters."""
-    return bool(params.logit_bias or params._bad_words_token_ids or params.min_tokens)
+    return bool(params.logit_bias or params.min_tokens)
 
 
-def bias_for(
-    params: SamplingParams, prompt_len: int, token_ids: Sequence[int] | NDArray[Any]
-) -> tuple[IntArray, FloatArray]:
-    """Bias of the next token: logit_bias, bad words, and the stop tokens while there are fewer than min_tokens.
-
-    token_ids: the row's known tokens, the first prompt_len of them its prompt.
-    """
+def bias_for(params: SamplingParams, num_output: int) -> tuple[IntArray, FloatArray]:
+    """Bias of the token behind num_output others: logit_bias, and stop tokens while those are fewer than min_tokens."""
     bias = dict(params.logit_bias or {})
-    num_output = len(token_ids) - prompt_len
     if num_output < params.min_tokens:
         bias.update(_forbidden(params._eos_token_ids))
         bias.update(_forbidden(params.stop_token_ids or ()))
-    if params._bad_words_token_ids:
-        bias.update(_forbidden(banned_tokens(params._bad_words_token_ids, prompt_len, token_ids)))
     if not bias:
         return _NO_BIAS
     ids = np.fromiter((int(token_id) for token_id in bias), np.int32, len(bias))
     return ids, np.fromiter(bias.values(), np.float32, len(bias))
+
+
+def bad_words_of(rows: Sequence[SamplingParams]) -> BadWords | None:
+    """The bad words of a batch; None if no row has any."""
+    if not any(params._bad_words_token_ids for params in rows):
+        return None
+    words = [[word for word in params._bad_words_token_ids if word] for params in rows]
+    flat = [word for row in words for word in row]
+    return BadWords(
+        np.cumsum([0, *(len(row) for row in words)], dtype=np.int32),
+        np.cumsum([0, *(len(word) for word in flat)], dtype=np.int32),
+        np.asarray([token_id for word in flat for token_id in word], np.int32),
+    )
 
 
 def banned_tokens(bad_words: list[list[int]], prompt_len: int, token_ids: Sequence[int] | NDArray[Any]) -> list[int]:

@@ -19,8 +19,6 @@ VLLM_INLINE void prefetch_units(const uint32_t* p, ptrdiff_t count) {
   for (ptrdiff_t i = 0; i < count; i += kLanes) prefetch(p + i);
 }
 
-inline constexpr int kQueryRows = kRegisters == 32 ? kAttentionRows : 2;
-
 template <class Units>
 struct Attention {
   static constexpr int kPer = Units::kPerUnit;
@@ -112,11 +110,11 @@ struct Attention {
 
   template <int N>
   VLLM_ALWAYS_INLINE void score_tiles(const uint32_t* keys, ptrdiff_t tile, int steps, int column) {
-    for_row_blocks<kQueryRows>(rows, [&](auto count, int first) {
+    for_row_blocks<kFloatRows>(rows, [&](auto count, int first) {
       constexpr int kM = decltype(count)::value;
       f32x16 acc[kM][N];
       VLLM_UNROLL for (int m = 0; m < kM; ++m) VLLM_UNROLL for (int n = 0; n < N; ++n) acc[m][n] = zeros();
-      dot_block<Units, kM, N>(keys, kLanes, tile, queries + first * queries_stride, queries_stride, steps, acc);
+      dot_vectors<Units, kM, N>(keys, kLanes, tile, queries + first * queries_stride, queries_stride, steps, acc);
       VLLM_UNROLL for (int m = 0; m < kM; ++m) VLLM_UNROLL for (int n = 0; n < N; ++n)
           store(scores + (first + m) * scores_stride + column + n * kLanes, acc[m][n]);
     });
@@ -160,7 +158,7 @@ struct Attention {
 
   template <int N>
   VLLM_ALWAYS_INLINE void weigh_values(int d) {
-    for_row_blocks<kQueryRows>(rows, [&](auto count, int first_row) {
+    for_row_blocks<kFloatRows>(rows, [&](auto count, int first_row) {
       constexpr int kM = decltype(count)::value;
       f32x16 acc[kM][N];
       VLLM_UNROLL for (int m = 0; m < kM; ++m) VLLM_UNROLL for (int n = 0; n < N; ++n) acc[m][n] = zeros();
@@ -168,7 +166,7 @@ struct Attention {
       for_segments([&](int kv_block, int offset, int first, int positions) {
         const uint32_t* values =
             args.kv.values(kv_block, kv_head) + static_cast<ptrdiff_t>(offset / kPer) * padded_dim + d;
-        dot_block<Units, kM, N>(values, padded_dim, kLanes, weights + first / kPer, scores_stride,
+        dot_vectors<Units, kM, N>(values, padded_dim, kLanes, weights + first / kPer, scores_stride,
                                 ceil_div(positions, kPer), acc);
       });
       VLLM_UNROLL for (int m = 0; m < kM; ++m) {

@@ -30,6 +30,22 @@ VLLM_INLINE void dot_block(const uint32_t* w, ptrdiff_t step_stride, ptrdiff_t v
   }
 }
 
+// The same, cut to the registers there are: one vector after the other as soon as rows alone keep the pipes busy.
+template <class Units, int M, int N>
+VLLM_INLINE void dot_vectors(const uint32_t* w, ptrdiff_t step_stride, ptrdiff_t vector_stride, const uint32_t* x,
+                             ptrdiff_t x_stride, int steps, f32x16 (&acc)[M][N]) {
+  if constexpr (M <= 2 || N <= kColumns) {
+    dot_block<Units, M, N>(w, step_stride, vector_stride, x, x_stride, steps, acc);
+  } else {
+    VLLM_UNROLL for (int n = 0; n < N; ++n) {
+      f32x16 column[M][1];
+      VLLM_UNROLL for (int m = 0; m < M; ++m) column[m][0] = acc[m][n];
+      dot_block<Units, M, 1>(w + n * vector_stride, step_stride, 0, x, x_stride, steps, column);
+      VLLM_UNROLL for (int m = 0; m < M; ++m) acc[m][n] = column[m][0];
+    }
+  }
+}
+
 template <int N>
 struct Count {
   static constexpr int value = N;

@@ -6,8 +6,6 @@
 
 namespace vllm::VLLM_ISA {
 
-inline constexpr int kFloatRows = kRegisters == 32 ? 12 : 2;
-
 template <class Units>
 VLLM_INLINE void linear_units(const LinearArgs& args, int begin, int end) {
   const int steps = ceil_div(args.weight.num_in, Units::kPerUnit);
@@ -17,7 +15,7 @@ VLLM_INLINE void linear_units(const LinearArgs& args, int begin, int end) {
     const auto* w =
         reinterpret_cast<const uint32_t*>(args.weight.data + static_cast<size_t>(tile) * args.weight.tile_bytes);
     VLLM_UNROLL for (int m = 0; m < kM; ++m) acc[m][0] = acc[m][1] = zeros();
-    dot_block<Units, kM, 2>(w, kTile, kLanes, x + first * args.x.stride, args.x.stride, steps, acc);
+    dot_vectors<Units, kM, 2>(w, kTile, kLanes, x + first * args.x.stride, args.x.stride, steps, acc);
   });
 }
 

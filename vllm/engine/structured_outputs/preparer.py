@@ -20,7 +20,7 @@ BACKENDS = ("auto", "guidance")
 
 
 class GrammarPreparer:
-    """`send`: hands the core the tokenizer; called once, before the first request that has a grammar."""
+    """`send`: hands the core the tokenizer; called once, by `prepare` or before the first request with a grammar."""
 
     def __init__(
         self,
@@ -38,6 +38,11 @@ class GrammarPreparer:
         self._checker: GrammarChecker | None = None
         self._threads: ThreadPoolExecutor | None = None
         self._finalizers: list[weakref.finalize[..., GrammarPreparer]] = []
+
+    def prepare(self) -> None:
+        """Let the core build its view of the vocabulary now: at the start it stops nobody, and later everybody."""
+        if self._capabilities.structured_outputs and self._tokenizer is not None:
+            self._start()
 
     def check(self, params: SamplingParams) -> str | None:
         """The grammar of a request's constraint, if it has one. Blocks while it is compiled for the first time.
@@ -87,6 +92,9 @@ class GrammarPreparer:
             raise _refusal(f"this model on the {self._capabilities.target} target has no structured outputs")
         if constraint.backend not in (None, *BACKENDS):
             raise _refusal(f"backend {constraint.backend!r} is not available; known: {', '.join(BACKENDS)}")
+        return self._start()
+
+    def _start(self) -> GrammarChecker:
         if self._checker is None:
             tokenizer = self._grammar_tokenizer()
             self._send(tokenizer)

@@ -47,7 +47,9 @@ from vllm.entrypoints.openai.request_logger import RequestLogger
 from vllm.entrypoints.openai.serving_chat import OpenAIServingChat
 from vllm.entrypoints.openai.serving_completion import OpenAIServingCompletion
 from vllm.entrypoints.openai.serving_engine import ServingOptions
+from vllm.entrypoints.openai.serving_messages import ServingMessages
 from vllm.entrypoints.openai.serving_models import OpenAIServingModels
+from vllm.entrypoints.openai.serving_responses import OpenAIServingResponses
 from vllm.entrypoints.openai.serving_tokenization import OpenAIServingTokenization
 from vllm.exceptions import VLLMError
 from vllm.logger import init_logger
@@ -174,6 +176,8 @@ async def init_app_state(engine_client: Any, state: State, args: argparse.Namesp
     state.openai_serving_models = models
     state.openai_serving_completion = OpenAIServingCompletion(*shared)
     state.openai_serving_chat = OpenAIServingChat(*shared)
+    state.openai_serving_responses = OpenAIServingResponses(state.openai_serving_chat, state.in_flight)
+    state.serving_messages = ServingMessages(state.openai_serving_chat)
     state.openai_serving_tokenization = OpenAIServingTokenization(engine_client, models, renderer)
     if readiness := getattr(state, "readiness", None):
         readiness.open()

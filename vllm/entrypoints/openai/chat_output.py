@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from msgspec import UNSET
@@ -22,8 +23,10 @@ from vllm.entrypoints.openai.parsers import (
 )
 from vllm.entrypoints.openai.protocol import ChatCompletionRequest, ChatMessage, FunctionCall, ToolCallMessage
 from vllm.entrypoints.openai.protocol.stream import Delta, FunctionDelta, ToolCallDelta
+from vllm.entrypoints.openai.reasoning import ReasoningMarkers
 from vllm.entrypoints.openai.serving_engine import ServingOptions
 from vllm.exceptions import VLLMValidationError
+from vllm.outputs import CompletionOutput
 
 
 def check_parsers(request: ChatCompletionRequest, options: ServingOptions) -> None:
@@ -48,17 +51,29 @@ def needs_parser(request: ChatCompletionRequest, options: ServingOptions) -> boo
     return options.reasoning_parser is not None or request.wants_tool_calls
 
 
-def build_parser(request: ChatCompletionRequest, options: ServingOptions) -> OutputParser:
-    """An output of a given form has it from its first token on: there is no reasoning to be set apart."""
-    if request.wants_tool_calls and forces_calls(request.tool_choice):
-        name = named_function(request.tool_choice)
-        return RequiredCallsParser() if name is None else NamedCallParser(name)
-    reasoning = options.reasoning_parser if request.constraint() is None else None
-    tools = _tool_parser(options.tool_call_parser, request.tools or []) if request.wants_tool_calls else None
-    if reasoning is None:
+def reasons(request: ChatCompletionRequest, options: ServingOptions, markers: ReasoningMarkers) -> bool:
+    """Whether reasoning is looked for: an output of a given form thinks first only where the engine can tell."""
+    return options.reasoning_parser is not None and (markers.are_tokens or request.constraint() is None)
+
+
+def build_parser(
+    request: ChatCompletionRequest, options: ServingOptions, markers: ReasoningMarkers, prompt: str | None
+) -> OutputParser:
+    """prompt: the text that the output follows."""
+    tools = _calls_parser(request, options) if request.wants_tool_calls else None
+    if options.reasoning_parser is None or not reasons(request, options, markers):
         return tools or PlainParser()
-    parser = REASONING_PARSERS[reasoning]()
+    parser = REASONING_PARSERS[options.reasoning_parser]()
+    if (set_prompt := getattr(parser, "set_prompt", None)) is not None:
+        set_prompt(prompt or "")
     return parser if tools is None else ChainedParser(parser, tools)
+
+
+def _calls_parser(request: ChatCompletionRequest, options: ServingOptions) -> OutputParser | None:
+    if not forces_calls(request.tool_choice):
+        return _tool_parser(options.tool_call_parser, request.tools or [])
+    name = named_function(request.tool_choice)
+    return RequiredCallsParser() if name is None else NamedCallParser(name)
 
 
 def _tool_parser(name: str | None, tools: list[dict[str, Any]]) -> OutputParser | None:
@@ -71,18 +86,25 @@ def _tool_parser(name: str | None, tools: list[dict[str, Any]]) -> OutputParser 
 
 
 class ChatOutput:
-    """One output on its way through the parsers."""
+    """One output on its way through the parsers. num_reasoning_tokens: None where none are looked for."""
 
-    def __init__(self, request: ChatCompletionRequest, options: ServingOptions) -> None:
-        self._parser = build_parser(request, options)
+    def __init__(
+        self, request: ChatCompletionRequest, options: ServingOptions, markers: ReasoningMarkers, prompt: str | None
+    ) -> None:
+        self._parser = build_parser(request, options, markers, prompt)
+        self._counter = markers.counter(prompt) if reasons(request, options, markers) else None
         self._is_named = named_function(request.tool_choice) is not None
         self._gives_reasoning = request.include_reasoning
         self._max_calls = 1 if request.parallel_tool_calls is False else None
         self.num_calls = 0
 
-    def message(self, role: str, text: str, echo: str) -> ChatMessage:
+    @property
+    def num_reasoning_tokens(self) -> int | None:
+        return None if self._counter is None else self._counter.num_tokens
+
+    def message(self, role: str, completion: CompletionOutput, echo: str) -> ChatMessage:
         """The whole output as a message."""
-        delta = self.delta(text, finished=True)
+        delta = self.delta(completion.text, completion.token_ids, finished=True)
         content = echo + (delta.content or "")
         reasoning = delta.reasoning or None
         calls = [
@@ -99,11 +121,13 @@ class ChatOutput:
             tool_calls=calls or None,
         )
 
-    def delta(self, text: str, finished: bool) -> Delta:
+    def delta(self, text: str, token_ids: Iterable[int], finished: bool) -> Delta:
         """What this piece of the output adds."""
         parts = self._parser.feed(text) + (self._parser.finish() if finished else [])
         content = "".join(part.text for part in parts if isinstance(part, Content))
         reasoning = "".join(part.text for part in parts if isinstance(part, Reasoning))
+        if self._counter is not None:
+            self._counter.feed(token_ids, reasoning)
         calls = [self._call(part) for part in parts if isinstance(part, ToolCall) and self._takes_call()]
         shown = reasoning if reasoning and self._gives_reasoning else UNSET
         return Delta(content=content or UNSET, reasoning=shown, reasoning_content=shown, tool_calls=calls or UNSET)
@@ -122,3 +146,9 @@ class ChatOutput:
 
 def is_empty(delta: Delta) -> bool:
     return delta.content is UNSET and delta.reasoning is UNSET and delta.tool_calls is UNSET
+
+
+def num_reasoning_tokens(outputs: Sequence[ChatOutput]) -> int | None:
+    """Of all outputs together; None where reasoning is not looked for."""
+    counts = [count for output in outputs if (count := output.num_reasoning_tokens) is not None]
+    return sum(counts) if counts else None

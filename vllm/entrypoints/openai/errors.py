@@ -1,4 +1,4 @@
-"""From exceptions to OpenAI-shaped error bodies: one table for every route, for plain answers and for streams.
+"""From exceptions to error bodies: one table for every route, for plain answers and for streams.
 
 A client's mistake carries its own message. Everything else answers with a fixed text: messages of unexpected
 exceptions can hold paths, addresses or other requests' data, so they go to the log only.
@@ -13,11 +13,14 @@ import jinja2
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from starlette._utils import get_route_path
 from starlette.exceptions import HTTPException
+from starlette.types import Scope
 
 from vllm.engine.startup import StartProgress
 from vllm.entrypoints.openai.in_flight import RequestTimedOut, ServerShutdown
 from vllm.entrypoints.openai.protocol import ErrorInfo, ErrorResponse
+from vllm.entrypoints.openai.protocol.messages import messages_error
 from vllm.entrypoints.utils import DeadlineExceeded
 from vllm.exceptions import (
     EngineDeadError,
@@ -32,6 +35,7 @@ from vllm.logger import init_logger
 logger = init_logger(__name__)
 
 RETRY_AFTER_SECONDS = 1
+_MESSAGES = "/v1/messages"
 _MAX_FAULTS = 5
 _MAX_MESSAGE = 2000
 _MAX_PLACE = 64
@@ -44,7 +48,7 @@ def error(status: HTTPStatus, type: str, message: str, param: str | None = None)
 def error_from(exception: BaseException) -> ErrorResponse:
     """What the client is told of `exception`. Unexpected ones are logged here, whole."""
     if isinstance(exception, VLLMNotFoundError):
-        return error(HTTPStatus.NOT_FOUND, "NotFoundError", str(exception), "model")
+        return error(HTTPStatus.NOT_FOUND, "NotFoundError", str(exception), exception.parameter)
     if isinstance(exception, VLLMValidationError):
         return error(HTTPStatus.BAD_REQUEST, "BadRequestError", str(exception), exception.parameter)
     if isinstance(exception, VLLMClientError):
@@ -88,12 +92,15 @@ def _validation_fault(fault: dict[str, Any]) -> tuple[str, str | None]:
     return (f"{place}: {fault['msg']}", place) if place else (str(fault["msg"]), None)
 
 
-def error_json(response: ErrorResponse) -> JSONResponse:
+def error_json(response: ErrorResponse, scope: Scope) -> JSONResponse:
+    """In the shape of the API that the path of `scope` belongs to."""
     status = response.error.code
     headers: dict[str, str] = {}
     if status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
         headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
-    return JSONResponse(response.model_dump(), status_code=status, headers=headers)
+    is_messages = get_route_path(scope).startswith(_MESSAGES)
+    body = messages_error(response) if is_messages else response.model_dump()
+    return JSONResponse(body, status_code=status, headers=headers)
 
 
 def not_ready_json(progress: StartProgress) -> JSONResponse:
@@ -106,12 +113,12 @@ def not_ready_json(progress: StartProgress) -> JSONResponse:
 
 def install_error_handlers(app: FastAPI) -> None:
     async def answer(request: Request, exception: Exception) -> JSONResponse:
-        return error_json(error_from(exception))
+        return error_json(error_from(exception), request.scope)
 
     async def answer_http(request: Request, exception: Exception) -> JSONResponse:
         status = HTTPStatus(getattr(exception, "status_code", 500))
         detail: Any = getattr(exception, "detail", None) or status.phrase
-        response = error_json(error(status, _HTTP_TYPES.get(status, status.phrase), str(detail)))
+        response = error_json(error(status, _HTTP_TYPES.get(status, status.phrase), str(detail)), request.scope)
         response.headers.update(getattr(exception, "headers", None) or {})
         return response
 

@@ -10,15 +10,13 @@ from vllm.logger import init_logger
 logger = init_logger(__name__)
 
 _CODE = "code from outside is not loaded or run; see --tool-call-parser for what there is"
-_ADAPTERS = "LoRA adapters are not served yet"
 _ONE_SERVER = "one process answers HTTP; run more servers behind a load balancer"
 
 FOREIGN_FRONTEND_OPTIONS: dict[str, ForeignOption] = {
     "tool_strict_level": ForeignOption("auto", "calls cannot be forced into a form yet", refused=True),
     "tool_server": ForeignOption(None, _CODE, refused=True),
     "enable_reasoning": ForeignOption(False, "--reasoning-parser suffices", type=bool),
-    "lora_modules": ForeignOption(None, _ADAPTERS, refused=True),
-    "prompt_adapters": ForeignOption(None, _ADAPTERS, refused=True),
+    "prompt_adapters": ForeignOption(None, "prompt adapters are not served, LoRA adapters are", refused=True),
     "api_server_count": ForeignOption(1, _ONE_SERVER, refused=True, type=int),
     "headless": ForeignOption(False, _ONE_SERVER, refused=True, type=bool),
     "enable_tokenizer_info_endpoint": ForeignOption(False, "/tokenizer_info is not served", refused=True, type=bool),

@@ -19,15 +19,39 @@ from vllm.entrypoints.openai.api_server import build_app
 from vllm.entrypoints.openai.cli_args import FrontendArgs, validate_args
 from vllm.entrypoints.openai.foreign_args import FOREIGN_FRONTEND_OPTIONS
 from vllm.entrypoints.openai.middleware.authentication import OPEN_PATHS
-from vllm.entrypoints.openai.protocol import ChatCompletionRequest, CompletionRequest
+from vllm.entrypoints.openai.protocol import ChatCompletionRequest, CompletionRequest, ResponsesRequest
 from vllm.entrypoints.openai.protocol.base import OpenAIBaseModel
-from vllm.entrypoints.openai.protocol.sampling import SamplingFields
+from vllm.entrypoints.openai.protocol.messages import MessagesRequest
+from vllm.entrypoints.openai.protocol.sampling import DrawFields, SamplingFields
 
 _HEAD = """\
 # Server reference
 
 Made from the code. [The server](server.md) says how it behaves.
 """
+
+_UNSUPPORTED_NOTE = "Known, and not available; a value that asks for nothing (null, or the default) passes.\n"
+
+REFUSING: dict[str, type[OpenAIBaseModel]] = {
+    "/v1/completions": CompletionRequest,
+    "/v1/chat/completions": ChatCompletionRequest,
+    "/v1/responses": ResponsesRequest,
+    "/v1/messages": MessagesRequest,
+}
+FOREIGN_ROUTES = {
+    "/v1/embeddings /v2/embed /pooling /classify /score /rerank": "Models here generate text; none pools.",
+    "/v1/audio/transcriptions /v1/audio/translations /v1/realtime": "Models here read and write text alone.",
+    "/v1/chat/completions/batch": "`vllm run-batch` answers files of requests.",
+    "/v1/load_lora_adapter /v1/unload_lora_adapter": "Adapters are not loaded while serving.",
+    "/sleep /wake_up /is_sleeping /pause /resume /is_paused": "Weights stay where they are: an artifact is mapped.",
+    "/collective_rpc /server_info /reset_mm_cache /reset_encoder_cache": "No code or state of the engine is open to "
+    "requests.",
+    "/start_profile /stop_profile": "`vllm bench` and the metrics say where time goes.",
+    "/inference/v1/generate /inference/v1/abort_requests": "`/v1/completions` takes and gives token ids.",
+    "/scale_elastic_ep /is_scaling_elastic_ep /kv_event_sources": "A server is one replica.",
+    "/invocations /generative_scoring /v1/systemone": "Use the routes above.",
+    "/tokenizer_info": "The tokenizer lies beside the model.",
+}
 
 
 def page() -> str:
@@ -36,11 +60,17 @@ def page() -> str:
     pieces += ["## Options of the server\n", _table(["Option", "Default", "Meaning"], _options(FrontendArgs))]
     pieces += ["## Options of vLLM's server that are not here\n", _table(["Option", "Why"], _foreign_options())]
     pieces += ["## Options of the engine\n", _table(["Option", "Default", "Meaning"], _options(AsyncEngineArgs))]
-    pieces += ["## Fields of both kinds of request\n", _fields_table(SamplingFields, ())]
+    pieces += ["## Routes of vLLM's server that are not here\n", _table(["Route", "Why"], _foreign_routes())]
+    pieces += ["## Fields of completions, chat and responses\n", _fields_table(DrawFields, ())]
+    pieces += ["## Fields of completions and chat\n", _fields_table(SamplingFields, DrawFields.model_fields)]
     shared = SamplingFields.model_fields
     pieces += ["## Fields of `/v1/completions`\n", _fields_table(CompletionRequest, shared)]
     pieces += ["## Fields of `/v1/chat/completions`\n", _fields_table(ChatCompletionRequest, shared)]
-    pieces += ["## Fields that are refused\n", _unsupported_note(), _table(["Field", "Why"], _unsupported())]
+    pieces += ["## Fields of `/v1/responses`\n", _fields_table(ResponsesRequest, DrawFields.model_fields)]
+    pieces += ["## Fields of `/v1/messages`\n", _fields_table(MessagesRequest, ())]
+    for path, cls in REFUSING.items():
+        pieces += [f"## Fields that `{path}` refuses\n", _UNSUPPORTED_NOTE]
+        pieces += [_table(["Field", "Why"], _unsupported(cls))]
     return "\n".join(pieces)
 
 
@@ -78,13 +108,13 @@ def _fields_table(cls: type[OpenAIBaseModel], without: Iterable[str]) -> str:
     return _table(["Field", "Default", "Meaning"], rows)
 
 
-def _unsupported_note() -> str:
-    return "Known, and not available; a value that asks for nothing (null, or the default) passes.\n"
+def _foreign_routes() -> Iterator[list[str]]:
+    for routes, reason in FOREIGN_ROUTES.items():
+        yield [", ".join(f"`{route}`" for route in routes.split()), reason]
 
 
-def _unsupported() -> Iterator[list[str]]:
-    known = {**CompletionRequest.unsupported, **ChatCompletionRequest.unsupported}
-    for name, (reason, _) in sorted(known.items()):
+def _unsupported(cls: type[OpenAIBaseModel]) -> Iterator[list[str]]:
+    for name, (reason, _) in sorted(cls.unsupported.items()):
         yield [f"`{name}`", reason]
 
 

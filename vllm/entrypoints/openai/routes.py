@@ -1,8 +1,7 @@
 """The routes: each a few lines from HTTP to a serving class and back.
 
-State they read, all on `app.state`: engine_client, in_flight, metrics, openai_serving_models,
-openai_serving_completion, openai_serving_chat, openai_serving_tokenization. It is put there by
-`api_server.init_app_state`.
+State they read, all on `app.state`: engine_client, in_flight, metrics, serving_messages, and openai_serving_models,
+_completion, _chat, _responses and _tokenization. It is put there by `api_server.init_app_state`.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
 from prometheus_client.exposition import choose_encoder
 from pydantic import BaseModel, Discriminator, Tag
-from starlette.datastructures import State
 from starlette.exceptions import HTTPException
 
 from vllm.entrypoints.openai.errors import error, error_json, not_ready_json
@@ -27,14 +25,23 @@ from vllm.entrypoints.openai.protocol import (
     ChatCompletionResponse,
     CompletionRequest,
     CompletionResponse,
+    DeletedResponse,
     DetokenizeRequest,
     DetokenizeResponse,
     ErrorResponse,
     ModelCard,
     ModelList,
+    ResponsesRequest,
+    ResponsesResponse,
     TokenizeChatRequest,
     TokenizeCompletionRequest,
     TokenizeResponse,
+)
+from vllm.entrypoints.openai.protocol.messages import (
+    CountTokensRequest,
+    CountTokensResponse,
+    MessagesRequest,
+    MessagesResponse,
 )
 from vllm.entrypoints.openai.protocol.tokenization import tokenize_request_form
 from vllm.entrypoints.openai.sse import Events, EventStream
@@ -86,7 +93,7 @@ async def answer(request: Request, work: Coroutine[Any, Any, BaseModel | Events]
     except ClientDisconnected:
         return Response(status_code=CLIENT_CLOSED_REQUEST)
     if isinstance(result, ErrorResponse):
-        return error_json(result)
+        return error_json(result, request.scope)
     if isinstance(result, Events):
         return EventStream(result, in_flight, deadline)
     return Response(result.model_dump_json(), media_type="application/json")
@@ -120,6 +127,42 @@ async def create_completion(request: CompletionRequest, raw_request: Request) ->
 async def create_chat_completion(request: ChatCompletionRequest, raw_request: Request) -> Response:
     serving = raw_request.app.state.openai_serving_chat
     return await answer(raw_request, serving.create_chat_completion(request, raw_request))
+
+
+@api_router.post("/v1/responses", response_model=ResponsesResponse, dependencies=_JSON)
+async def create_response(request: ResponsesRequest, raw_request: Request) -> Response:
+    serving = raw_request.app.state.openai_serving_responses
+    return await answer(raw_request, serving.create_response(request))
+
+
+@api_router.get("/v1/responses/{response_id}", response_model=ResponsesResponse)
+async def retrieve_response(response_id: str, raw_request: Request) -> Response:
+    serving = raw_request.app.state.openai_serving_responses
+    return await answer(raw_request, serving.retrieve_response(response_id))
+
+
+@api_router.delete("/v1/responses/{response_id}", response_model=DeletedResponse)
+async def delete_response(response_id: str, raw_request: Request) -> Response:
+    serving = raw_request.app.state.openai_serving_responses
+    return await answer(raw_request, serving.delete_response(response_id))
+
+
+@api_router.post("/v1/responses/{response_id}/cancel", response_model=ResponsesResponse)
+async def cancel_response(response_id: str, raw_request: Request) -> Response:
+    serving = raw_request.app.state.openai_serving_responses
+    return await answer(raw_request, serving.cancel_response(response_id))
+
+
+@api_router.post("/v1/messages", response_model=MessagesResponse, dependencies=_JSON)
+async def create_message(request: MessagesRequest, raw_request: Request) -> Response:
+    serving = raw_request.app.state.serving_messages
+    return await answer(raw_request, serving.create_message(request))
+
+
+@api_router.post("/v1/messages/count_tokens", response_model=CountTokensResponse, dependencies=_JSON)
+async def count_tokens(request: CountTokensRequest, raw_request: Request) -> Response:
+    serving = raw_request.app.state.serving_messages
+    return await answer(raw_request, serving.count_tokens(request))
 
 
 TokenizeRequest = Annotated[
@@ -162,17 +205,18 @@ async def health(raw_request: Request) -> Response:
     if not state.readiness.ready and not state.in_flight.draining:
         return not_ready_json(state.readiness.progress)
     if state.in_flight.draining:
-        return _unavailable("The server is shutting down.")
-    return await _engine_health(state)
+        return _unavailable(raw_request, "The server is shutting down.")
+    return await _engine_health(raw_request)
 
 
-async def _engine_health(state: State) -> Response:
+async def _engine_health(raw_request: Request) -> Response:
+    client = raw_request.app.state.engine_client
     try:
-        await state.engine_client.check_health()
+        await client.check_health()
     except Exception:
-        return _unavailable("The engine is not running.")
-    if state.engine_client.errored:
-        return _unavailable("The engine is not running.")
+        return _unavailable(raw_request, "The engine is not running.")
+    if client.errored:
+        return _unavailable(raw_request, "The engine is not running.")
     return Response()
 
 
@@ -181,18 +225,21 @@ async def live(raw_request: Request) -> Response:
     """Liveness: 200 while the server can become or stay ready, also during a start and a drain; 503 when the engine
     is dead or stuck."""
     state = raw_request.app.state
-    return await _engine_health(state) if state.readiness.ready else Response()
+    return await _engine_health(raw_request) if state.readiness.ready else Response()
 
 
 @dev_router.post("/reset_prefix_cache", response_class=Response)
-async def reset_prefix_cache(raw_request: Request) -> Response:
-    """Forget cached prefixes; requests that run keep their blocks."""
-    await raw_request.app.state.engine_client.reset_prefix_cache()
+async def reset_prefix_cache(
+    raw_request: Request, reset_running_requests: bool = False, reset_external: bool = False
+) -> Response:
+    """Forget cached prefixes, with `reset_external` those in the KV store too; requests that run keep their blocks."""
+    client = raw_request.app.state.engine_client
+    await client.reset_prefix_cache(reset_running_requests, reset_external)
     return Response()
 
 
-def _unavailable(message: str) -> JSONResponse:
-    return error_json(error(HTTPStatus.SERVICE_UNAVAILABLE, "ServiceUnavailableError", message))
+def _unavailable(request: Request, message: str) -> JSONResponse:
+    return error_json(error(HTTPStatus.SERVICE_UNAVAILABLE, "ServiceUnavailableError", message), request.scope)
 
 
 @health_router.get("/load")

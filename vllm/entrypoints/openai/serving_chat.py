@@ -12,7 +12,14 @@ from typing import Any
 
 from msgspec import UNSET
 
-from vllm.entrypoints.openai.chat_output import ChatOutput, check_parsers, is_empty, needs_parser
+from vllm.entrypoints.openai.blocks import Blocks
+from vllm.entrypoints.openai.chat_output import (
+    ChatOutput,
+    check_parsers,
+    is_empty,
+    needs_parser,
+    num_reasoning_tokens,
+)
 from vllm.entrypoints.openai.logprobs import LogprobsFormatter
 from vllm.entrypoints.openai.protocol import (
     ChatCompletionRequest,
@@ -21,6 +28,7 @@ from vllm.entrypoints.openai.protocol import (
     ErrorResponse,
 )
 from vllm.entrypoints.openai.protocol.stream import DONE, ChatChunk, ChatChunkChoice, Delta, event
+from vllm.entrypoints.openai.reasoning import ReasoningMarkers
 from vllm.entrypoints.openai.renderer import RenderedPrompt
 from vllm.entrypoints.openai.serving_engine import Generation, OpenAIServing
 from vllm.entrypoints.openai.sse import Events
@@ -29,33 +37,54 @@ from vllm.sampling_params import SamplingParams
 
 
 class OpenAIServingChat(OpenAIServing):
+    def __init__(self, *shared: Any) -> None:
+        super().__init__(*shared)
+        vocab_size = self.engine_client.model_config.vocab_size
+        self.markers = ReasoningMarkers(self.options.reasoning_parser, self.engine_client.tokenizer, vocab_size)
+
     async def create_chat_completion(
         self, request: ChatCompletionRequest, raw_request: Any = None
     ) -> ChatCompletionResponse | Events | ErrorResponse:
         return await self.answer(self._create(request, raw_request))
 
     async def _create(self, request: ChatCompletionRequest, raw_request: Any) -> ChatCompletionResponse | Events:
-        self.models.resolve(request.model)
-        check_parsers(request, self.options)
-        response_id = self.response_id("chatcmpl", request, raw_request)
-        effort = {"reasoning_effort": request.reasoning_effort} if request.reasoning_effort is not None else None
-        if self.options.exclude_tools_when_tool_choice_none and request.tool_choice == "none":
-            request.tools = None
-        prompt = await self.renderer.render_chat(request, effort, request.truncated)
-        prompt = self.truncate(request, prompt, request.output_limit)
-        generation = self.generate(request, response_id, [prompt], lambda prompt: self._params(request, prompt))
-        await self.check_structured_outputs(generation)
+        generation = await self.begin(request, self.response_id("chatcmpl", request, raw_request))
         if request.stream:
             return await self.stream(_ChatStream(self, request, generation).events())
         (output,) = await self.collect(generation)
         return self._response(request, generation, output)
 
+    async def begin(self, request: ChatCompletionRequest, response_id: str) -> Generation:
+        """All checks are done and the prompt is made; other endpoints that amount to a chat go on from here."""
+        self.models.resolve(request.model)
+        check_parsers(request, self.options)
+        prompt = await self.render(request)
+        generation = self.generate(request, response_id, [prompt], lambda prompt: self._params(request, prompt))
+        await self.check_structured_outputs(generation)
+        return generation
+
+    async def render(self, request: ChatCompletionRequest) -> RenderedPrompt:
+        effort = {"reasoning_effort": request.reasoning_effort} if request.reasoning_effort is not None else None
+        if self.options.exclude_tools_when_tool_choice_none and request.tool_choice == "none":
+            request.tools = None
+        prompt = await self.renderer.render_chat(request, effort, request.truncated)
+        return self.truncate(request, prompt, request.output_limit)
+
     def _params(self, request: ChatCompletionRequest, prompt: RenderedPrompt) -> SamplingParams:
         name = "max_tokens" if request.max_completion_tokens is None else "max_completion_tokens"
         limit = self.output_limit(request.output_limit, len(prompt.token_ids), name)
-        return request.build_sampling_params(
+        params = request.build_sampling_params(
             limit, self.defaults, logprobs=request.num_logprobs, prompt_logprobs=request.prompt_logprobs
         )
+        if params.structured_outputs is not None:
+            params._reasoning_gate = self.markers.gate(prompt.text)
+        return params
+
+    def blocks(self, request: ChatCompletionRequest, generation: Generation) -> Blocks:
+        return Blocks(request, self.options, self.markers, generation.prompts[0].text)
+
+    def new_output(self, request: ChatCompletionRequest, generation: Generation) -> ChatOutput:
+        return ChatOutput(request, self.options, self.markers, generation.prompts[0].text)
 
     def role_of(self, request: ChatCompletionRequest) -> str:
         """Whose turn is generated: the assistant's, or that of the message which is continued."""
@@ -73,7 +102,8 @@ class OpenAIServingChat(OpenAIServing):
     ) -> ChatCompletionResponse:
         formatter = self.formatter(request)
         completions = sorted(output.outputs, key=lambda completion: completion.index)
-        choices = [self._choice(request, formatter, completion) for completion in completions]
+        parsed = [self.new_output(request, generation) for _ in completions]
+        choices = [self._choice(request, formatter, *pair) for pair in zip(completions, parsed, strict=True)]
         for choice in choices:
             text = choice.message.content or ""
             self.request_logger.log_output(generation.id, choice.index, text, choice.finish_reason)
@@ -82,19 +112,22 @@ class OpenAIServingChat(OpenAIServing):
             created=generation.created,
             model=generation.model,
             choices=choices,
-            usage=self.usage([output]),
+            usage=self.usage([output], num_reasoning=num_reasoning_tokens(parsed)),
             prompt_logprobs=self.prompt_logprobs(request, formatter, output),
             prompt_token_ids=list(output.prompt_token_ids or ()) if request.return_token_ids else None,
             prompt_text=generation.prompts[0].text if request.return_prompt_text else None,
         )
 
     def _choice(
-        self, request: ChatCompletionRequest, formatter: LogprobsFormatter, completion: CompletionOutput
+        self,
+        request: ChatCompletionRequest,
+        formatter: LogprobsFormatter,
+        completion: CompletionOutput,
+        output: ChatOutput,
     ) -> ChatCompletionResponseChoice:
-        output = ChatOutput(request, self.options)
         return ChatCompletionResponseChoice(
             index=completion.index,
-            message=output.message(self.role_of(request), completion.text, self.echo_of(request)),
+            message=output.message(self.role_of(request), completion, self.echo_of(request)),
             logprobs=chat_logprobs(request, formatter, completion),
             finish_reason=output.finish_reason(completion.finish_reason),
             stop_reason=completion.stop_reason,
@@ -124,7 +157,7 @@ class _ChatStream:
         self._always_sent = bool(request.logprobs) or bool(request.return_token_ids)
         self._outputs: list[ChatOutput] = []
         if needs_parser(request, serving.options):
-            self._outputs = [ChatOutput(request, serving.options) for _ in range(request.num_choices)]
+            self._outputs = [serving.new_output(request, generation) for _ in range(request.num_choices)]
 
     async def events(self) -> AsyncGenerator[bytes, None]:
         async with aclosing(self._generation.outputs) as outputs:
@@ -165,7 +198,8 @@ class _ChatStream:
 
     def _delta(self, completion: CompletionOutput) -> Delta:
         if self._outputs:
-            return self._outputs[completion.index].delta(completion.text, completion.finish_reason is not None)
+            finished = completion.finish_reason is not None
+            return self._outputs[completion.index].delta(completion.text, completion.token_ids, finished)
         return Delta(content=completion.text or UNSET)
 
     def _finish_reason(self, completion: CompletionOutput) -> str | None:
@@ -177,10 +211,12 @@ class _ChatStream:
         chunk = ChatChunk(generation.id, generation.created, generation.model, [choice])
         if self._request.continuous_usage:
             num_output = self._num_tokens[choice.index]
-            chunk.usage = self._serving.stream_usage(self._num_prompt, num_output, self._num_cached)
+            num_reasoning = num_reasoning_tokens(self._outputs[choice.index : choice.index + 1])
+            chunk.usage = self._serving.stream_usage(self._num_prompt, num_output, self._num_cached, num_reasoning)
         return chunk
 
     def _usage_chunk(self) -> ChatChunk:
         generation = self._generation
-        usage = self._serving.stream_usage(self._num_prompt, sum(self._num_tokens), self._num_cached)
+        num_reasoning = num_reasoning_tokens(self._outputs)
+        usage = self._serving.stream_usage(self._num_prompt, sum(self._num_tokens), self._num_cached, num_reasoning)
         return ChatChunk(generation.id, generation.created, generation.model, [], usage=usage)

@@ -23,7 +23,7 @@ from vllm.entrypoints.openai.middleware.request_id import presentable_id, random
 from vllm.entrypoints.openai.protocol import ErrorResponse, PromptTokensDetails, UsageInfo
 from vllm.entrypoints.openai.protocol.base import now
 from vllm.entrypoints.openai.protocol.sampling import SamplingFields
-from vllm.entrypoints.openai.protocol.stream import Usage
+from vllm.entrypoints.openai.protocol.stream import Usage, error_events
 from vllm.entrypoints.openai.renderer import PromptRenderer, RenderedPrompt
 from vllm.entrypoints.openai.request_logger import RequestLogger
 from vllm.entrypoints.openai.serving_models import OpenAIServingModels
@@ -94,8 +94,10 @@ class OpenAIServing:
         except Exception as exception:
             return error_from(exception)
 
-    async def stream(self, events: AsyncGenerator[bytes, None]) -> Events:
-        return await Events(events, self.options.sse_keep_alive_interval).prime()
+    async def stream(
+        self, events: AsyncGenerator[bytes, None], on_error: Callable[[ErrorResponse], bytes] = error_events
+    ) -> Events:
+        return await Events(events, self.options.sse_keep_alive_interval, on_error).prime()
 
     def response_id(self, prefix: str, request: SamplingFields, raw_request: Any) -> str:
         """By the header X-Request-Id, else the body's request_id, else a random one."""
@@ -146,14 +148,18 @@ class OpenAIServing:
         engine_id = f"{response_id}-{self._nonce}{next(self._numbers)}"
         if request.use_beam_search:
             return self._beam_search(request, inputs, params, engine_id)
-        return self.engine_client.generate(inputs, params, engine_id, priority=request.priority)  # type: ignore[no-any-return]
+        adapter = self.models.lora_request(request.model)
+        return self.engine_client.generate(  # type: ignore[no-any-return]
+            inputs, params, engine_id, lora_request=adapter, priority=request.priority
+        )
 
     async def _beam_search(
         self, request: SamplingFields, inputs: dict[str, Any], params: SamplingParams, engine_id: str
     ) -> AsyncGenerator[RequestOutput, None]:
         beams = request.beam_search_params(params.max_tokens or 1)
         eos = self.engine_client.input_processor.eos_token_ids
-        output = await search_async(self.engine_client, inputs, beams, engine_id, eos, priority=request.priority)
+        options = {"priority": request.priority, "lora_request": self.models.lora_request(request.model)}
+        output = await search_async(self.engine_client, inputs, beams, engine_id, eos, **options)
         for completion in output.outputs:
             positions: Any = completion.logprobs
             completion.logprobs = None
@@ -231,7 +237,9 @@ class OpenAIServing:
     def defaults(self) -> dict[str, Any]:
         return self._defaults
 
-    def usage(self, outputs: list[RequestOutput], count_output: bool = True) -> UsageInfo:
+    def usage(
+        self, outputs: list[RequestOutput], count_output: bool = True, num_reasoning: int | None = None
+    ) -> UsageInfo:
         num_prompt = sum(len(output.prompt_token_ids or ()) for output in outputs)
         num_output = sum(len(completion.token_ids) for output in outputs for completion in output.outputs)
         num_output = num_output if count_output else 0
@@ -242,11 +250,15 @@ class OpenAIServing:
             completion_tokens=num_output,
             total_tokens=num_prompt + num_output,
             prompt_tokens_details=PromptTokensDetails(cached_tokens=num_cached) if with_details else None,
+            completion_tokens_details=None if num_reasoning is None else {"reasoning_tokens": num_reasoning},
         )
 
-    def stream_usage(self, num_prompt: int, num_output: int, num_cached: int) -> Usage:
+    def stream_usage(
+        self, num_prompt: int, num_output: int, num_cached: int, num_reasoning: int | None = None
+    ) -> Usage:
         details = {"cached_tokens": num_cached} if self.options.enable_prompt_tokens_details else None
-        return Usage(num_prompt, num_prompt + num_output, num_output, details)
+        of_output = None if num_reasoning is None else {"reasoning_tokens": num_reasoning}
+        return Usage(num_prompt, num_prompt + num_output, num_output, details, of_output)
 
     def wants_usage(self, request: SamplingFields) -> bool:
         return request.include_usage or self.options.enable_force_include_usage

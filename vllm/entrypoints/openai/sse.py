@@ -1,19 +1,21 @@
 """Server-sent events: a stream of them that can fail in order, and the response that sends it.
 
-A request that fails before its first event is answered by a status; one that fails later ends its stream with an
-error event and `[DONE]`. However a stream ends, its source is closed, which aborts the request in the engine.
+A request that fails before its first event is answered by a status; one that fails later ends its stream with an error
+event (and `[DONE]` where the API has one). However a stream ends, its source is closed, which aborts the request in the
+engine.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from vllm.entrypoints.openai.errors import error_from
 from vllm.entrypoints.openai.in_flight import ClientDisconnected, InFlight, RequestTimedOut, ServerShutdown
+from vllm.entrypoints.openai.protocol import ErrorResponse
 from vllm.entrypoints.openai.protocol.stream import error_events
 
 KEEP_ALIVE = b": keep-alive\n\n"
@@ -21,9 +23,15 @@ _FIRST_EVENT_SECONDS = 0.25
 
 
 class Events(AsyncIterator[bytes]):
-    """The events of `source`. Never raises once primed; `aclose` it when done."""
+    """The events of `source`. Never raises once primed; `aclose` it when done. on_error: what a failure ends with."""
 
-    def __init__(self, source: AsyncGenerator[bytes, None], keep_alive: float = 0) -> None:
+    def __init__(
+        self,
+        source: AsyncGenerator[bytes, None],
+        keep_alive: float = 0,
+        on_error: Callable[[ErrorResponse], bytes] = error_events,
+    ) -> None:
+        self.on_error = on_error
         self._source = source
         self._keep_alive = keep_alive
         self._following: asyncio.Task[bytes | None] | None = None
@@ -50,7 +58,7 @@ class Events(AsyncIterator[bytes]):
             event = await self._next()
         except Exception as exception:
             self._ended = True
-            return error_events(error_from(exception))
+            return self.on_error(error_from(exception))
         if event is None:
             self._ended = True
             raise StopAsyncIteration
@@ -99,7 +107,8 @@ class EventStream(Response):
             await self._in_flight.run(self._send_events(send), receive, started=True, deadline=self._deadline)
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         except (ServerShutdown, RequestTimedOut) as end:
-            await send({"type": "http.response.body", "body": error_events(error_from(end)), "more_body": False})
+            last = self._events.on_error(error_from(end))
+            await send({"type": "http.response.body", "body": last, "more_body": False})
         except ClientDisconnected:
             return
         finally:

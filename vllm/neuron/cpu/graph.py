@@ -21,11 +21,18 @@ Ops (x: input, y: output, W: weight; all sums in float32; `dim` is the width of 
                  of them if window > 0), grouped queries; x = [q | k | v]
                  attrs: layer, num_heads, num_kv_heads, head_dim, scale, window
     silu_mul     x = [gate | up]; y = gate * sigmoid(gate) * up
+    keep         hidden_cache[slot[t]] = x[t]; `drafted`: only of tokens whose logits are wanted, for their next draft
+                 attrs: drafted
+    recall       y[t] = hidden_cache[slot of position[t] - 1 of t's row], zeros where position[t] = 0
     select       y = the rows of x whose logits are wanted                 tokens -> samples
+    expand       y[s, ids[i]] = x[s, i], ABSENT everywhere else; ids ascend     weights: ids
     sample       x = logits [samples, vocab]; sampling and log-probabilities as SamplingInput says
 
 The residual stream and all norms are float32. `linear` rounds x to what W's packing wants (bfloat16, int8 per row, or
 not at all) by itself: that choice belongs to the packing, not to the model.
+
+The hidden cache is one float32 row a KV slot, shared by a target and its EAGLE draft: the target keeps what it knows of
+a token there, the draft recalls it with the token after (`models/eagle.py`).
 """
 
 from __future__ import annotations
@@ -36,6 +43,9 @@ from typing import Literal
 
 Attr = int | float | str | bool
 Rows = Literal["tokens", "samples"]
+
+ABSENT = -1e20
+"""The logit of a token that cannot be drafted: below all others, and finite still when a temperature has divided it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +64,7 @@ class Weight:
     kind: "linear" [out, in] (sources are stacked along out), "embedding" [vocab, dim] (shared with a linear of the same
         sources when tied), or "vector" (sources concatenated; float32).
     sources: checkpoint tensor names; empty: `value` holds a vector computed from the config.
+    rows: of the stacked sources, those that are taken, in this order; empty: all. columns: likewise a range of them.
     """
 
     name: str
@@ -61,6 +72,8 @@ class Weight:
     shape: tuple[int, ...]
     sources: tuple[str, ...] = ()
     value: tuple[float, ...] = ()
+    rows: tuple[int, ...] = ()
+    columns: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)

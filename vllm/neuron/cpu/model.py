@@ -7,6 +7,7 @@ An artifact holds
     programs/<name>.json    one a compiled shape: prefill-<bucket>, or with chunked prefill `mixed`, for decodes and
                             pieces of prompts side by side; and decode (its shape does not depend on the bucket,
                             since attention reads a row's own context and no more)
+    draft/                  the same of a draft model, if one drafts: one program, `draft`
 
 Programs take packed rows, so padding costs nothing here; a compiled shape only says how much memory a step may need.
 """
@@ -14,6 +15,7 @@ Programs take packed rows, so padding costs nothing here; a compiled shape only 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +25,18 @@ from vllm.checkpoint import open_checkpoint
 from vllm.config import VllmConfig
 from vllm.core.contract import HOST_SAMPLING, Capabilities
 from vllm.logger import init_logger
+from vllm.neuron.cpu.draft_pair import build_pair
+from vllm.neuron.cpu.drafts import Drafter, draft_program_shape
+from vllm.neuron.cpu.graph import Graph
 from vllm.neuron.cpu.models import build_graph, resolve_architecture
-from vllm.neuron.cpu.ops import KvDtype, NativeModel
+from vllm.neuron.cpu.models.eagle import kept_width
+from vllm.neuron.cpu.ops import HiddenCache, KvDtype, NativeModel, ThreadPool
 from vllm.neuron.cpu.packing import LAYOUT_VERSION, Scheme, pack
+from vllm.neuron.cpu.packing import Checkpoint as Tensors
 from vllm.neuron.cpu.plan import ProgramSpec, plan
 from vllm.neuron.cpu.step import build_step
 from vllm.neuron.device import DeviceModel, Progress
-from vllm.neuron.model_input import Kind, ModelInput, ModelOutput
+from vllm.neuron.model_input import ByteArray, Kind, ModelInput, ModelOutput
 
 logger = init_logger(__name__)
 
@@ -48,9 +55,20 @@ _QUANTISED: dict[str, Scheme] = {
 class CpuDeviceModel(DeviceModel):
     """A loaded artifact, its KV cache, and its programs by name."""
 
-    def __init__(self, config: VllmConfig, native: NativeModel, programs: dict[str, int]) -> None:
+    def __init__(
+        self,
+        config: VllmConfig,
+        native: NativeModel,
+        programs: dict[str, int],
+        draft: NativeModel | None = None,
+        hidden: HiddenCache | None = None,
+    ) -> None:
         self.native = native
+        self.hidden = hidden
         self.programs = programs
+        self.draft = draft
+        self.drafter = Drafter(config, native, draft) if config.speculative_config is not None else None
+        self.kv_block_bytes = native.kv_block_bytes
         self.block_size = config.cache_config.block_size or config.model_config.max_len
         self.capabilities = Capabilities(
             target="cpu",
@@ -79,46 +97,36 @@ class CpuDeviceModel(DeviceModel):
         resolve_architecture(model.hf_config)
         graph = build_graph(model.hf_config, model.max_len)
         checkpoint = open_checkpoint(model.model_path or model.model, load_format=model.load_format)
-        index = pack(graph, checkpoint, weight_scheme(config), directory / "weights.bin", progress)
-        index["kv"] = {
-            "num_layers": graph.num_layers,
-            "num_kv_heads": graph.num_kv_heads,
-            "head_dim": graph.head_dim,
-            "vocab_size": graph.vocab_size,
-        }
-        (directory / "index.json").write_text(json.dumps(index))
-        (directory / "programs").mkdir()
-        for name, (tokens, samples) in program_shapes(config).items():
-            spec = plan(graph, tokens, samples, default_top_k(config))
-            (directory / "programs" / f"{name}.json").write_text(json.dumps(spec))
+        weights: Tensors = checkpoint
+        speculation = config.speculative_config
+        if speculation is not None and speculation.uses_model:
+            needs_norm = bool(config.neuron_config.enable_eagle_draft_input_norm)
+            pair = build_pair(graph, checkpoint, speculation, model.max_len, needs_norm)
+            graph, weights = pair.target, pair.target_weights
+            (directory / "draft").mkdir()
+            shapes = {"draft": draft_program_shape(config)}
+            _write_model(config, pair.draft, pair.draft_weights, shapes, directory / "draft", progress)
+        _write_model(config, graph, weights, program_shapes(config), directory, progress)
 
     @classmethod
     def load(cls, config: VllmConfig, directory: Path) -> CpuDeviceModel:
-        cache = config.cache_config
-        index = json.loads((directory / "index.json").read_text())
-        specs: dict[str, ProgramSpec] = {
-            path.stem: json.loads(path.read_text()) for path in sorted((directory / "programs").glob("*.json"))
-        }
-        native = NativeModel(
-            directory / "weights.bin",
-            index,
-            **index["kv"],
-            num_blocks=cache.num_blocks,
-            block_size=cache.block_size or config.model_config.max_len,
-            max_context=config.model_config.max_len,
-            kv_dtype=kv_dtype(config),
-        )
-        programs = {name: native.add_program(spec) for name, spec in specs.items()}
+        pool, hidden = ThreadPool(), _hidden_cache(config, directory)
+        native, programs = _load_model(config, directory, pool, hidden)
+        has_draft = (directory / "draft").is_dir()
+        draft = _load_model(config, directory / "draft", pool, hidden)[0] if has_draft else None
         logger.info("cpu: %s kernels on %d threads", native.isa, native.num_threads)
-        return cls(config, native, programs)
+        return cls(config, native, programs, draft, hidden)
 
     def forward(self, model_input: ModelInput) -> ModelOutput:
+        program = self.programs[self._program(model_input)]
+        if model_input.kind is Kind.VERIFY and self.drafter is not None:
+            return self.drafter.run(program, model_input)
+        step = build_step(model_input, self.block_size)
         result = self.native.run(
-            self.programs[self._program(model_input)],
-            build_step(model_input, self.block_size),
-            model_input.sampling,
-            num_prompt_logprobs=model_input.num_prompt_logprobs,
+            program, step, model_input.sampling, num_prompt_logprobs=model_input.num_prompt_logprobs
         )
+        if self.drafter is not None:
+            self.drafter.note_written(step.slots)
         rows = np.flatnonzero(model_input.samples)
         tokens = np.zeros((model_input.num_rows, 1), np.int32)
         if result.tokens is not None:
@@ -133,8 +141,22 @@ class CpuDeviceModel(DeviceModel):
             prompt_logprobs=result.prompt_logprobs,
         )
 
+    def read_kv(self, block_ids: Sequence[int], out: ByteArray) -> None:
+        self.native.read_kv(block_ids, out)
+
+    def write_kv(self, block_ids: Sequence[int], data: ByteArray) -> None:
+        self.native.write_kv(block_ids, data)
+
+    def kv_identity(self) -> dict[str, Any]:
+        return {"isa": self.native.isa}
+
     def memory(self) -> dict[str, int]:
-        return self.native.memory()
+        memory = self.native.memory()
+        if self.hidden is not None:
+            memory["hidden_states"] = self.hidden.bytes
+        if self.draft is not None:
+            memory |= {f"draft_{kind}": size for kind, size in self.draft.memory().items()}
+        return memory
 
     def shutdown(self) -> None:
         """Threads and memory go with the last reference."""
@@ -155,8 +177,63 @@ def program_shapes(config: VllmConfig) -> dict[str, tuple[int, int]]:
             f"prefill-{bucket}": (bucket * prompts, max(prompts, min(SCORED_AT_ONCE, bucket)))
             for bucket in config.neuron_config.context_buckets
         }
-    shapes["decode"] = (rows * (1 + config.scheduler_config.num_lookahead_tokens), rows)
+    tokens = rows * (1 + config.scheduler_config.num_lookahead_tokens)
+    shapes["decode"] = (tokens, max(rows, min(SCORED_AT_ONCE, tokens)))
     return shapes
+
+
+def _write_model(
+    config: VllmConfig,
+    graph: Graph,
+    checkpoint: Tensors,
+    shapes: dict[str, tuple[int, int]],
+    directory: Path,
+    progress: Progress,
+) -> None:
+    index = pack(graph, checkpoint, weight_scheme(config), directory / "weights.bin", progress)
+    index["kv"] = {
+        "num_layers": graph.num_layers,
+        "num_kv_heads": graph.num_kv_heads,
+        "head_dim": graph.head_dim,
+        "vocab_size": graph.vocab_size,
+    }
+    index["hidden_width"] = kept_width(graph)
+    (directory / "index.json").write_text(json.dumps(index))
+    (directory / "programs").mkdir()
+    for name, (tokens, samples) in shapes.items():
+        spec = plan(graph, tokens, samples, default_top_k(config))
+        (directory / "programs" / f"{name}.json").write_text(json.dumps(spec))
+
+
+def _hidden_cache(config: VllmConfig, directory: Path) -> HiddenCache | None:
+    """Of the target and its draft; None where the target keeps nothing for one."""
+    width = json.loads((directory / "index.json").read_text())["hidden_width"]
+    cache = config.cache_config
+    num_slots = cache.num_blocks * (cache.block_size or config.model_config.max_len)
+    return HiddenCache(num_slots, width) if width else None
+
+
+def _load_model(
+    config: VllmConfig, directory: Path, pool: ThreadPool, hidden: HiddenCache | None
+) -> tuple[NativeModel, dict[str, int]]:
+    """A model that `_write_model` wrote, and its programs' handles by name."""
+    cache = config.cache_config
+    index = json.loads((directory / "index.json").read_text())
+    specs: dict[str, ProgramSpec] = {
+        path.stem: json.loads(path.read_text()) for path in sorted((directory / "programs").glob("*.json"))
+    }
+    native = NativeModel(
+        directory / "weights.bin",
+        index,
+        **index["kv"],
+        num_blocks=cache.num_blocks,
+        block_size=cache.block_size or config.model_config.max_len,
+        max_context=config.model_config.max_len,
+        kv_dtype=kv_dtype(config),
+        pool=pool,
+        hidden=hidden,
+    )
+    return native, {name: native.add_program(spec) for name, spec in specs.items()}
 
 
 def mixed_tokens(config: VllmConfig) -> int:

@@ -126,7 +126,7 @@ class _Writer:
 
 def _identity(weight: Weight, interleaved: bool) -> Any:
     kind = "vector" if weight.kind == "vector" else "matrix"
-    return (kind, weight.sources, weight.value, interleaved)
+    return (kind, weight.sources, weight.value, weight.rows, weight.columns, interleaved)
 
 
 def _pack_weight(
@@ -141,7 +141,7 @@ def _pack_weight(
         format = "vector"
         file.write(_padded_vector(weight, tensors))
     else:
-        format = _choose_format(scheme, tensors)
+        format = _choose_format(scheme, tensors, cut=weight.columns is not None)
         for piece in _tiles(weight, tensors, format, scheme, interleaved):
             file.write(piece)
     return {"format": format, "shape": list(weight.shape), "offset": offset, "num_bytes": file.position - offset}
@@ -150,14 +150,25 @@ def _pack_weight(
 def _check_shapes(weight: Weight, tensors: list[Tensor]) -> None:
     shapes = [tuple(tensor.shape) for tensor in tensors]
     rest = {shape[1:] for shape in shapes} if tensors else {weight.shape[1:]}
-    found = (
+    stacked = (
         sum(shape[0] for shape in shapes) if tensors else len(weight.value),
         *(next(iter(rest)) if len(rest) == 1 else ("?",)),
     )
-    if found != tuple(weight.shape):
+    if _taken(weight, stacked) != tuple(weight.shape):
         raise ValueError(
             f"weight {weight.name!r} must be {tuple(weight.shape)}, the checkpoint has {shapes} in {weight.sources}"
         )
+
+
+def _taken(weight: Weight, stacked: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The shape that is left of the stacked sources; theirs if rows or columns are wanted that they lack."""
+    num_rows, *widths = stacked
+    if weight.rows:
+        num_rows = len(weight.rows) if max(weight.rows) < num_rows else num_rows
+    if weight.columns and widths != ["?"]:
+        start, stop = weight.columns
+        widths = [stop - start if stop <= widths[0] else widths[0]]
+    return num_rows, *widths
 
 
 def _padded_vector(weight: Weight, tensors: list[Tensor]) -> Floats:
@@ -169,12 +180,12 @@ def _padded_vector(weight: Weight, tensors: list[Tensor]) -> Floats:
     return np.pad(values.astype("<f4"), (0, -len(values) % TILE))
 
 
-def _choose_format(scheme: Scheme, tensors: list[Tensor]) -> str:
-    """The one format of a matrix stacked of these tensors."""
+def _choose_format(scheme: Scheme, tensors: list[Tensor], cut: bool) -> str:
+    """The one format of a matrix stacked of these tensors; `cut`: of some of their columns, which are rounded anew."""
     if scheme != "native":
         return "int8" if scheme == "int8_tensor" else scheme
     formats = {tensor.format for tensor in tensors}
-    if len(formats) == 1 and next(iter(formats)) in _NATIVE:
+    if not cut and len(formats) == 1 and next(iter(formats)) in _NATIVE:
         return _NATIVE[next(iter(formats))]
     quantised = formats & (_NATIVE.keys() | _BITS_8)
     return "int8_group" if quantised and quantised == formats else "bf16"
@@ -188,8 +199,10 @@ def _tiles(
     tensor_scales = _tensor_scales(tensors) if scheme == "int8_tensor" else None
     tiles_at_once = max(_CHUNK_VALUES // (width * TILE), 1)
     order = _row_order(num_rows, interleaved)
+    if weight.rows:
+        order = np.where(order < 0, -1, np.asarray(weight.rows)[order])
     for start in range(0, len(order), tiles_at_once * TILE):
-        rows = _Rows(tensors, order[start : start + tiles_at_once * TILE], width)
+        rows = _Rows(tensors, order[start : start + tiles_at_once * TILE], width, weight.columns)
         if format in ("f32", "bf16"):
             yield _float_tiles(rows.floats(), format)
         else:
@@ -216,10 +229,12 @@ def _tensor_scales(tensors: list[Tensor]) -> list[float]:
 
 
 class _Rows:
-    """Some rows of the stacked tensors, in packed order; padding rows are zero."""
+    """Some rows of the stacked tensors, in packed order, and of those `columns` if given; padding rows are zero."""
 
-    def __init__(self, tensors: list[Tensor], order: NDArray[np.int64], width: int) -> None:
-        self.order, self.width = order, width
+    def __init__(
+        self, tensors: list[Tensor], order: NDArray[np.int64], width: int, columns: tuple[int, int] | None = None
+    ) -> None:
+        self.order, self.width, self.columns = order, width, columns
         starts = np.cumsum([0, *(tensor.shape[0] for tensor in tensors)])
         self.parts: list[tuple[Tensor, NDArray[np.intp], NDArray[np.int64]]] = []
         for tensor, start, stop in zip(tensors, starts, starts[1:], strict=False):
@@ -230,13 +245,14 @@ class _Rows:
 
     def floats(self) -> Floats:
         rows = np.zeros((len(self.order), self.width), np.float32)
+        taken = slice(*self.columns) if self.columns else slice(None)
         for tensor, here, there in self.parts:
             first, last = int(there.min()), int(there.max()) + 1
-            rows[here] = tensor.float32_rows(first, last)[there - first]
+            rows[here] = tensor.float32_rows(first, last)[there - first, taken]
         return rows
 
     def codes(self, format: str, tensor_scales: list[float] | None) -> Codes:
-        if all(_NATIVE.get(tensor.format) == format for tensor, _, _ in self.parts):
+        if not self.columns and all(_NATIVE.get(tensor.format) == format for tensor, _, _ in self.parts):
             parts = [(here, codes_of_gguf(tensor.raw()[there], tensor.format)) for tensor, here, there in self.parts]
             return Codes.scatter(parts, len(self.order))
         row_scales = None

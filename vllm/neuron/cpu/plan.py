@@ -24,6 +24,7 @@ _ROLES = {
     "linear": ("weight", "bias"),
     "rope_kv": ("inv_freq", "q_norm", "k_norm"),
     "rotary_angles": ("inv_freq",),
+    "expand": ("ids",),
 }
 
 

@@ -15,29 +15,32 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from vllm.checkpoint import Checkpoint
-from vllm.neuron.cpu.graph import Graph, Op, Weight
+from vllm.neuron.cpu.graph import ABSENT, Graph, Op, Weight
+from vllm.neuron.cpu.packing import Checkpoint as Tensors
 from vllm.neuron.cpu.step import Step
 
 Rounding = Literal["float32", "bfloat16"]
 Floats = NDArray[np.float32]
 
 
-def load_weights(graph: Graph, checkpoint: Checkpoint) -> dict[str, Floats]:
+def load_weights(graph: Graph, checkpoint: Tensors) -> dict[str, Floats]:
     """The graph's weights by name, sources stacked, float32. Tied weights are one array."""
-    by_sources: dict[tuple[str, ...], Floats] = {}
+    by_identity: dict[object, Floats] = {}
     weights: dict[str, Floats] = {}
     for name, weight in graph.weights.items():
-        if weight.sources not in by_sources or not weight.sources:
-            by_sources[weight.sources] = _load(weight, checkpoint)
-        weights[name] = by_sources[weight.sources]
+        identity = (weight.sources, weight.rows, weight.columns) if weight.sources else name
+        if identity not in by_identity:
+            by_identity[identity] = _load(weight, checkpoint)
+        weights[name] = by_identity[identity]
     return weights
 
 
-def _load(weight: Weight, checkpoint: Checkpoint) -> Floats:
+def _load(weight: Weight, checkpoint: Tensors) -> Floats:
     if not weight.sources:
         return np.asarray(weight.value, np.float32)
     value = np.concatenate([checkpoint.get(source).float32() for source in weight.sources])
+    value = value[list(weight.rows)] if weight.rows else value
+    value = value[:, slice(*weight.columns)] if weight.columns else value
     if value.shape != weight.shape:
         raise ValueError(
             f"{' + '.join(weight.sources)} has shape {value.shape}, the model's config makes it {weight.shape}"
@@ -46,7 +49,10 @@ def _load(weight: Weight, checkpoint: Checkpoint) -> Floats:
 
 
 class ReferenceProgram:
-    """A loaded graph with its KV cache: K and V of every layer, [num_blocks * block_size, num_kv_heads, head_dim]."""
+    """A loaded graph with its KV cache: K and V of every layer, [num_blocks * block_size, num_kv_heads, head_dim].
+
+    hidden_cache: float32 [num_blocks * block_size, width], of the target and its draft together, where they have one.
+    """
 
     def __init__(
         self,
@@ -58,8 +64,10 @@ class ReferenceProgram:
         weight_dtype: Rounding = "float32",
         activation_dtype: Rounding = "float32",
         kv_dtype: Rounding = "float32",
+        hidden_cache: torch.Tensor | None = None,
     ) -> None:
         self.graph = graph
+        self.hidden_cache = hidden_cache
         self.block_size = block_size
         self.activation_dtype = activation_dtype
         self.kv_dtype = kv_dtype
@@ -139,6 +147,26 @@ class ReferenceProgram:
     def _silu_mul(self, op: Op, attrs: SimpleNamespace, step: Step) -> None:
         gate, up = self.buffers[op.inputs[0]].chunk(2, dim=1)
         self.buffers[op.output] = F.silu(gate) * up
+
+    def _keep(self, op: Op, attrs: SimpleNamespace, step: Step) -> None:
+        assert self.hidden_cache is not None
+        tokens = step.selected if attrs.drafted else np.arange(step.num_tokens)
+        self.hidden_cache[torch.from_numpy(step.slots[tokens]).long()] = self.buffers[op.inputs[0]][tokens]
+
+    def _recall(self, op: Op, attrs: SimpleNamespace, step: Step) -> None:
+        assert self.hidden_cache is not None
+        row = np.repeat(np.arange(step.num_rows), np.diff(step.row_start))
+        before = np.maximum(step.positions - 1, 0)
+        slots = step.block_table[row, before // self.block_size] * self.block_size + before % self.block_size
+        recalled = self.hidden_cache[torch.from_numpy(slots).long()]
+        recalled[torch.from_numpy(step.positions) == 0] = 0.0
+        self.buffers[op.output] = recalled
+
+    def _expand(self, op: Op, attrs: SimpleNamespace, step: Step) -> None:
+        x = self.buffers[op.inputs[0]]
+        y = torch.full((len(x), self.graph.vocab_size), ABSENT)
+        y[:, self.weights[op.weights[0]].long()] = x
+        self.buffers[op.output] = y
 
     def _select(self, op: Op, attrs: SimpleNamespace, step: Step) -> None:
         self.buffers[op.output] = self.buffers[op.inputs[0]][torch.from_numpy(step.selected).long()]

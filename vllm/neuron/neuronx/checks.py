@@ -7,7 +7,10 @@ from pathlib import Path
 from vllm.config import VllmConfig
 from vllm.neuron.faults import Faults
 from vllm.neuron.neuron_config import NeuronConfig
+from vllm.neuron.neuronx.adapters import check_adapters, check_version
+from vllm.neuron.neuronx.chunks import check_chunks
 from vllm.neuron.neuronx.registry import check_architecture
+from vllm.neuron.neuronx.speculation import check_speculation, check_speculation_version
 from vllm.neuron.neuronx.versions import (
     KEYS_SINCE,
     KEYS_UNTIL,
@@ -24,6 +27,9 @@ from vllm.neuron.neuronx.versions import (
 def check(config: VllmConfig, neuron: NeuronConfig, faults: Faults) -> None:
     """Add the faults of a configuration. Where the library is missing, those that need no version."""
     check_served(neuron, faults)
+    check_speculation(config, neuron, faults)
+    check_chunks(config, neuron, faults)
+    check_adapters(neuron, list(config.model_config.hf_config.get("architectures") or []), faults)
     check_files(config, neuron, faults)
     text = installed()
     if not text:
@@ -31,6 +37,8 @@ def check(config: VllmConfig, neuron: NeuronConfig, faults: Faults) -> None:
     version = parse_version(text)
     if OLDEST <= version <= NEWEST:
         check_keys(neuron, version, faults)
+        check_version(neuron.lora_config, version, faults)
+        check_speculation_version(config, version, faults)
         check_architecture(config.model_config.hf_config, version, config.model_config.max_len, faults)
     else:
         faults.add(PACKAGE, text, f"only {OLDEST} to {NEWEST} are known", f"Install {NEWEST}")
@@ -63,11 +71,7 @@ def check_served(neuron: NeuronConfig, faults: Faults) -> None:
         faults.add("async_mode", True, "steps are not overlapped yet", "Leave it out")
     if neuron.on_cpu:
         faults.add("on_cpu", True, "it is the library's own test mode", 'Leave it out; device="cpu" serves on a CPU')
-    if neuron.chunked_prefill_config is not None:
-        faults.add(
-            "enable_chunked_prefill", True, "chunked prefill is not driven yet", "Use --no-enable-chunked-prefill"
-        )
-    if neuron.is_prefix_caching:
+    if neuron.is_prefix_caching and not neuron.is_chunked_prefill:
         _check_prefix_caching(neuron, faults)
     sampling = neuron.on_device_sampling_config
     if sampling is not None and not sampling.dynamic:

@@ -12,7 +12,11 @@ from typing import Any
 from vllm.config import VllmConfig
 from vllm.neuron.faults import Faults
 from vllm.neuron.neuron_config import NeuronConfig
+from vllm.neuron.neuron_config_sections import LoraServingConfig
+from vllm.neuron.neuronx.adapters import library_entries
+from vllm.neuron.neuronx.chunks import chunk_entries
 from vllm.neuron.neuronx.library import Library
+from vllm.neuron.neuronx.speculation import as_draft, draft_entries, fused_spec_config, speculation_entries
 from vllm.neuron.neuronx.versions import KEYS_SINCE, OLDEST, Version
 from vllm.neuron.section import Section
 
@@ -59,9 +63,11 @@ def neuron_entries(config: VllmConfig, version: Version) -> Entries:
     names = [*_ALWAYS, *(name for name in neuron.changed() if name not in _ALWAYS)]
     entries = {name: _copied(getattr(neuron, name)) for name in names if version >= KEYS_SINCE.get(name, OLDEST)}
     entries["save_sharded_checkpoint"] = is_portable(config)
+    entries |= chunk_entries(config)
     if neuron.enable_bucketing and not neuron.is_block_kv_layout:
         entries["context_encoding_buckets"] = list(neuron.context_buckets)
         entries["token_generation_buckets"] = list(neuron.token_buckets)
+    entries |= speculation_entries(config)
     if not entries.pop("overrides_torch_dtype", True):
         del entries["torch_dtype"]
     return entries
@@ -81,15 +87,22 @@ def build_neuron_config(entries: Entries, library: Library, neuron_config_cls: C
         if isinstance(given.get(name), str):
             given[name] = getattr(torch, given[name])
     sampling = given.get("on_device_sampling_config")
-    if sampling is not None:
+    if sampling is not None and entries.get("speculation_length"):
+        chosen = {"dynamic": False, "do_sample": False, "global_topk": sampling.global_topk}
+        given["on_device_sampling_config"] = library.config.OnDeviceSamplingConfig(**chosen)
+    elif sampling is not None:
         chosen = {"dynamic": True, "deterministic": False, "global_topk": sampling.global_topk, **sampling.changed()}
         given["on_device_sampling_config"] = library.config.OnDeviceSamplingConfig(**chosen)
     for name, value in given.items():
-        if isinstance(value, Section):
+        if isinstance(value, LoraServingConfig):
+            given[name] = library_entries(value, library.version)
+        elif isinstance(value, Section):
             given[name] = value.to_dict()
     built = neuron_config_cls(**given)
     faults = Faults()
     _check_heeded({name: value for name, value in entries.items() if name not in _ROUTER}, built, "", faults)
+    if given.get("lora_config"):
+        _check_adapters_heeded(given["lora_config"], built.lora_config, faults)
     if sampling is not None:
         _check_heeded(chosen, built.on_device_sampling_config, "on_device_sampling_config.", faults)
     faults.raise_if_any(f"the configuration, as NxD Inference {library.version} reads it")
@@ -105,24 +118,38 @@ def _check_heeded(given: Mapping[str, Any], built: Any, prefix: str, faults: Fau
             faults.add(prefix + name, value, f"the library would use {used!r} instead", "Leave it out")
 
 
+def _check_adapters_heeded(given: Mapping[str, Any], built: Any, faults: Faults) -> None:
+    """Adapters in their order, which their numbers follow from."""
+    names = list(built.lora_ckpt_paths or {})
+    if names != list(given["lora_ckpt_paths"] or {}):
+        why = f"the library would serve {', '.join(names) or 'none'}"
+        faults.add("lora_config.lora_ckpt_paths", given["lora_ckpt_paths"], why, "Leave it out")
+
+
 def build_inference_config(config: VllmConfig, library: Library, application: Any) -> Any:
     """The InferenceConfig that an application of this class is made with."""
-    entries = neuron_entries(config, library.version)
+    entries, model = neuron_entries(config, library.version), config.model_config
     config_cls = application.get_config_cls()
     neuron_config = build_neuron_config(entries, library, application.get_neuron_config_cls())
-    return config_cls(neuron_config, load_config=_load_config(config, library))
+
+    def build_draft(draft: Any, hf_config: Mapping[str, Any], path: str) -> Any:
+        own = as_draft(build_neuron_config(draft_entries(entries), library, draft.get_neuron_config_cls()))
+        return draft.get_config_cls()(own, load_config=_load_config(hf_config, path, library))
+
+    fused = fused_spec_config(config, library, application, build_draft)
+    load_config = _load_config(model.hf_config, model.model_path or model.model, library)
+    return config_cls(neuron_config, load_config=load_config, **({"fused_spec_config": fused} if fused else {}))
 
 
-def _load_config(config: VllmConfig, library: Library) -> Callable[[Any], None]:
+def _load_config(model_config: Mapping[str, Any], path: str, library: Library) -> Callable[[Any], None]:
     """The hook that gives the library the model's own config: no file is read again, no code of a checkpoint is run.
 
     Entries that the installed transformers keeps elsewhere (rope_theta from 5 on) are set under their plain names.
     """
     import transformers
 
-    model = config.model_config
-    entries = {name: value for name, value in model.hf_config.items() if name not in ("model_type", "torch_dtype")}
-    hf_config = transformers.AutoConfig.for_model(model.hf_config["model_type"], **entries)
+    entries = {name: value for name, value in model_config.items() if name not in ("model_type", "torch_dtype")}
+    hf_config = transformers.AutoConfig.for_model(model_config["model_type"], **entries)
     from_library = library.load_pretrained_config(hf_config=hf_config)
 
     def load_config(inference_config: Any) -> None:
@@ -130,6 +157,6 @@ def _load_config(config: VllmConfig, library: Library) -> Callable[[Any], None]:
         for name, value in entries.items():
             if not hasattr(inference_config, name):
                 setattr(inference_config, name, value)
-        inference_config._name_or_path = model.model_path or model.model
+        inference_config._name_or_path = path
 
     return load_config

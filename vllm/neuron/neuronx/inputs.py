@@ -1,7 +1,8 @@
 """`ModelInput` -> the keyword arguments of the library's `forward`.
 
-A call is one prompt, or the decode of every live row. Over contiguous KV rows go in ascending by KV line, everything
-that belongs to a row with them; over block KV their order is free. `Call.rows` brings results back.
+A call is one prompt, or the decode of every live row; with chunked prefill (`chunks`) it is all rows of a step. Over
+contiguous KV rows go in ascending by KV line, everything that belongs to a row with them; over block KV their order is
+free. `Call.rows` brings results back.
 
 The library samples at the greatest position of a prompt, and pads with position 1: it would take the padding of a
 prompt of one token for the prompt, and may take that of two. Both are padded here to the largest bucket, where it adds
@@ -17,24 +18,11 @@ from typing import Any
 import numpy as np
 
 from vllm.neuron.model_input import FloatArray, IntArray, Kind, ModelInput
+from vllm.neuron.neuronx.chunks import chunk_arguments
+from vllm.neuron.neuronx.input_checks import Limits, check_batch, row_faults
 
 SHORT_PROMPT = 2
 """Prompts up to this length are padded here."""
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What the compiled programs take. global_topk: 0 where the host samples. block_size: 0 with contiguous KV."""
-
-    num_lines: int
-    max_length: int
-    max_context_length: int
-    vocab_size: int
-    global_topk: int
-    masks_absent_lines: bool
-    lora: bool = False
-    block_size: int = 0
-    num_blocks: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,24 +35,23 @@ class Call:
 
 def build_calls(model_input: ModelInput, limits: Limits) -> Iterator[Call]:
     """Raises ValueError for an input that the programs would compute wrongly."""
-    _check_lines(model_input, limits)
-    if limits.block_size:
+    if faults := row_faults(model_input, limits):
+        raise ValueError("; ".join(faults.values()))
+    check_batch(model_input, limits)
+    if limits.chunk:
+        rows = np.arange(model_input.num_rows, dtype=np.int32)
+        yield Call(chunk_arguments(model_input, _sampling(model_input, rows, limits), limits.num_lines), rows)
+    elif limits.block_size:
         yield from _over_blocks(model_input, limits)
     elif model_input.kind is Kind.PREFILL:
         for row in np.argsort(model_input.seq_ids, kind="stable"):
             yield _prefill(model_input, int(row), limits)
-    elif model_input.kind is Kind.DECODE:
-        yield _decode(model_input, limits)
     else:
-        raise ValueError(f"a {model_input.kind.value} needs block KV: over contiguous KV prompts are computed whole")
+        yield _decode(model_input, limits)
 
 
 def _prefill(model_input: ModelInput, row: int, limits: Limits) -> Call:
     length = int(model_input.num_tokens[row])
-    if length > limits.max_context_length:
-        raise ValueError(f"a prompt of {length} tokens exceeds the longest compiled, {limits.max_context_length}")
-    if int(model_input.computed_context_lens[row]):
-        raise ValueError("a prompt whose beginning is computed already needs prefix caching")
     width = limits.max_context_length if length <= SHORT_PROMPT else length
     ids, positions = np.full((1, width), model_input.input_ids[row, 0]), np.zeros((1, width), np.int32)
     ids[0, :length] = model_input.input_ids[row, :length]
@@ -74,7 +61,6 @@ def _prefill(model_input: ModelInput, row: int, limits: Limits) -> Call:
 
 
 def _decode(model_input: ModelInput, limits: Limits) -> Call:
-    _check_decode(model_input, limits)
     rows = np.argsort(model_input.seq_ids, kind="stable").astype(np.int32)
     ids, positions = model_input.input_ids[rows, :1], model_input.position_ids[rows, :1]
     return Call({"input_ids": ids, "position_ids": positions, **_by_row(model_input, rows, limits)}, rows)
@@ -85,15 +71,9 @@ def _decode(model_input: ModelInput, limits: Limits) -> Call:
 
 def _over_blocks(model_input: ModelInput, limits: Limits) -> Iterator[Call]:
     """Calls over block KV. A prompt goes whole, with the number of its tokens that are cached; the library cuts it."""
-    if model_input.block_table.min() < 0 or model_input.block_table.max() >= limits.num_blocks:
-        raise ValueError(f"KV blocks are not all of the {limits.num_blocks} that were compiled")
     if model_input.kind is Kind.DECODE:
-        if model_input.position_ids[:, 0].max() >= limits.max_length:
-            raise ValueError(f"a token beyond position {limits.max_length - 1} cannot be decoded")
         yield _decode_over_blocks(model_input, np.arange(model_input.num_rows, dtype=np.int32), limits)
         return
-    if model_input.kind is Kind.VERIFY or not model_input.samples.all():
-        raise ValueError("prompts are computed to their end: pieces need chunked prefill, which is not driven")
     for row in range(model_input.num_rows):
         yield _prefill_over_blocks(model_input, row, limits)
 
@@ -101,8 +81,6 @@ def _over_blocks(model_input: ModelInput, limits: Limits) -> Iterator[Call]:
 def _prefill_over_blocks(model_input: ModelInput, row: int, limits: Limits) -> Call:
     rows = np.asarray([row], np.int32)
     length, computed = int(model_input.full_context_lens[row]), int(model_input.computed_context_lens[row])
-    if length > limits.max_context_length:
-        raise ValueError(f"a prompt of {length} tokens exceeds the longest compiled, {limits.max_context_length}")
     if length == 1:
         return _decode_over_blocks(model_input, rows, limits)
     ids = model_input.input_ids[row, :length]
@@ -145,49 +123,25 @@ def _blocks_by_row(model_input: ModelInput, rows: IntArray) -> dict[str, Any]:
 def _by_row(model_input: ModelInput, rows: IntArray, limits: Limits) -> dict[str, Any]:
     """What belongs to rows, in the order of `rows`."""
     arguments: dict[str, Any] = {"seq_ids": model_input.seq_ids[rows]}
-    sampling = model_input.sampling_params[rows]
-    arguments["sampling_params"] = sampling_rows(sampling, limits) if limits.global_topk else np.ones_like(sampling)
-    if limits.lora:
-        arguments["adapter_ids"] = model_input.adapter_ids[rows]
+    arguments["sampling_params"] = _sampling(model_input, rows, limits)
+    if limits.adapter_slot is not None:
+        arguments["adapter_ids"] = model_input.adapter_ids[rows] + limits.adapter_slot
     return arguments
+
+
+def _sampling(model_input: ModelInput, rows: IntArray, limits: Limits) -> FloatArray:
+    given = model_input.sampling_params[rows]
+    return sampling_rows(given, limits) if limits.global_topk else np.ones_like(given)
 
 
 def sampling_rows(given: FloatArray, limits: Limits) -> FloatArray:
     """float32 [B, 3]: top_k, top_p, temperature as every version of the library takes and means them.
 
     A disabled top_k is global_topk: -1 and 0 would make all candidates equally likely. Greedy is (1, 1, 1).
-    Raises ValueError for a row that the library would refuse together with its whole batch.
     """
     rows = given.astype(np.float32)
-    top_k, top_p, temperature = rows.T
+    top_k, _, temperature = rows.T
     disabled = (top_k <= 0) | (top_k >= limits.vocab_size)
     rows[disabled, 0] = limits.global_topk
     rows[temperature <= 0] = 1
-    wrong = (top_k > limits.global_topk) | (top_k != np.floor(top_k)) | ~((top_p > 0) & (top_p <= 1))
-    wrong |= ~np.isfinite(temperature)
-    if wrong.any():
-        row = rows[np.flatnonzero(wrong)[0]].tolist()
-        raise ValueError(f"(top_k, top_p, temperature) = {tuple(row)} cannot be sampled on the device")
     return rows
-
-
-def _check_lines(model_input: ModelInput, limits: Limits) -> None:
-    lines = model_input.seq_ids
-    if lines.size == 0 or lines.min() < 0 or lines.max() >= limits.num_lines:
-        raise ValueError(f"KV lines {lines.tolist()} are not all of the {limits.num_lines} that were compiled")
-    if np.unique(lines).size != lines.size:
-        raise ValueError(f"KV lines {lines.tolist()} are not distinct")
-
-
-def _check_decode(model_input: ModelInput, limits: Limits) -> None:
-    positions = model_input.position_ids[:, 0]
-    if positions.min() < 1 or positions.max() >= limits.max_length:
-        raise ValueError(
-            f"a token at one of the positions {positions.tolist()} cannot be decoded: the first is the prompt's, the "
-            f"last is {limits.max_length - 1}"
-        )
-    if model_input.live_seq_ids is None or limits.masks_absent_lines:
-        return
-    absent = sorted(set(model_input.live_seq_ids.tolist()) - set(model_input.seq_ids.tolist()))
-    if absent:
-        raise ValueError(f"a decode without the live KV lines {absent} would overwrite them")

@@ -21,18 +21,24 @@ from vllm.logger import init_logger
 from vllm.neuron.artifact_store import ArtifactError
 from vllm.neuron.device import DeviceLost, DeviceModel, Progress
 from vllm.neuron.model_input import ModelInput, ModelOutput
-from vllm.neuron.neuronx import environment, inputs, outputs
+from vllm.neuron.neuronx import adapters, environment, inputs, outputs
+from vllm.neuron.neuronx.chunks import chunk_tokens
 from vllm.neuron.neuronx.compiling import compile_into
 from vllm.neuron.neuronx.config import build_inference_config, is_portable, neuron_entries
+from vllm.neuron.neuronx.input_checks import Limits, row_faults
 from vllm.neuron.neuronx.library import load_library
 from vllm.neuron.neuronx.registry import application_class
-from vllm.neuron.neuronx.versions import PACKAGE, installed
+from vllm.neuron.neuronx.speculation import cache_length
+from vllm.neuron.neuronx.versions import PACKAGE, installed, parse_version
 from vllm.neuron.parallel import HeadSharding
 
 logger = init_logger(__name__)
 
 _LOST = ("NRT_EXEC_HW_ERR", "NRT_HW_ERROR", "NRT_UNINITIALIZED", "NRT_CLOSED", "NRT_TIMEOUT", "NERR_HW")
 """What the runtime says when a device, and not an input, is at fault."""
+
+_MOST_FAILURES = 3
+"""Calls in a row that may fail: inputs are checked before, so that many speak of the device."""
 
 _BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "float8_e4m3fn": 1, "float8_e5m2": 1}
 
@@ -46,6 +52,7 @@ class NeuronxDeviceModel(DeviceModel):
         self.directory = directory
         self.limits = _limits(config)
         self.capabilities = capabilities(config)
+        self._failures = 0
 
     @classmethod
     def artifact_key(cls, config: VllmConfig) -> dict[str, Any]:
@@ -80,6 +87,8 @@ class NeuronxDeviceModel(DeviceModel):
 
     def forward(self, model_input: ModelInput) -> ModelOutput:
         num_rows = model_input.num_rows
+        if self.limits.speculation_length:
+            return self._speculate(model_input)
         if self.limits.global_topk:
             result = ModelOutput(tokens=np.zeros((num_rows, 1), np.int32), num_new=model_input.samples.astype(np.int32))
         else:
@@ -89,8 +98,25 @@ class NeuronxDeviceModel(DeviceModel):
             if result.tokens is not None:
                 result.tokens[call.rows, 0] = outputs.sampled_tokens(output, len(call.rows))
             elif result.logits is not None:
-                result.logits[call.rows] = outputs.last_logits(output, len(call.rows), self.limits.vocab_size)
+                result.logits[call.rows] = outputs.last_logits(
+                    output, len(call.rows), self.limits.vocab_size, chunked=bool(self.limits.chunk)
+                )
         return result
+
+    def _speculate(self, model_input: ModelInput) -> ModelOutput:
+        """Fused speculation. A prompt brings its first token, a decode as many as were accepted and can be used."""
+        num_rows, width = model_input.num_rows, self.limits.speculation_length
+        result = ModelOutput(tokens=np.zeros((num_rows, width), np.int32), num_new=np.zeros(num_rows, np.int32))
+        last = model_input.full_context_lens - 1
+        for call in inputs.build_calls(model_input, self.limits):
+            most = 1 + model_input.num_drafts[call.rows]
+            tokens, num_new = outputs.accepted_tokens(self._run(call), last[call.rows], most)
+            result.tokens[call.rows], result.num_new[call.rows] = tokens, num_new  # type: ignore[index]
+        result.num_drafted = model_input.num_drafts
+        return result
+
+    def row_faults(self, model_input: ModelInput) -> dict[int, str]:
+        return row_faults(model_input, self.limits)
 
     def memory(self) -> dict[str, int]:
         weights = sum(file.stat().st_size for file in self.directory.glob("weights/*.safetensors"))
@@ -108,17 +134,23 @@ class NeuronxDeviceModel(DeviceModel):
         if self.application is None:
             raise DeviceLost("the model was shut down")
         try:
-            return self.application.forward(**arguments)
+            output = self.application.forward(**arguments)
         except RuntimeError as error:
+            self._failures += 1
             if any(sign in str(error) for sign in _LOST):
                 raise DeviceLost(f"the NeuronCores failed: {error}") from error
+            if self._failures >= _MOST_FAILURES:
+                raise DeviceLost(f"{self._failures} calls in a row failed, the last with: {error}") from error
             raise
+        self._failures = 0
+        return output
 
 
 def capabilities(config: VllmConfig) -> Capabilities:
     """With on-device sampling temperature, top_k and top_p; with host sampling all but logits of the prompt."""
     vocab_size, global_topk = config.model_config.vocab_size, config.neuron_config.global_topk
     on_device = config.neuron_config.on_device_sampling
+    slot = adapters.base_slot(config.neuron_config.lora_config, parse_version(installed()))
     return Capabilities(
         target="neuronx",
         sampling=frozenset() if on_device else HOST_SAMPLING - {"prompt_logprobs"},
@@ -126,6 +158,10 @@ def capabilities(config: VllmConfig) -> Capabilities:
         default_top_k=min(global_topk, vocab_size) if on_device else 0,
         max_logprobs=0 if on_device else vocab_size,
         structured_outputs=not on_device,
+        lora=slot is not None,
+        mixed_steps=config.neuron_config.is_chunked_prefill,
+        greedy_only=config.neuron_config.enable_fused_speculation,
+        needs_adapter=slot == -1,
         deterministic=False,
     )
 
@@ -138,7 +174,7 @@ def kv_cache_bytes(config: VllmConfig) -> int:
         return 0
     lines = neuron.kv_cache_batch_size + neuron.kv_cache_padding_size
     tokens = (
-        (neuron.pa_num_blocks + 1) * neuron.pa_block_size if neuron.is_block_kv_layout else lines * neuron.max_length
+        (neuron.pa_num_blocks + 1) * neuron.pa_block_size if neuron.is_block_kv_layout else lines * cache_length(neuron)
     )
     values = 2 * int(hf_config.get("num_hidden_layers", 0)) * heads.sharded_kv_heads * heads.head_dim
     return int(values * tokens * _BYTES[neuron.torch_dtype])
@@ -152,17 +188,20 @@ def _application(config: VllmConfig) -> Any:
     return application(config.model_config.model_path or config.model_config.model, built)
 
 
-def _limits(config: VllmConfig) -> inputs.Limits:
+def _limits(config: VllmConfig) -> Limits:
     neuron = config.neuron_config
-    return inputs.Limits(
+    return Limits(
         num_lines=neuron.tkg_batch_size,
         max_length=neuron.max_length,
         max_context_length=neuron.max_context_length,
         vocab_size=config.model_config.vocab_size,
         global_topk=neuron.global_topk,
         masks_absent_lines=neuron.apply_seq_ids_mask,
+        adapter_slot=adapters.base_slot(neuron.lora_config, parse_version(installed())),
         block_size=neuron.pa_block_size if neuron.is_block_kv_layout else 0,
         num_blocks=neuron.pa_num_blocks,
+        chunk=chunk_tokens(config),
+        speculation_length=neuron.speculation_length if neuron.enable_fused_speculation else 0,
     )
 
 

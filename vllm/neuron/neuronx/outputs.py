@@ -21,24 +21,29 @@ def sampled_tokens(output: Any, num_rows: int) -> IntArray:
     return np.asarray(tokens[:num_rows], np.int32)
 
 
-def last_logits(output: Any, num_rows: int, vocab_size: int) -> FloatArray:
-    """float32 [B, vocab_size]: logits of the token to sample. Padding of the vocabulary is cut off."""
+def last_logits(output: Any, num_rows: int, vocab_size: int, chunked: bool = False) -> FloatArray:
+    """float32 [B, vocab_size]: logits of the token to sample. Padding of the vocabulary is cut off.
+
+    chunked: rows lie side by side ([1, B, V]), as chunked prefill has them, and not below each other ([B, 1, V]).
+    """
     logits = _array(_payload(output))
-    logits = logits[:, -1, :] if logits.ndim == 3 else logits
+    if logits.ndim == 3:
+        logits = logits[0] if chunked else logits[:, -1, :]
     if logits.shape[0] < num_rows or logits.shape[1] < vocab_size:
         raise RuntimeError(f"the device returned logits of shape {logits.shape} for {num_rows} rows of {vocab_size}")
     return np.ascontiguousarray(logits[:num_rows, :vocab_size], np.float32)
 
 
-def accepted_tokens(output: Any, positions: IntArray) -> tuple[IntArray, IntArray]:
+def accepted_tokens(output: Any, positions: IntArray, most: IntArray) -> tuple[IntArray, IntArray]:
     """Fused speculation: (tokens int32 [B, T], how many of each row are new).
 
     Counted by how far the device moved each row's position, since the padding value differs between versions (0 up to
-    0.7, -1 from 0.8) and 0 is a token. positions: int32 [B] of the tokens that were given.
+    0.7, -1 from 0.8) and 0 is a token. positions: int32 [B], the last of the tokens that were given; most: int32 [B],
+    how many tokens a row can use.
     """
     accepted = _array(output.fused_outputs[0])
     next_positions = _array(output.fused_outputs[-1]).reshape(-1)
-    num_new = np.clip(next_positions[: len(positions)] - positions, 0, accepted.shape[1])
+    num_new = np.clip(next_positions[: len(positions)] - positions, 0, np.minimum(most, accepted.shape[1]))
     return np.asarray(accepted[: len(positions)], np.int32), np.asarray(num_new, np.int32)
 
 

@@ -22,7 +22,10 @@ OPEN_PATHS = frozenset({"/", "/dashboard", "/health", "/live", "/metrics", "/pin
 
 
 class AuthenticationMiddleware:
-    """Lets through requests with `Authorization: Bearer <one of the keys>`, and those for `OPEN_PATHS`."""
+    """Lets through requests that bring one of the keys, and those for `OPEN_PATHS`.
+
+    A key comes as `Authorization: Bearer <key>` or, as Anthropic's clients send it, as `X-Api-Key: <key>`; not as both.
+    """
 
     def __init__(self, app: ASGIApp, keys: Sequence[str]) -> None:
         if not keys or not all(keys):
@@ -34,7 +37,7 @@ class AuthenticationMiddleware:
         if scope["type"] == "lifespan" or self._is_open(scope) or self._has_key(scope):
             await self._app(scope, receive, send)
         elif scope["type"] == "http":
-            response = error_json(error(HTTPStatus.UNAUTHORIZED, "AuthenticationError", "Unauthorized"))
+            response = error_json(error(HTTPStatus.UNAUTHORIZED, "AuthenticationError", "Unauthorized"), scope)
             response.headers["WWW-Authenticate"] = "Bearer"
             await response(scope, receive, send)
         else:
@@ -45,10 +48,11 @@ class AuthenticationMiddleware:
 
     def _has_key(self, scope: Scope) -> bool:
         """Every key is compared whole and in constant time; digests hide their lengths."""
-        values = [value for name, value in scope.get("headers", ()) if name == b"authorization"]
-        if len(values) != 1:
+        given = [pair for pair in scope.get("headers", ()) if pair[0] in (b"authorization", b"x-api-key")]
+        if len(given) != 1:
             return False
-        scheme, _, key = values[0].partition(b" ")
+        ((name, value),) = given
+        scheme, _, key = (b"bearer", b"", value) if name == b"x-api-key" else value.partition(b" ")
         digest = _digest(key.strip())
         matches = [hmac.compare_digest(digest, known) for known in self._digests]
         return scheme.lower() == b"bearer" and any(matches)

@@ -77,5 +77,5 @@ def _declared_length(scope: Scope) -> int:
 
 
 async def _refuse(status: HTTPStatus, message: str, scope: Scope, receive: Receive, send: Send) -> None:
-    response = error_json(error(status, "BadRequestError", message))
+    response = error_json(error(status, "BadRequestError", message), scope)
     await response(scope, receive, send)

@@ -110,7 +110,8 @@ class NamedCallParser:
         return []
 
     def finish(self) -> list[Part]:
-        return [ToolCall(self._name, "".join(self._pieces))]
+        """An output that was cut off while it still reasoned has no call."""
+        return [ToolCall(self._name, "".join(self._pieces))] if any(self._pieces) else []
 
 
 class RequiredCallsParser:

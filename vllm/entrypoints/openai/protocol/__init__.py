@@ -22,6 +22,7 @@ from vllm.entrypoints.openai.protocol.completion import (
     CompletionResponseChoice,
 )
 from vllm.entrypoints.openai.protocol.models import ModelCard, ModelList, ModelPermission
+from vllm.entrypoints.openai.protocol.responses import DeletedResponse, ResponsesRequest, ResponsesResponse
 from vllm.entrypoints.openai.protocol.tokenization import (
     DetokenizeRequest,
     DetokenizeResponse,
@@ -39,6 +40,7 @@ __all__ = [
     "CompletionRequest",
     "CompletionResponse",
     "CompletionResponseChoice",
+    "DeletedResponse",
     "DetokenizeRequest",
     "DetokenizeResponse",
     "ErrorInfo",
@@ -48,6 +50,8 @@ __all__ = [
     "ModelList",
     "ModelPermission",
     "PromptTokensDetails",
+    "ResponsesRequest",
+    "ResponsesResponse",
     "StreamOptions",
     "TokenizeChatRequest",
     "TokenizeCompletionRequest",

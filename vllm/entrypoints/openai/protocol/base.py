@@ -12,15 +12,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Annotated, Any, ClassVar, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from vllm.entrypoints.utils import nearest_field
 from vllm.exceptions import VLLMValidationError
 from vllm.logger import init_logger
 
 logger = init_logger(__name__)
+
+M = TypeVar("M", bound="OpenAIBaseModel")
 
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 MAX_UNKNOWN_FIELDS = 64
@@ -65,6 +67,19 @@ class OpenAIBaseModel(BaseModel):
             refuse_unsupported(data, cls.unsupported)
             check_unknown(cls, data)
         return data
+
+    @classmethod
+    def from_fields(cls: type[M], **fields: Any) -> M:
+        """Made of another request's fields. Raises VLLMValidationError, with the fault's own words."""
+        try:
+            return cls(**fields)
+        except ValidationError as error:
+            fault = error.errors()[0]
+            cause = fault.get("ctx", {}).get("error")
+            if isinstance(cause, VLLMValidationError):
+                raise cause from None
+            place = ".".join(map(str, fault["loc"]))
+            raise VLLMValidationError(f"{place}: {fault['msg']}", parameter=place) from None
 
 
 class ClosedModel(BaseModel):
@@ -121,6 +136,9 @@ class UsageInfo(ClosedModel):
     total_tokens: int = 0
     completion_tokens: int = 0
     prompt_tokens_details: PromptTokensDetails | None = None
+    completion_tokens_details: dict[str, int] | None = Field(
+        None, description="`reasoning_tokens`, where a reasoning parser is on."
+    )
 
 
 class StreamOptions(OpenAIBaseModel):

@@ -1,4 +1,4 @@
-"""The sampling fields that completions and chat share, and what becomes of them: `SamplingParams`.
+"""The sampling fields that requests share, and what becomes of them: `SamplingParams`.
 
 A field that the request leaves out (or sets to null) takes the server's default (the checkpoint's generation
 config), then that of `SamplingParams`. Ranges are checked by `SamplingParams` and by the engine's limits, in one
@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from vllm.entrypoints.openai.protocol.base import (
     INT64_MAX,
     INT64_MIN,
+    OpenAIBaseModel,
     StreamOptions,
     Strings,
     TokenIds,
@@ -39,13 +40,10 @@ UNSUPPORTED_SAMPLING: dict[str, Unsupported] = {
 }
 
 
-class SamplingFields(StructuredFields):
-    """Fields common to `/v1/completions` and `/v1/chat/completions`."""
+class DrawFields(OpenAIBaseModel):
+    """Fields of every endpoint that generates: how tokens are drawn, when they end, and the client's own labels."""
 
     model: str | None = Field(None, description="Served model name. Default: the first served.")
-    use_beam_search: bool = Field(False, description="Find the `n` most likely outputs instead of drawing them.")
-    length_penalty: float = Field(1.0, description="Of beam search: above 1 prefers longer outputs.")
-    n: int | None = Field(1, description="Completions for each prompt.")
     temperature: float | None = Field(None, description="0: greedy. Up to 2.")
     top_p: float | None = Field(None, description="Sample from the most likely tokens whose probabilities sum to this.")
     top_k: int | None = Field(None, description="Sample from this many most likely tokens; 0 or -1: no bound.")
@@ -66,19 +64,9 @@ class SamplingFields(StructuredFields):
     min_tokens: int = Field(0, description="No end-of-sequence or stop token before this many tokens.")
     skip_special_tokens: bool = Field(True, description="Leave special tokens out of the text.")
     spaces_between_special_tokens: bool = Field(True, description="Separate special tokens by spaces.")
-    prompt_logprobs: int | None = Field(None, description="Log-probabilities of this many most likely prompt tokens.")
-    logprob_token_ids: TokenIds | None = Field(None, description="Tokens whose log-probabilities are always reported.")
-    truncate_prompt_tokens: int | None = Field(None, ge=-1, description="Keep this many prompt tokens; -1: what fits.")
-    truncation_side: Literal["left", "right"] | None = Field(None, description="Which end is cut off. Default: left.")
     stream: bool | None = Field(False, description="Send the output in pieces, as server-sent events.")
-    stream_options: StreamOptions | None = None
-    return_tokens_as_token_ids: bool | None = Field(None, description="Name tokens in logprobs by `token_id:<id>`.")
-    return_token_ids: bool | None = Field(None, description="Add token ids to the response.")
     priority: int = Field(
         0, ge=INT64_MIN, le=INT64_MAX, description="Lower is sooner; needs --scheduling-policy priority."
-    )
-    request_id: str | None = Field(
-        None, description="Part of the response's id. The header X-Request-Id goes before it."
     )
     cache_salt: str | None = Field(None, description="Prefixes are shared only between requests of the same salt.")
     user: str | None = Field(None, description="A label of the client's; no effect.")
@@ -86,6 +74,24 @@ class SamplingFields(StructuredFields):
     service_tier: str | None = Field(None, description="No effect: there is one tier.")
     safety_identifier: str | None = Field(None, description="A label of the client's; no effect.")
     prompt_cache_key: str | None = Field(None, description="No effect: equal prefixes are found by themselves.")
+
+
+class SamplingFields(StructuredFields, DrawFields):
+    """Fields common to `/v1/completions` and `/v1/chat/completions`."""
+
+    use_beam_search: bool = Field(False, description="Find the `n` most likely outputs instead of drawing them.")
+    length_penalty: float = Field(1.0, description="Of beam search: above 1 prefers longer outputs.")
+    n: int | None = Field(1, description="Completions for each prompt.")
+    prompt_logprobs: int | None = Field(None, description="Log-probabilities of this many most likely prompt tokens.")
+    logprob_token_ids: TokenIds | None = Field(None, description="Tokens whose log-probabilities are always reported.")
+    truncate_prompt_tokens: int | None = Field(None, ge=-1, description="Keep this many prompt tokens; -1: what fits.")
+    truncation_side: Literal["left", "right"] | None = Field(None, description="Which end is cut off. Default: left.")
+    stream_options: StreamOptions | None = None
+    return_tokens_as_token_ids: bool | None = Field(None, description="Name tokens in logprobs by `token_id:<id>`.")
+    return_token_ids: bool | None = Field(None, description="Add token ids to the response.")
+    request_id: str | None = Field(
+        None, description="Part of the response's id. The header X-Request-Id goes before it."
+    )
 
     unsupported: ClassVar[dict[str, Unsupported]] = UNSUPPORTED_SAMPLING
 

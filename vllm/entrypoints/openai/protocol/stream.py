@@ -22,6 +22,7 @@ class Usage(Struct):
     total_tokens: int
     completion_tokens: int
     prompt_tokens_details: dict[str, int] | None = None
+    completion_tokens_details: dict[str, int] | None = None
 
 
 class CompletionChunkChoice(Struct):

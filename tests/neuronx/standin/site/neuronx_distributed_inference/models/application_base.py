@@ -8,9 +8,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from neuronx_distributed_inference import at_least
+from neuronx_distributed_inference.models.chunk_wrapper import ChunkedPrefillWrapper
 from neuronx_distributed_inference.models.config import InferenceConfig, NeuronConfig
+from neuronx_distributed_inference.models.fused_speculation import FusedSpecModel
 from neuronx_distributed_inference.models.model_wrapper import (
     CONTEXT_ENCODING_MODEL_TAG,
+    FUSED_SPECULATION_MODEL_TAG,
     TOKEN_GENERATION_MODEL_TAG,
     ModelWrapper,
 )
@@ -36,7 +39,11 @@ class NeuronApplicationBase:
         self.config = config if config is not None else self.get_config_cls().load(self.model_path)
         self.neuron_config = neuron_config or self.config.neuron_config
         wrapper = PrefixCachingWrapper if self.neuron_config.is_prefix_caching else ModelWrapper
-        self.models = [wrapper(self.config, tag) for tag in (CONTEXT_ENCODING_MODEL_TAG, TOKEN_GENERATION_MODEL_TAG)]
+        if self.neuron_config.chunked_prefill_config is not None:
+            wrapper = ChunkedPrefillWrapper
+        is_fused = self.neuron_config.enable_fused_speculation
+        generation = FUSED_SPECULATION_MODEL_TAG if is_fused else TOKEN_GENERATION_MODEL_TAG
+        self.models = [wrapper(self.config, tag) for tag in (CONTEXT_ENCODING_MODEL_TAG, generation)]
         self.context_encoding_model, self.token_generation_model = self.models
         self.is_loaded_to_neuron = False
 
@@ -89,11 +96,21 @@ class NeuronApplicationBase:
 
     def _save_shards(self, directory):
         directory.mkdir()
-        state = self.get_state_dict(self.model_path)
+        state = self._whole_state(self.model_path)
         degree = self.neuron_config.tp_degree
         for rank in range(degree):
             shard = {name: _shard(value, rank, degree) for name, value in state.items()}
             save_file(shard, directory / f"tp{rank}_sharded_checkpoint.safetensors")
+
+    def _whole_state(self, path):
+        """Of fused speculation both models' weights, under prefixes."""
+        fused = self.config.fused_spec_config
+        if fused is None:
+            return self.get_state_dict(path)
+        draft = (fused.draft_model_cls or type(self))(fused.draft_model_path, fused.draft_config)
+        drafts = draft.get_state_dict(fused.draft_model_path)
+        states = {"draft_model": drafts, "target_model": self.get_state_dict(path)}
+        return {f"{prefix}.{name}": value for prefix, state in states.items() for name, value in state.items()}
 
     def get_state_dict(self, path):
         """Weights under NxD's names, from the safetensors files of a checkpoint."""
@@ -118,11 +135,32 @@ class NeuronApplicationBase:
         self._take_cores()
         for model in self.models:
             model.neuron_config.buckets = graph["shapes"][model.tag]
-        network = self._model_cls(self.config, self._load_weights(directory))
+        state = self._load_weights(directory)
+        if self.neuron_config.enable_fused_speculation:
+            self._load_fused(state)
+            return
+        network = self._model_cls(self.config, state)
         sampler = Sampler(self.config) if self.neuron_config.on_device_sampling_config else None
         for model in self.models:
-            run = network.run_blocks if self.neuron_config.is_prefix_caching else network.run
+            run = network.run_blocks if self.neuron_config.is_block_kv_layout else network.run
             model.graph = partial(run, sampler=sampler)
+        self.is_loaded_to_neuron = True
+
+    def _load_fused(self, state):
+        assert self.neuron_config.on_device_sampling_config
+        fused = self.config.fused_spec_config
+        worker = fused.draft_model_cls._model_cls if fused.draft_model_cls else fused.worker_cls
+        assert not fused.draft_config.neuron_config.enable_fused_speculation
+        assert fused.draft_config.neuron_config.is_eagle_draft == self.neuron_config.enable_eagle_speculation
+        networks = [
+            network(config, {name.removeprefix(prefix): v for name, v in state.items() if name.startswith(prefix)})
+            for network, config, prefix in (
+                (worker, fused.draft_config, "draft_model."),
+                (fused.worker_cls, self.config, "target_model."),
+            )
+        ]
+        for model in self.models:
+            model.graph = FusedSpecModel(self.config, *networks) if model is self.models[0] else self.models[0].graph
         self.is_loaded_to_neuron = True
 
     def _take_cores(self):
@@ -146,7 +184,7 @@ class NeuronApplicationBase:
             shards = [load_file(file) for file in files]
             return {name: _join([shard[name] for shard in shards]) for name in shards[0]}
         origin = getattr(self.config, "_name_or_path", "")
-        return self.get_state_dict(origin if origin and Path(origin).exists() else directory)
+        return self._whole_state(origin if origin and Path(origin).exists() else directory)
 
 
 def _shard(value, rank, degree):
@@ -195,7 +233,7 @@ class NeuronBaseForCausalLM(NeuronApplicationBase):
         tensor_capture_hook=None,
     ):
         rows = input_ids.shape[0]
-        if attention_mask is None:
+        if attention_mask is None and self.neuron_config.chunked_prefill_config is None:
             attention_mask = self._infer_attention_mask(position_ids)
         if seq_ids is None:
             seq_ids = torch.arange(rows)
@@ -207,12 +245,15 @@ class NeuronBaseForCausalLM(NeuronApplicationBase):
         if sampling is not None:
             validate_sampling_params(sampling_params, sampling)
             sampling_params = infer_sampling_params(sampling_params)
+        if not self.is_loaded_to_neuron:
+            raise RuntimeError("Forward called before load. Run load() or load_state_dict() making calling forward")
+        if self.neuron_config.chunked_prefill_config is not None:
+            blocks = (slot_mapping, block_table, full_context_lens, computed_context_lens)
+            return self._outputs(self._run_chunk(input_ids, position_ids, seq_ids, sampling_params, *blocks))
         is_prefill = int(position_ids.min()) == 0
         if self.neuron_config.is_prefix_caching:
             is_prefill = is_prefill and input_ids.shape[-1] > 1
         model = self.context_encoding_model if is_prefill else self.token_generation_model
-        if not self.is_loaded_to_neuron:
-            raise RuntimeError("Forward called before load. Run load() or load_state_dict() making calling forward")
         if self.neuron_config.is_prefix_caching:
             assert full_context_lens.shape == computed_context_lens.shape == (rows, 1)
             assert block_table.shape[1] == self.neuron_config.max_length // self.neuron_config.pa_block_size
@@ -222,6 +263,20 @@ class NeuronBaseForCausalLM(NeuronApplicationBase):
             model.forward(input_ids, attention_mask, position_ids, seq_ids, sampling_params, adapter_ids)
         )
 
+    def _run_chunk(self, input_ids, position_ids, seq_ids, sampling_params, slots, table, full, computed):
+        """The program for chunks if any sequence has several tokens, else that for token generation."""
+        num_seqs = full.shape[0]
+        assert full.shape == computed.shape == (num_seqs,) and table.shape[0] == num_seqs
+        assert input_ids.shape == position_ids.shape == (1, int((full - computed).sum())) and seq_ids.shape == (1,)
+        is_chunk = bool(((full - computed) > 1).any())
+        model = self.context_encoding_model if is_chunk else self.token_generation_model
+        if not is_chunk:
+            most = self.neuron_config.chunked_prefill_config.max_num_seqs
+            seq_ids, sampling_params = seq_ids.expand(most), sampling_params.expand(most, 3)
+        result = model.forward(input_ids, position_ids, seq_ids, sampling_params, slots, table, full, computed)
+        on_device = self.neuron_config.on_device_sampling_config is not None
+        return result[:num_seqs] if on_device else result.transpose(0, 1)
+
     def _infer_attention_mask(self, position_ids):
         """Prefill: columns up to the row's positions. Decode, and prompts of one token: columns before them."""
         if position_ids.shape[-1] > 1:
@@ -229,6 +284,10 @@ class NeuronBaseForCausalLM(NeuronApplicationBase):
         return (torch.arange(int(position_ids.max())) < position_ids).int()
 
     def _outputs(self, result):
+        if self.neuron_config.enable_fused_speculation:
+            output = CausalLMOutputWithPast(None, result)
+            output.fused_outputs, output.async_should_stop = result, False
+            return output
         on_device = self.neuron_config.on_device_sampling_config is not None
         output = CausalLMOutputWithPast(None if on_device else result, result)
         output.tokens = result

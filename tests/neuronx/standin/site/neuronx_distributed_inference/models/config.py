@@ -126,6 +126,7 @@ class NeuronConfig:
         if self.quantized:
             assert self.quantized_checkpoints_path is not None, "quantized_checkpoints_path is required"
             assert self.quantization_dtype in QUANTIZATION_DTYPES
+        self.enable_fused_speculation = self.enable_fused_speculation or self.enable_eagle_speculation
         self._take_more(kwargs)
         if kwargs:
             logger.warning("NeuronConfig init: Unexpected keyword arguments: %s", kwargs)
@@ -210,6 +211,16 @@ class ChunkedPrefillConfig:
         self.kernel_kv_tile_size = kwargs.pop("kernel_kv_tile_size", 1024)
 
 
+class FusedSpecNeuronConfig:
+    def __init__(self, worker_cls, draft_config=None, draft_model_path=None, **later):
+        if unknown := set(later) - ({"draft_model_cls"} if at_least(0, 7) else set()):
+            raise TypeError(f"FusedSpecNeuronConfig.__init__() got an unexpected keyword argument {unknown.pop()!r}")
+        self.worker_cls = worker_cls
+        self.draft_config = draft_config
+        self.draft_model_path = draft_model_path
+        self.draft_model_cls = later.get("draft_model_cls")
+
+
 class InferenceConfig:
     def __init__(self, neuron_config, fused_spec_config=None, load_config=None, metadata=None, **kwargs):
         self.neuron_config = neuron_config
@@ -249,7 +260,15 @@ class InferenceConfig:
         return cls(neuron_config, **saved)
 
 
-SECTIONS = (NeuronConfig, OnDeviceSamplingConfig, ChunkedPrefillConfig, InferenceConfig, SimpleNamespace)
+SECTIONS = (
+    LoraServingConfig,
+    NeuronConfig,
+    OnDeviceSamplingConfig,
+    ChunkedPrefillConfig,
+    FusedSpecNeuronConfig,
+    InferenceConfig,
+    SimpleNamespace,
+)
 
 
 def _plain(value):
@@ -259,8 +278,6 @@ def _plain(value):
         return [_plain(item) for item in value]
     if isinstance(value, dict):
         return {str(name): _plain(item) for name, item in value.items()}
-    if isinstance(
-        value, (NeuronConfig, OnDeviceSamplingConfig, ChunkedPrefillConfig, InferenceConfig, SimpleNamespace)
-    ):
+    if isinstance(value, SECTIONS):
         return _plain(vars(value))
     return value if isinstance(value, (bool, int, float, str, type(None))) else str(value)

@@ -9,6 +9,7 @@ from neuronx_distributed_inference.modules.autobucketing import generate_buckets
 
 CONTEXT_ENCODING_MODEL_TAG = "context_encoding_model"
 TOKEN_GENERATION_MODEL_TAG = "token_generation_model"
+FUSED_SPECULATION_MODEL_TAG = "fused_speculation_model"
 
 
 class ModelWrapper:
@@ -33,6 +34,8 @@ class ModelWrapper:
     def get_target_bucket(self, length):
         """The first bucket strictly greater; the largest also takes its own length."""
         buckets = self.neuron_config.buckets
+        if self.tag == FUSED_SPECULATION_MODEL_TAG:
+            length += self.neuron_config.speculation_length
         for bucket in buckets:
             if length < bucket:
                 return bucket
@@ -86,13 +89,16 @@ class ModelWrapper:
         padded[3] = lines[order]
         if self.neuron_config.apply_seq_ids_mask:
             padded[3] = torch.where(torch.isin(padded[3], seq_ids), padded[3], -1)
-        return self._execute(*padded).index_select(0, seq_ids.long())
+        result = self._execute(*padded)
+        if isinstance(result, list):
+            return [each if each is None else each.index_select(0, seq_ids.long()) for each in result]
+        return result.index_select(0, seq_ids.long())
 
     def _execute(self, input_ids, attention_mask, position_ids, seq_ids, sampling_params, adapter_ids):
         self.executed.append(
             {"tag": self.tag, "bucket": attention_mask.shape[1], "input_ids": input_ids, "seq_ids": seq_ids}
         )
-        return self.graph(self, input_ids, attention_mask, position_ids, seq_ids, sampling_params)
+        return self.graph(self, input_ids, attention_mask, position_ids, seq_ids, sampling_params, adapter_ids)
 
     def sampled_column(self, position_ids):
         """argmax(position_ids). Which of several equal maxima the device takes is not documented."""

@@ -7,6 +7,7 @@ from torch.nn import functional
 
 from neuronx_distributed_inference.models.application_base import NeuronBaseForCausalLM
 from neuronx_distributed_inference.models.config import InferenceConfig, NeuronConfig
+from neuronx_distributed_inference.modules.lora_serving import Adapters
 
 REQUIRED = [
     "hidden_size",
@@ -41,14 +42,20 @@ class NeuronLlamaModel:
         self.head_dim = getattr(config, "head_dim", None) or config.hidden_size // self.num_heads
         neuron = config.neuron_config
         self.max_length = neuron.max_length
+        self.every_column = False
+        self.adapters = Adapters(config) if neuron.lora_config else None
         places = (neuron.max_batch_size + 1, self.num_kv_heads, self.max_length, self.head_dim)
         if neuron.is_block_kv_layout:
-            places = (neuron.pa_num_blocks + 1, neuron.pa_block_size, self.num_kv_heads, self.head_dim)
+            sink = 0 if neuron.chunked_prefill_config else 1
+            places = (neuron.pa_num_blocks + sink, neuron.pa_block_size, self.num_kv_heads, self.head_dim)
         self.cache = torch.zeros((config.num_hidden_layers, 2, *places), dtype=neuron.torch_dtype)
 
     @torch.inference_mode()
-    def run_blocks(self, wrapper, input_ids, position_ids, slots, table, mask, sampling_params, sampler):
-        """Prefix caching: keys and values of the prefix are gathered by block table, the new ones written by slot."""
+    def run_blocks(self, wrapper, input_ids, position_ids, slots, sampling_params, sampler, **context):
+        """Block KV: keys and values of what is computed are gathered, the new ones written by slot."""
+        if "read" in context:
+            return self._run_chunk(wrapper, input_ids, position_ids, slots, sampling_params, sampler, **context)
+        table, mask = context["table"], context["mask"]
         size = self.config.neuron_config.pa_block_size
         read = (table[:, :, None] * size + torch.arange(size)).flatten(1).long()
         sink = self.config.neuron_config.pa_num_blocks * size
@@ -59,11 +66,34 @@ class NeuronLlamaModel:
         prefill = wrapper.is_context_encoding
         return self._run(wrapper, input_ids, position_ids, sampling_params, sampler, prefill, places)
 
+    def _run_chunk(self, wrapper, input_ids, position_ids, slots, params, sampler, read, visible, columns):
+        """Chunked prefill. There is no sink: slot -1 is the last one of the last block."""
+        last_slot = self.cache.shape[2] * self.cache.shape[3] - 1
+        written = torch.where(slots < 0, last_slot, slots).long()
+        places = {"read": read, "written": written, "visible": visible}
+        if columns is None:
+            return self._run(wrapper, input_ids, position_ids, params, sampler, False, places)
+        return self._run(wrapper, input_ids, position_ids, params, sampler, columns, places)
+
     @torch.inference_mode()
-    def run(self, wrapper, input_ids, attention_mask, position_ids, seq_ids, sampling_params, sampler):
+    def run(
+        self,
+        wrapper,
+        input_ids,
+        attention_mask,
+        position_ids,
+        seq_ids,
+        sampling_params,
+        adapter_ids,
+        sampler,
+        every_column=False,
+    ):
         lines = seq_ids.long() if self.config.neuron_config.is_continuous_batching else torch.arange(len(seq_ids))
+        self.every_column = every_column
         places = {"mask": attention_mask, "positions": position_ids, "lines": lines}
         prefill = wrapper.is_context_encoding
+        if self.adapters is not None:
+            self.adapters.choose(adapter_ids, lines, prefill)
         return self._run(wrapper, input_ids, position_ids, sampling_params, sampler, prefill, places)
 
     def _run(self, wrapper, input_ids, position_ids, sampling_params, sampler, prefill, places):
@@ -78,8 +108,14 @@ class NeuronLlamaModel:
             hidden = hidden + self._linear(
                 gate * self._linear(normed, weights + "mlp.up_proj"), weights + "mlp.down_proj"
             )
-        column = wrapper.sampled_column(position_ids) if prefill else torch.zeros(len(hidden), dtype=torch.long)
-        last = self._norm(hidden, "norm.weight")[torch.arange(len(hidden)), column]
+        normed = self._norm(hidden, "norm.weight")
+        if self.every_column:
+            return functional.linear(normed, self.state["lm_head.weight"]).float()
+        if torch.is_tensor(prefill):
+            last = normed[0, prefill]
+        else:
+            column = wrapper.sampled_column(position_ids) if prefill else torch.zeros(len(hidden), dtype=torch.long)
+            last = normed[torch.arange(len(hidden)), column]
         logits = functional.linear(last, self.state["lm_head.weight"]).float()
         return logits[:, None] if sampler is None else sampler(logits, sampling_params)
 
@@ -114,10 +150,11 @@ class NeuronLlamaModel:
             visible = visible | torch.eye(len(columns), dtype=torch.bool)
             keys, values = key, value
         else:
-            rows = len(lines)
+            rows, columns = len(lines), key.shape[2]
             cached = self.cache[layer, :, :rows, :, : mask.shape[1]]
             keys, values = torch.cat([cached[0], key], 2), torch.cat([cached[1], value], 2)
-            visible = torch.cat([mask[:, None].bool(), torch.ones(rows, 1, 1, dtype=torch.bool)], 2)
+            among = torch.ones(columns, columns, dtype=torch.bool).tril().expand(rows, -1, -1)
+            visible = torch.cat([mask[:, None].bool().expand(-1, columns, -1), among], 2)
         self._write(layer, key, value, positions, lines, prefill)
         return keys, values, visible
 
@@ -126,8 +163,10 @@ class NeuronLlamaModel:
             for row, line in enumerate(lines.tolist()):
                 if prefill:
                     self.cache[layer, i, line, :, : new.shape[2]] = new[row]
-                elif int(position_ids[row, 0]) < self.max_length:
-                    self.cache[layer, i, line, :, int(position_ids[row, 0])] = new[row, :, 0]
+                    continue
+                for column, position in enumerate(position_ids[row].tolist()):
+                    if position < self.max_length:
+                        self.cache[layer, i, line, :, position] = new[row, :, column]
 
     def _heads(self, hidden, name, count):
         heads = self._linear(hidden, name + "_proj").unflatten(-1, (count, self.head_dim)).transpose(1, 2)
@@ -135,7 +174,10 @@ class NeuronLlamaModel:
         return self._norm(heads, norm) if norm in self.state else heads
 
     def _linear(self, hidden, name):
-        return functional.linear(hidden, self.state[name + ".weight"], self.state.get(name + ".bias"))
+        out = functional.linear(hidden, self.state[name + ".weight"], self.state.get(name + ".bias"))
+        if self.adapters is not None and self.adapters.touches(name):
+            out = out + self.adapters.added(hidden, name)
+        return out
 
     def _norm(self, hidden, name):
         wide = hidden.float()

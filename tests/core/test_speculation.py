@@ -1,0 +1,176 @@
+"""How many drafts are granted, against rows that accept with a known probability on devices of known cost."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vllm.core.speculation import AcceptanceRates, DraftController, RequestDrafts, StepCost
+
+MOST = 5
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Seconds of a step: a pass over the weights takes 1, each further token per_token, each draft per_pass."""
+
+    per_token: float
+    per_pass: float = 0.0
+
+    def seconds(self, num_rows: int, num_drafts: float) -> float:
+        return 1.0 + self.per_token * (num_rows * (1 + num_drafts) - 1) + self.per_pass * num_drafts
+
+    def gain(self, num_rows: int, num_drafts: int, rate: float) -> float:
+        """Tokens a second against plain decoding."""
+        tokens = sum(rate**place for place in range(num_drafts + 1))
+        return tokens * self.seconds(num_rows, 0) / self.seconds(num_rows, num_drafts)
+
+    def best_gain(self, num_rows: int, rate: float) -> float:
+        return max(self.gain(num_rows, count, rate) for count in range(MOST + 1))
+
+
+@dataclass
+class Run:
+    tokens: int = 0
+    seconds: float = 0.0
+
+
+def run(
+    machine: Machine,
+    rates: list[float],
+    steps: int,
+    *,
+    seed: int = 0,
+    noise: float = 0.05,
+    controller: DraftController | None = None,
+) -> tuple[Run, list[int]]:
+    """Steps of rows that accept a draft with their own probability: what they took, and drafts granted by row."""
+    rng, records = random.Random(seed), [RequestDrafts() for _ in rates]
+    controller = controller or DraftController(MOST)
+    result, granted = Run(), [0] * len(rates)
+    for _ in range(steps):
+        counts = controller.grant([(record, MOST) for record in records])
+        rows = []
+        for row, (record, count) in enumerate(zip(records, counts, strict=True)):
+            accepted = 0
+            while accepted < count and rng.random() < rates[row]:
+                accepted += 1
+            rows.append((record, count, accepted))
+            granted[row] += count
+            result.tokens += accepted + 1
+        seconds = machine.seconds(len(rates), sum(counts) / len(rates))
+        result.seconds += seconds
+        controller.observe(rows, seconds * (1.0 + rng.expovariate(1.0 / noise)))
+    return result, granted
+
+
+def gain(machine: Machine, num_rows: int, rate: float, **options: int) -> float:
+    result, _ = run(machine, [rate] * num_rows, 1000, **options)
+    return result.tokens / result.seconds / (num_rows / machine.seconds(num_rows, 0))
+
+
+MACHINES = [Machine(0.06), Machine(0.06, 0.15), Machine(0.3, 0.2), Machine(0.002, 0.5)]
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    machine=st.sampled_from(MACHINES),
+    num_rows=st.sampled_from([1, 2, 4, 16]),
+    rate=st.floats(0, 1),
+    seed=st.integers(0, 2**32),
+)
+def test_drafting_is_never_slower_than_plain_decoding_by_more_than_three_per_cent(machine, num_rows, rate, seed):
+    assert gain(machine, num_rows, rate, seed=seed) > 0.97
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+@pytest.mark.parametrize("num_rows", [1, 4, 16])
+@pytest.mark.parametrize("rate", [0.6, 0.8, 0.95])
+def test_most_of_what_can_be_gained_is(machine: Machine, num_rows: int, rate: float) -> None:
+    most = machine.best_gain(num_rows, rate)
+    assert gain(machine, num_rows, rate) > 1.0 + 0.8 * (most - 1.0) - 0.03
+
+
+def test_with_many_rows_nothing_is_drafted_where_tokens_are_not_free() -> None:
+    _, granted = run(Machine(0.3, 0.2), [0.7] * 32, 500)
+    assert sum(granted) < 0.05 * 32 * 500 * MOST
+
+
+def test_a_row_whose_drafts_fail_is_left_out_and_the_others_are_not() -> None:
+    _, granted = run(Machine(0.02, 0.1), [0.9, 0.9, 0.9, 0.0], 600)
+    assert granted[3] < 0.2 * min(granted[:3])
+
+
+def test_it_begins_again_when_texts_change() -> None:
+    controller, machine = DraftController(MOST), Machine(0.05, 0.1)
+    run(machine, [0.0], 400, controller=controller)
+    result, _ = run(machine, [0.95], 1500, controller=controller)
+    assert result.tokens / result.seconds > 1.7
+
+
+def test_what_a_draft_model_must_read_first_counts_against_drafting() -> None:
+    """Requests so short that reading their prompts costs more than their drafts bring: drafting stops."""
+    controller, machine = DraftController(MOST), Machine(0.05, 0.1)
+    records = [RequestDrafts()]
+    granted = []
+    for step in range(1200):
+        record = records[0] if step % 4 else RequestDrafts()
+        records[0] = record
+        (count,) = controller.grant([(record, MOST)])
+        reads = count and step % 4 == 0
+        granted.append(count)
+        seconds = machine.seconds(1, count) + (20.0 if reads else 0.0)
+        controller.observe([(record, count, count)], seconds, 100 if reads else 0)
+    assert sum(granted[800:]) < 0.3 * 400 * MOST
+
+
+def test_not_adaptive_is_always_the_most_that_may_be() -> None:
+    controller = DraftController(MOST, adaptive=False)
+    rows = [(RequestDrafts(), 9), (RequestDrafts(), 2), (RequestDrafts(), 0), (RequestDrafts(), -1)]
+    for _ in range(10):
+        assert controller.grant(rows) == [5, 2, 0, 0]
+        assert controller.grant(rows, limit=3) == [3, 2, 0, 0]
+        assert controller.grant(rows, limit=-1) == [0, 0, 0, 0]
+        controller.observe([(record, 1, 0) for record, _ in rows], 1.0)
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data(), most=st.integers(1, 8), adaptive=st.booleans())
+def test_never_more_than_there_is_room_for(data: st.DataObject, most: int, adaptive: bool) -> None:
+    controller = DraftController(most, adaptive=adaptive)
+    records = [RequestDrafts() for _ in range(6)]
+    for _ in range(data.draw(st.integers(1, 40))):
+        rows = [(record, data.draw(st.integers(-1, 9))) for record in records[: data.draw(st.integers(1, 6))]]
+        limit = data.draw(st.sampled_from([None, 0, 2, 20]))
+        counts = controller.grant(rows, limit)
+        for (_, room), count in zip(rows, counts, strict=True):
+            assert 0 <= count <= max(min(room, most, most if limit is None else limit), 0)
+        drafted = [data.draw(st.integers(0, count)) for count in counts]
+        seen = [(row[0], d, data.draw(st.integers(0, d))) for row, d in zip(rows, drafted, strict=True)]
+        controller.observe(
+            seen, data.draw(st.sampled_from([0.0, 0.5, 1.0, 3.0])), data.draw(st.sampled_from([0, 0, 9]))
+        )
+    assert controller.num_accepted == sum(controller.accepted_by_position) <= controller.num_drafted
+    assert controller.num_drafted == sum(record.num_drafted for record in records)
+
+
+def test_rates_follow_what_is_seen() -> None:
+    rates, rng = AcceptanceRates(3), random.Random(1)
+    for _ in range(2000):
+        rates.observe(3, next((place for place in range(3) if rng.random() > 0.5), 3))
+    assert rates.tokens(0) == 1.0
+    assert abs(rates.tokens(3) - (1 + 0.5 + 0.25 + 0.125)) < 0.25
+
+
+def test_costs_between_measured_counts_lie_between_them() -> None:
+    cost = StepCost()
+    assert cost.seconds(2) == 0.0
+    cost.observe(0, 1.0)
+    assert cost.seconds(3) == 1.0
+    for seconds in (3.0, 3.0, 90.0):
+        cost.observe(4, seconds)
+    assert (cost.seconds(1), cost.seconds(4), cost.seconds(5)) == (1.5, 3.0, 3.0)

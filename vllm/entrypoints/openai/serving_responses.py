@@ -1,0 +1,265 @@
+"""`/v1/responses`: a chat whose output is a row of items, which can be stored and gone on with.
+
+A response is stored when it has ended, with its conversation; one in the background is stored from its beginning, with
+the status that it has. Ids are random and the server's own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing
+from typing import Any
+
+from vllm import envs
+from vllm.entrypoints.openai.blocks import Change
+from vllm.entrypoints.openai.errors import error_from
+from vllm.entrypoints.openai.in_flight import InFlight, ServerShutdown
+from vllm.entrypoints.openai.protocol import ChatCompletionRequest, ErrorResponse, ResponsesRequest, ResponsesResponse
+from vllm.entrypoints.openai.protocol.responses import (
+    DeletedResponse,
+    InputTokensDetails,
+    OutputTokensDetails,
+    ResponseUsage,
+)
+from vllm.entrypoints.openai.response_events import ResponseEvents, item_of, item_status
+from vllm.entrypoints.openai.response_items import chat_messages
+from vllm.entrypoints.openai.response_store import ResponseStore, StoredResponse
+from vllm.entrypoints.openai.serving_chat import OpenAIServingChat, chat_logprobs
+from vllm.entrypoints.openai.serving_engine import Generation
+from vllm.entrypoints.openai.sse import Events
+from vllm.exceptions import VLLMNotFoundError, VLLMValidationError
+from vllm.outputs import RequestOutput
+
+
+class OpenAIServingResponses:
+    """in_flight: where responses in the background are counted, so that the server waits for them."""
+
+    def __init__(self, chat: OpenAIServingChat, in_flight: InFlight) -> None:
+        self._chat = chat
+        self._in_flight = in_flight
+        self._store: ResponseStore | None = None
+        if envs.VLLM_ENABLE_RESPONSES_API_STORE:
+            self._store = ResponseStore(envs.VLLM_RESPONSES_API_STORE_SIZE, envs.VLLM_RESPONSES_API_STORE_MB << 20)
+        self._background: dict[str, asyncio.Task[None]] = {}
+
+    async def create_response(self, request: ResponsesRequest) -> ResponsesResponse | Events | ErrorResponse:
+        return await self._chat.answer(self._create(request))
+
+    async def retrieve_response(self, response_id: str) -> ResponsesResponse | ErrorResponse:
+        return await self._chat.answer(self._retrieve(response_id))
+
+    async def cancel_response(self, response_id: str) -> ResponsesResponse | ErrorResponse:
+        return await self._chat.answer(self._cancel(response_id))
+
+    async def delete_response(self, response_id: str) -> DeletedResponse | ErrorResponse:
+        return await self._chat.answer(self._delete(response_id))
+
+    async def _create(self, request: ResponsesRequest) -> ResponsesResponse | Events:
+        if request.background and (self._store is None or not request.store):
+            raise VLLMValidationError(
+                "`background` needs a response that is stored: a server with VLLM_ENABLE_RESPONSES_API_STORE=1, and "
+                "`store` not false.",
+                parameter="background",
+            )
+        work = await self._begin(request)
+        if request.background:
+            return self._start_in_background(work)
+        if request.stream:
+            events = ResponseEvents()
+            return await self._chat.stream(work.events(events), events.failure)
+        return await work.run()
+
+    async def _begin(self, request: ResponsesRequest) -> _Work:
+        messages = self._earlier_messages(request.previous_response_id) + chat_messages(request.input)
+        chat_request = request.to_chat(messages)
+        if request.wants_logprobs and (self._chat.options.reasoning_parser or chat_request.wants_tool_calls):
+            raise VLLMValidationError(
+                "Log-probabilities are not available with tools or a --reasoning-parser: items do not hold tokens.",
+                parameter="include",
+            )
+        generation = await self._chat.begin(chat_request, f"resp_{uuid.uuid4().hex}")
+        store = self._store if request.store else None
+        return _Work(self._chat, request, chat_request, generation, messages, store)
+
+    def _earlier_messages(self, response_id: str | None) -> list[dict[str, Any]]:
+        if response_id is None:
+            return []
+        record = self._find(response_id, "previous_response_id")
+        if record.response["status"] not in ("completed", "incomplete"):
+            raise VLLMValidationError(
+                f"`previous_response_id` names a response that is {record.response['status']}.",
+                parameter="previous_response_id",
+            )
+        return record.messages
+
+    def _find(self, response_id: str, parameter: str = "response_id") -> StoredResponse:
+        if self._store is None:
+            raise VLLMNotFoundError(
+                "Responses are not stored: the server runs without VLLM_ENABLE_RESPONSES_API_STORE=1.",
+                parameter=parameter,
+            )
+        record = self._store.get(response_id)
+        if record is None:
+            raise VLLMNotFoundError(f"There is no response {response_id[:64]!r}.", parameter=parameter)
+        return record
+
+    async def _retrieve(self, response_id: str) -> ResponsesResponse:
+        return ResponsesResponse(**self._find(response_id).response)
+
+    async def _delete(self, response_id: str) -> DeletedResponse:
+        self._find(response_id)
+        await self._stop(response_id)
+        if self._store is not None:
+            self._store.delete(response_id)
+        return DeletedResponse(id=response_id)
+
+    async def _cancel(self, response_id: str) -> ResponsesResponse:
+        """Of one that has ended, the response as it is."""
+        response = self._find(response_id).response
+        if not response["background"]:
+            raise VLLMValidationError("Only a response in the background can be cancelled.", parameter="response_id")
+        await self._stop(response_id)
+        return await self._retrieve(response_id)
+
+    async def _stop(self, response_id: str) -> None:
+        task = self._background.get(response_id)
+        if task is not None:
+            task.cancel()
+            await asyncio.wait((task,))
+
+    def _start_in_background(self, work: _Work) -> ResponsesResponse:
+        response = work.response("in_progress")
+        work.keep(response)
+        task = asyncio.create_task(self._run_in_background(work))
+        self._background[response.id] = task
+        task.add_done_callback(lambda _: self._background.pop(response.id, None))
+        return response
+
+    async def _run_in_background(self, work: _Work) -> None:
+        try:
+            await self._in_flight.run(work.run(), _never)
+        except asyncio.CancelledError:
+            work.keep(work.response("cancelled"))
+        except Exception as exception:
+            told = error_from(exception).error
+            status = "cancelled" if isinstance(exception, ServerShutdown) else "failed"
+            work.keep(work.response(status, error={"code": told.type, "message": told.message}))
+
+
+async def _never() -> Any:
+    """What is received from a client that does not matter."""
+    await asyncio.Event().wait()
+
+
+class _Work:
+    """One response in the making. store: where it goes, if anywhere."""
+
+    def __init__(
+        self,
+        chat: OpenAIServingChat,
+        request: ResponsesRequest,
+        chat_request: ChatCompletionRequest,
+        generation: Generation,
+        messages: list[dict[str, Any]],
+        store: ResponseStore | None,
+    ) -> None:
+        self._chat = chat
+        self._request = request
+        self._chat_request = chat_request
+        self._generation = generation
+        self._messages = messages
+        self._store = store
+        self._blocks = chat.blocks(chat_request, generation)
+        self._formatter = chat.formatter(chat_request)
+        self._logprobs: list[Any] = []
+        self._num_output = 0
+        self._num_cached = 0
+        self._finish_reason: str | None = None
+
+    @property
+    def _is_cut(self) -> bool:
+        return self._finish_reason == "length"
+
+    async def run(self) -> ResponsesResponse:
+        (output,) = await self._chat.collect(self._generation)
+        for _ in self._take(output):
+            pass
+        response = self._ended()
+        self._chat.request_logger.log_output(response.id, 0, output.outputs[0].text, self._finish_reason)
+        return response
+
+    async def events(self, events: ResponseEvents) -> AsyncGenerator[bytes, None]:
+        begun = self.response("in_progress")
+        yield events.lifecycle("created", begun)
+        yield events.lifecycle("in_progress", begun)
+        async with aclosing(self._generation.outputs) as outputs:
+            async for _, output in outputs:
+                known = len(self._logprobs)
+                for change in self._take(output):
+                    yield events.change(change, self._logprobs[known:], self._logprobs, self._is_cut)
+        ended = self._ended()
+        yield events.lifecycle(ended.status, ended)
+
+    def _take(self, output: RequestOutput) -> Iterator[Change]:
+        (completion,) = output.outputs
+        self._num_cached = output.num_cached_tokens or self._num_cached
+        self._num_output += len(completion.token_ids)
+        self._finish_reason = completion.finish_reason
+        if (logprobs := chat_logprobs(self._chat_request, self._formatter, completion)) is not None:
+            self._logprobs += logprobs["content"]
+        return self._blocks.feed(completion)
+
+    def _ended(self) -> ResponsesResponse:
+        """The whole response, kept if it is to be."""
+        row = self._blocks.row
+        response = self.response(
+            "incomplete" if self._is_cut else "completed",
+            incomplete_details={"reason": "max_output_tokens"} if self._is_cut else None,
+            output=[item_of(block, self._logprobs, item_status(block is row[-1], self._is_cut)) for block in row],
+            usage=self._usage(),
+        )
+        self.keep(response)
+        return response
+
+    def keep(self, response: ResponsesResponse) -> None:
+        if self._store is not None:
+            messages = [*self._messages, self._blocks.message()]
+            self._store.put(response.id, StoredResponse(response.model_dump(), messages))
+
+    def response(self, status: Any, **fields: Any) -> ResponsesResponse:
+        request, (params,) = self._request, self._generation.params
+        return ResponsesResponse(
+            id=self._generation.id,
+            created_at=self._generation.created,
+            status=status,
+            background=bool(request.background),
+            instructions=request.instructions,
+            max_output_tokens=request.max_output_tokens,
+            metadata=request.metadata,
+            model=self._generation.model,
+            parallel_tool_calls=request.parallel_tool_calls is not False,
+            previous_response_id=request.previous_response_id,
+            reasoning=request.reasoning,
+            service_tier=request.service_tier,
+            store=self._store is not None,
+            temperature=params.temperature,
+            text=request.text or {"format": {"type": "text"}},
+            tool_choice=request.tool_choice or "auto",
+            tools=request.tools or [],
+            top_logprobs=request.top_logprobs,
+            top_p=params.top_p,
+            user=request.user,
+            **fields,
+        )
+
+    def _usage(self) -> ResponseUsage:
+        num_prompt = len(self._generation.prompts[0].token_ids)
+        return ResponseUsage(
+            input_tokens=num_prompt,
+            input_tokens_details=InputTokensDetails(cached_tokens=self._num_cached),
+            output_tokens=self._num_output,
+            output_tokens_details=OutputTokensDetails(reasoning_tokens=self._blocks.num_reasoning_tokens),
+            total_tokens=num_prompt + self._num_output,
+        )
