@@ -2,6 +2,7 @@
 # make demo    install, then complete three prompts offline
 # make bench   install, then measure throughput, latency, serving and start against the machine's limits
 # make test    install what tests need, then lint, types, import contract and tests
+# make soak    MINUTES=30 of mixed traffic; fails on a wrong answer, a slope in memory, or anything held at the end
 # make fuzz    random and hostile requests at a server for SECONDS (60), then those that schemathesis makes of its document
 # make test-transformers   the tests that depend on transformers, with the lowest version that is supported
 # make test-native   the C++ tests of the native core under sanitizers, on every instruction set of this machine
@@ -10,6 +11,7 @@ VENV ?= .venv
 HOST ?= 127.0.0.1
 PORT ?= 8000
 ARGS ?=
+MINUTES ?= 30
 BIN := $(VENV)/bin
 INPUTS := setup.py pyproject.toml requirements.txt $(shell find csrc -type f -not -path 'csrc/tests/*')
 
@@ -66,6 +68,9 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/benchmark_latency.py $(ARGS)
 	$(BIN)/python benchmarks/benchmark_serving.py $(ARGS)
 	$(BIN)/python benchmarks/benchmark_startup.py $(ARGS)
+
+soak: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.soak --minutes $(MINUTES) $(ARGS)
 
 clean:
 	rm -rf $(VENV) $(VENV)-transformers build vllm/*.so *.egg-info

@@ -247,7 +247,7 @@ class SpeculativeConfig:
 @dataclass(frozen=True, kw_only=True)
 class ObservabilityConfig:
     disable_log_stats: bool = option(False, "Do not log statistics, and keep no per-request metrics.")
-    otlp_traces_endpoint: str | None = option(None, "OpenTelemetry collector for traces.")
+    otlp_traces_endpoint: str | None = option(None, "OpenTelemetry collector that a span for each request is sent to.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -109,6 +109,12 @@ _VARIABLES = [
     EnvVar("VLLM_NULL_STEP_MS", float, 0.0, "Milliseconds that a step of the null target takes."),
     EnvVar("VLLM_SERVER_DEV_MODE", _boolean, False, "Serve what only developers need: POST /reset_prefix_cache."),
     EnvVar("VLLM_API_KEY", str, "", "Key that requests must bring, if --api-key gives none."),
+    EnvVar(
+        "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL",
+        _one_of("grpc", "http/protobuf"),
+        "grpc",
+        "How traces are sent to --otlp-traces-endpoint: grpc or http/protobuf.",
+    ),
     EnvVar("VLLM_HTTP_TIMEOUT_KEEP_ALIVE", int, 5, "Seconds after which an idle connection is closed."),
     EnvVar(
         "VLLM_KEEP_ALIVE_ON_ENGINE_DEATH",

@@ -105,8 +105,13 @@ async def test_one_failed_prompt_ends_the_others(live: LiveServer, engine: FakeE
 async def test_keep_alive_comments(engine: FakeEngine) -> None:
     engine.gate.clear()
     async with live_server(engine, "--sse-keep-alive-interval", "0.02") as server, server.client() as client:
-        asyncio.get_running_loop().call_later(0.5, engine.gate.set)
-        response = await client.post("/v1/completions", json={"prompt": "a", "max_tokens": 3, "stream": True})
+        asking = asyncio.create_task(
+            client.post("/v1/completions", json={"prompt": "a", "max_tokens": 3, "stream": True})
+        )
+        await eventually(lambda: bool(engine.running))
+        await asyncio.sleep(0.5)
+        engine.gate.set()
+        response = await asking
     assert response.text.count(": keep-alive\n\n") >= 2
     texts = [line for line in response.text.split("\n\n") if line.startswith("data: {")]
     assert len(texts) == 3 and response.text.endswith("data: [DONE]\n\n")
@@ -204,3 +209,30 @@ async def test_many_streams_at_once(live: LiveServer, engine: FakeEngine) -> Non
         events = [json.loads(line[6:]) for line in answer.text.split("\n\n") if line.startswith("data: {")]
         text = "".join(event["choices"][0]["text"] for event in events)
         assert text == bytes(97 + (ord(body["prompt"]) + step) % 26 for step in range(20)).decode()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("by_header", [False, True])
+async def test_request_that_takes_too_long(engine: FakeEngine, stream: bool, by_header: bool) -> None:
+    engine.gate.clear()
+    words, headers = ((), {"X-Request-Timeout": "0.6"}) if by_header else (("--request-timeout", "0.6"), {})
+    async with live_server(engine, *words) as server, server.client(headers=headers) as client:
+        answer = await client.post("/v1/completions", json={**LONG, "stream": stream})
+        assert not engine.running, "its row is free"
+        if stream:
+            events = answer.text.strip().split("\n\n")
+            assert events[-1] == "data: [DONE]" and json.loads(events[-2][6:])["error"]["code"] == 504
+        else:
+            assert answer.status_code == 504 and answer.json()["error"]["type"] == "RequestTimeoutError"
+        engine.gate.set()
+        assert (await client.post("/v1/completions", json={**LONG, "stream": stream})).status_code == 200
+
+
+async def test_header_may_not_ask_for_more_time_than_the_server_gives(engine: FakeEngine) -> None:
+    engine.gate.clear()
+    async with live_server(engine, "--request-timeout", "0.3") as server, server.client() as client:
+        answer = await client.post("/v1/completions", json=LONG, headers={"X-Request-Timeout": "60"})
+        assert answer.status_code == 504
+        for value in ("-1", "0", "nan", "inf", "soon", ""):
+            answer = await client.post("/v1/completions", json=LONG, headers={"X-Request-Timeout": value})
+            assert answer.status_code == 400 and "X-Request-Timeout" in answer.text

@@ -61,7 +61,6 @@ _NO_EFFECT = {
 }
 _REFUSED = {
     "structured_outputs_config": "there is one backend, and each request says what it wants",
-    "otlp_traces_endpoint": "requests are not traced",
 }
 _AT_LEAST = {
     "stream_interval": 1,

@@ -25,10 +25,11 @@ from vllm.engine.llm_engine import (
     refuse_tracing,
     required_tokenizer,
 )
-from vllm.engine.metrics import EngineMetrics
+from vllm.engine.metrics import EngineMetrics, served_name
 from vllm.engine.output_processor import OutputProcessor
 from vllm.engine.startup import StartProgress
 from vllm.engine.tokenizer import Tokenizer
+from vllm.engine.tracing import RequestTracer
 from vllm.exceptions import EngineDeadError, QueueFullError, VLLMClientError
 from vllm.inputs import PromptType
 from vllm.logger import init_logger
@@ -86,6 +87,8 @@ class AsyncLLM:
         """
         progress = progress or StartProgress()
         self.vllm_config = vllm_config
+        endpoint = vllm_config.observability_config.otlp_traces_endpoint
+        self.tracer = RequestTracer(endpoint, served_name(vllm_config)) if endpoint else None
         self.log_requests = log_requests
         self.log_stats = not vllm_config.observability_config.disable_log_stats
         self.tokenizer = load_config_tokenizer(vllm_config)
@@ -167,6 +170,7 @@ class AsyncLLM:
         """
         if data_parallel_rank:
             raise VLLMClientError(f"data_parallel_rank={data_parallel_rank}: an engine is one replica")
+        trace = self.tracer and self.tracer.begin(request_id, sampling_params, trace_headers)
         collector = await self.add_request(
             request_id,
             prompt,
@@ -182,11 +186,15 @@ class AsyncLLM:
             while not finished:
                 output = await collector.get()
                 finished = output.finished
+                if trace:
+                    trace.note(output)
                 yield output
         finally:
             self._collectors.pop(request_id, None)
             if not finished:
                 self._abort([request_id])
+            if trace:
+                trace.end()
 
     async def add_request(
         self,
@@ -201,7 +209,8 @@ class AsyncLLM:
         prompt_text: str | None = None,
     ) -> RequestOutputCollector:
         """Queue a request; its outputs come out of the collector. Raises as `generate` does."""
-        refuse_tracing(trace_headers)
+        if self.tracer is None:
+            refuse_tracing(trace_headers)
         await self._unpaused.wait()
         self._check_alive()
         self._start_reader()
@@ -311,7 +320,7 @@ class AsyncLLM:
         return ("generate",)
 
     async def is_tracing_enabled(self) -> bool:
-        return False
+        return self.tracer is not None
 
     async def check_health(self) -> None:
         """Raises EngineDeadError if the engine is dead or stuck."""
@@ -378,6 +387,8 @@ class AsyncLLM:
             self._reader.cancel()
         self._fail_requests(EngineDeadError("the engine was shut down"))
         self.grammars.close()
+        if self.tracer is not None:
+            self.tracer.close()
         self._finalizer()
 
     # The way to the core.

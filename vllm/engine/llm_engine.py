@@ -28,6 +28,8 @@ class LLMEngine:
 
     def __init__(self, vllm_config: VllmConfig) -> None:
         """`vllm_config` is resolved, as `EngineArgs.create_engine_config` gives it."""
+        if vllm_config.observability_config.otlp_traces_endpoint:
+            raise VLLMClientError("otlp_traces_endpoint: requests are traced by servers (AsyncLLM), not offline")
         self.vllm_config = vllm_config
         self.tokenizer = load_config_tokenizer(vllm_config)
         self.engine_core = InprocClient(vllm_config)

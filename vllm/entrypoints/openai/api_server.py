@@ -41,6 +41,7 @@ from vllm.entrypoints.openai.middleware.authentication import AuthenticationMidd
 from vllm.entrypoints.openai.middleware.limits import LimitsMiddleware
 from vllm.entrypoints.openai.middleware.readiness import ReadinessMiddleware
 from vllm.entrypoints.openai.middleware.request_id import RequestIdMiddleware
+from vllm.entrypoints.openai.middleware.trace_context import TraceContextMiddleware
 from vllm.entrypoints.openai.renderer import PromptRenderer
 from vllm.entrypoints.openai.request_logger import RequestLogger
 from vllm.entrypoints.openai.serving_chat import OpenAIServingChat
@@ -90,6 +91,7 @@ def build_app(args: argparse.Namespace) -> FastAPI:
     app.root_path = args.root_path
     app.state.readiness = Readiness()
     app.state.in_flight = InFlight()
+    app.state.request_timeout = args.request_timeout
     app.state.metrics = JoinedRegistry(HTTP_REGISTRY, LIFE_REGISTRY)
     app.include_router(routes.api_router)
     app.include_router(routes.health_router)
@@ -123,6 +125,8 @@ def _add_middleware(app: FastAPI, args: argparse.Namespace) -> None:
             allow_methods=args.allowed_methods,
             allow_headers=args.allowed_headers,
         )
+    if args.otlp_traces_endpoint:
+        app.add_middleware(TraceContextMiddleware)
     app.add_middleware(RequestIdMiddleware, respond=args.enable_request_id_headers)
     app.add_middleware(AccessMiddleware)
 

@@ -10,6 +10,7 @@ import argparse
 import dataclasses
 import difflib
 import json
+import math
 import ssl
 import typing
 from collections.abc import Sequence
@@ -89,6 +90,9 @@ class FrontendArgs:
     disable_fastapi_docs: bool = option(False, "No /docs, /redoc and /openapi.json.")
     disable_dashboard: bool = option(False, "No page that shows the engine at work, at / and /dashboard.")
     shutdown_timeout: float = option(0, "Seconds that running requests get at SIGTERM; new ones are refused at once.")
+    request_timeout: float = option(
+        0, "Seconds that a request may take, its wait included; then it ends with 504, or a stream with an error event."
+    )
     max_engine_restarts: int = option(
         0, "How many times an engine that died is replaced by a new one; then the server ends with status 1."
     )
@@ -144,6 +148,8 @@ def validate_args(args: argparse.Namespace) -> None:
         raise ValueError("--uds and --host exclude one another")
     if args.api_key and not all(args.api_key):
         raise ValueError("--api-key must not be empty")
+    if not 0 <= args.request_timeout < math.inf:
+        raise ValueError(f"--request-timeout must be a number of seconds, or 0 for none, not {args.request_timeout:g}")
     if args.max_engine_restarts < 0:
         raise ValueError(f"--max-engine-restarts must not be negative, not {args.max_engine_restarts}")
     for name in ("max_body_bytes", "max_header_bytes", "max_header_count"):

@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
 from vllm.engine.startup import StartProgress
-from vllm.entrypoints.openai.in_flight import ServerShutdown
+from vllm.entrypoints.openai.in_flight import RequestTimedOut, ServerShutdown
 from vllm.entrypoints.openai.protocol import ErrorInfo, ErrorResponse
 from vllm.entrypoints.openai.protocol.messages import messages_error
 from vllm.entrypoints.utils import DeadlineExceeded
@@ -66,6 +66,8 @@ def error_from(exception: BaseException) -> ErrorResponse:
         return error(HTTPStatus.TOO_MANY_REQUESTS, "RateLimitError", str(exception))
     if isinstance(exception, ServerShutdown):
         return error(HTTPStatus.SERVICE_UNAVAILABLE, "ServiceUnavailableError", "The server is shutting down.")
+    if isinstance(exception, RequestTimedOut):
+        return error(HTTPStatus.GATEWAY_TIMEOUT, "RequestTimeoutError", "The request took longer than it may.")
     if isinstance(exception, EngineGenerateError):
         return error(HTTPStatus.INTERNAL_SERVER_ERROR, "InternalServerError", str(exception))
     if isinstance(exception, EngineDeadError):
@@ -121,7 +123,7 @@ def install_error_handlers(app: FastAPI) -> None:
         return response
 
     app.add_exception_handler(HTTPException, answer_http)
-    for cls in (RequestValidationError, VLLMClientError, QueueFullError, ServerShutdown, Exception):
+    for cls in (RequestValidationError, VLLMClientError, QueueFullError, ServerShutdown, RequestTimedOut, Exception):
         app.add_exception_handler(cls, answer)
 
 

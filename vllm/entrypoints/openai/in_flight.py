@@ -23,6 +23,10 @@ class ServerShutdown(Exception):
     """The server takes no more requests, or gave up on this one."""
 
 
+class RequestTimedOut(Exception):
+    """The request took longer than it may."""
+
+
 class InFlight:
     """Counts and ends what runs. `draining`: no new work is taken; what runs goes on."""
 
@@ -34,11 +38,19 @@ class InFlight:
     def __len__(self) -> int:
         return len(self._tasks)
 
-    async def run(self, work: Coroutine[Any, Any, T], receive: Receive, *, started: bool = False) -> T:
-        """The result of `work`. Raises ClientDisconnected or ServerShutdown after `work` was cancelled and has ended.
+    async def run(
+        self,
+        work: Coroutine[Any, Any, T],
+        receive: Receive,
+        *,
+        started: bool = False,
+        deadline: float | None = None,
+    ) -> T:
+        """The result of `work`. Raises ClientDisconnected, RequestTimedOut or ServerShutdown after `work` was cancelled
+        and has ended.
 
         receive: the connection's; the request's body must have been read. started: the answer has begun, so that
-        a draining server lets it finish.
+        a draining server lets it finish. deadline: the event loop's time at which `work` is given up.
         """
         if self.draining and not started:
             work.close()
@@ -47,10 +59,11 @@ class InFlight:
         watcher = asyncio.create_task(_wait_for_disconnect(receive))
         self._tasks.add(task)
         try:
-            await asyncio.wait((task, watcher), return_when=asyncio.FIRST_COMPLETED)
+            seconds = None if deadline is None else deadline - asyncio.get_running_loop().time()
+            await asyncio.wait((task, watcher), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
             if not task.done():
                 await _cancel(task)
-                raise ClientDisconnected
+                raise ClientDisconnected if watcher.done() else RequestTimedOut
             if task.cancelled():
                 raise ServerShutdown
             return task.result()

@@ -75,7 +75,8 @@ def page() -> str:
 
 
 def _app() -> FastAPI:
-    args = argparse.Namespace(model_tag=None, **dataclasses.asdict(FrontendArgs()))
+    engine = vars(AsyncEngineArgs())
+    args = argparse.Namespace(**{**engine, "model_tag": None, **dataclasses.asdict(FrontendArgs())})
     validate_args(args)
     return build_app(args)
 

@@ -6,6 +6,8 @@ _completion, _chat, _responses and _tokenization. It is put there by `api_server
 
 from __future__ import annotations
 
+import asyncio
+import math
 from collections.abc import Coroutine
 from http import HTTPStatus
 from typing import Annotated, Any
@@ -79,16 +81,40 @@ _JSON = [Depends(require_json)]
 
 async def answer(request: Request, work: Coroutine[Any, Any, BaseModel | Events]) -> Response:
     """Bind `work` to the connection, and send what comes of it."""
-    in_flight = request.app.state.in_flight
+    state = request.app.state
+    in_flight = state.in_flight
     try:
-        result = await in_flight.run(work, request.receive)
+        deadline = _deadline(request, state.request_timeout)
+    except HTTPException:
+        work.close()
+        raise
+    try:
+        result = await in_flight.run(work, request.receive, deadline=deadline)
     except ClientDisconnected:
         return Response(status_code=CLIENT_CLOSED_REQUEST)
     if isinstance(result, ErrorResponse):
         return error_json(result, request.scope)
     if isinstance(result, Events):
-        return EventStream(result, in_flight)
+        return EventStream(result, in_flight, deadline)
     return Response(result.model_dump_json(), media_type="application/json")
+
+
+def _deadline(request: Request, limit: float) -> float | None:
+    """The event loop's time at which the answer is given up. limit: the server's own, in seconds; 0: none.
+
+    The header X-Request-Timeout may ask for less, never for more.
+    """
+    wanted = request.headers.get("x-request-timeout")
+    seconds = limit or math.inf
+    if wanted is not None:
+        try:
+            asked = float(wanted)
+        except ValueError:
+            asked = math.nan
+        if not 0 < asked < math.inf:
+            raise HTTPException(HTTPStatus.BAD_REQUEST, "X-Request-Timeout must be a positive number of seconds.")
+        seconds = min(seconds, asked)
+    return None if seconds == math.inf else asyncio.get_running_loop().time() + seconds
 
 
 @api_router.post("/v1/completions", response_model=CompletionResponse, dependencies=_JSON)

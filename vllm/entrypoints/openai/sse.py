@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from vllm.entrypoints.openai.errors import error_from
-from vllm.entrypoints.openai.in_flight import ClientDisconnected, InFlight, ServerShutdown
+from vllm.entrypoints.openai.in_flight import ClientDisconnected, InFlight, RequestTimedOut, ServerShutdown
 from vllm.entrypoints.openai.protocol import ErrorResponse
 from vllm.entrypoints.openai.protocol.stream import error_events
 
@@ -88,25 +88,26 @@ class Events(AsyncIterator[bytes]):
 
 
 class EventStream(Response):
-    """Sends events until they end or the client is gone."""
+    """Sends events until they end, the client is gone, or it is time to give up; see `InFlight.run`."""
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: Events, in_flight: InFlight) -> None:
+    def __init__(self, events: Events, in_flight: InFlight, deadline: float | None = None) -> None:
         self.status_code = 200
         self.background = None
         self.init_headers({"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         self._events = events
         self._in_flight = in_flight
+        self._deadline = deadline
         in_flight.reserve()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            await self._in_flight.run(self._send_events(send), receive, started=True)
+            await self._in_flight.run(self._send_events(send), receive, started=True, deadline=self._deadline)
             await send({"type": "http.response.body", "body": b"", "more_body": False})
-        except ServerShutdown as shutdown:
-            last = self._events.on_error(error_from(shutdown))
+        except (ServerShutdown, RequestTimedOut) as end:
+            last = self._events.on_error(error_from(end))
             await send({"type": "http.response.body", "body": last, "more_body": False})
         except ClientDisconnected:
             return
