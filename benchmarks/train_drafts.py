@@ -34,6 +34,8 @@ from vllm.checkpoint.tokenizer import load_tokenizer
 KINDS = ("draft", "eagle", "eagle3")
 DEFAULT_CACHE = Path.home() / ".cache" / "vllm" / "drafts"
 MEASURED_WINDOWS = 16
+RECIPE = 2
+"""Counts changes to how heads are made, so that those of an older recipe are not taken for the same."""
 UNROLL = 3
 """Drafts in a row that a head is trained for and measured at."""
 
@@ -105,7 +107,7 @@ class Workshop:
 
     def make(self, kind: str) -> dict[str, Any]:
         """The checkpoint of one kind: its directory and its agreement with the target."""
-        directory = self.place(kind, *self.settings)
+        directory = self.place(f"{kind}-{RECIPE}", *self.settings)
         if not (directory / "agreement.json").exists():
             print(f"training {kind}", flush=True)
             ids = self.draft_ids()
@@ -163,11 +165,17 @@ def _draft(shop: Workshop, ids: torch.Tensor) -> Built:
 
 
 def _eagle(shop: Workshop, ids: torch.Tensor) -> Built:
+    """Its output meets the output matrix without a norm, as the target's normed states do; so it starts as those.
+
+    (The target's last layer is no start: its residual stream is orders of magnitude larger.)
+    """
     head = Eagle(shop.target.config)
-    _copy_layer(shop, head.layers[0])
     width = shop.target.config.hidden_size
     with torch.no_grad():
-        head.fc.weight.copy_(torch.cat([torch.eye(width), 0.5 * torch.eye(width)], dim=1))
+        for matrix in head.parameters():
+            if matrix.ndim == 2:
+                matrix.normal_(0.0, 0.02)
+        head.fc.weight[:, width:] += torch.eye(width)
     rows = shop.target.lm_head.weight[ids]
     entries = {"num_hidden_layers": 1, "bias": False, "architectures": ["LlamaForCausalLM"]}
     return shop.task(head, "hidden", ids, lambda x: x @ rows.T), lambda: saving.eagle_tensors(head), entries

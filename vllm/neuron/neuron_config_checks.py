@@ -245,7 +245,7 @@ def _check_speculation(config: ModelKeys, faults: Faults) -> None:
     subject.needs("enable_fused_speculation", "speculation_length")
     for name in ("is_eagle3", "enable_eagle_draft_input_norm", "token_tree_config"):
         subject.needs(name, "enable_eagle_speculation")
-    subject.excludes("is_eagle3", "token_tree_config", "is_prefix_caching")
+    subject.excludes("is_eagle3", "token_tree_config")
     for name in ("speculation_length", "is_medusa"):
         subject.needs(name, "on_device_sampling_config", "the device must sample to check drafts")
     subject.needs("is_medusa", "medusa_speculation_length")
