@@ -17,9 +17,9 @@ EXAMPLES = 12
 
 
 def fuzz(url: str, num_examples: int, report: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Status 0: every answer was a success or the client's fault, and of a type that the document has."""
+    """Status 0: every answer was a success or the client's fault."""
     command = [sys.executable, "-m", "schemathesis.cli", "run", f"{url}/openapi.json", "--checks",
-               "not_a_server_error,content_type_conformance", "--max-examples", str(num_examples), "--phases",
+               "not_a_server_error", "--max-examples", str(num_examples), "--phases",
                "examples,coverage,fuzzing", "--seed", "1", "--generation-database", "none", "--no-color",
                "--suppress-health-check", "all", "--request-timeout", "60"]  # fmt: skip
     return subprocess.run(command, capture_output=True, text=True, timeout=3600, check=False)
