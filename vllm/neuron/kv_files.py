@@ -61,6 +61,7 @@ class KVFiles:
         self._forgotten: deque[bytes] = deque()
         self._pending: OrderedDict[bytes, ByteArray] = OrderedDict()
         self._wakes = threading.Condition()
+        self._is_writing = False
         self._closing = False
         self._count()
         self._writer = threading.Thread(target=self._write_pending, name="kv-files", daemon=True)
@@ -109,6 +110,7 @@ class KVFiles:
     def clear(self) -> None:
         with self._wakes:
             self._pending.clear()
+            self._wakes.wait_for(lambda: not self._is_writing)
         self._known.clear()
         for path in self._oldest():
             path.unlink(missing_ok=True)
@@ -154,10 +156,13 @@ class KVFiles:
                 if not self._pending:
                     return
                 block_hash, data = next(iter(self._pending.items()))
+                self._is_writing = True
             if not self._write(block_hash, data):
                 self._forgotten.append(block_hash)
             with self._wakes:
                 self._pending.pop(block_hash, None)
+                self._is_writing = False
+                self._wakes.notify_all()
 
     def _write(self, block_hash: bytes, data: ByteArray) -> bool:
         new = self.directory / f"{_NEW}{os.getpid()}-{secrets.token_hex(8)}"
