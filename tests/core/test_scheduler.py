@@ -221,7 +221,8 @@ def test_nothing_is_drafted_beyond_the_drafts_own_length() -> None:
 
 def test_a_row_under_a_grammar_drafts_nothing() -> None:
     scheduler = drafting_scheduler(4)
-    free, bound = make_request("a", 3, **LONG), make_request("b", 3, structured_outputs={"choice": ["x"]}, **LONG)
+    free, bound = make_request("a", 3, **LONG), make_request("b", 3, **LONG)
+    bound.has_grammar = True
     assert decode_step(scheduler, free, bound).num_draft_tokens == {"a": 4}
 
 

@@ -57,6 +57,7 @@ class Request:
     eos_token_ids: what ends the sequence, unless the parameters say ignore_eos.
     arrival_time: monotonic seconds.
     priority: lower goes first, under the priority policy.
+    has_grammar: each token needs its own mask, which only the tokens before it decide: nothing is drafted.
     lora_id, cache_salt: part of the identity of the request's KV: prefixes are shared only between equals.
 
     num_tokens: prompt and output so far. num_computed_tokens: how many of them have their KV in block_ids or are being
@@ -74,6 +75,7 @@ class Request:
         "cache_salt",
         "drafts",
         "eos_token_ids",
+        "has_grammar",
         "lora_id",
         "max_num_blocks",
         "max_total_tokens",
@@ -105,6 +107,7 @@ class Request:
         priority: int = 0,
         lora_id: int = 0,
         cache_salt: str | None = None,
+        has_grammar: bool = False,
     ) -> None:
         self.req_id = req_id
         self.prompt_token_ids = prompt_token_ids
@@ -114,6 +117,7 @@ class Request:
         self.priority = priority
         self.lora_id = lora_id
         self.cache_salt = cache_salt
+        self.has_grammar = has_grammar
         self.times = RequestTimes(arrival=arrival_time)
 
         self.status = RequestStatus.WAITING

@@ -248,7 +248,7 @@ class Scheduler:
 
     def _draft_room(self, request: Request) -> int:
         """Drafts that can become output: one sampled token follows the last of them. None under a grammar."""
-        if request.sampling_params.structured_outputs is not None:
+        if request.has_grammar:
             return 0
         return min(request.max_total_tokens, self._max_draft_len) - request.num_tokens - 1
 

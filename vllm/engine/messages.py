@@ -42,6 +42,7 @@ class EngineCoreRequest(msgspec.Struct, tag="add", omit_defaults=True, gc=False)
             self.priority,
             self.lora_id,
             self.cache_salt,
+            has_grammar=self.grammar is not None,
         )
 
 
