@@ -9,7 +9,7 @@ namespace {
 constexpr int kPrivateValues = 4096;
 
 InputForm input_form(Format format) {
-  if (format == Format::kF32) return InputForm::kF32;
+  if (format == Format::kF32 || format == Format::kF8 || format == Format::kF8Block) return InputForm::kF32;
   return format == Format::kBf16 ? InputForm::kBf16 : InputForm::kInt8;
 }
 
@@ -93,6 +93,12 @@ LinearOp::LinearOp(const OpSpec& spec, const Builder& builder)
       break;
     case Format::kQ4K:
       multiply_ = kernels.linear_q4_k;
+      break;
+    case Format::kF8:
+      multiply_ = kernels.linear_f8;
+      break;
+    case Format::kF8Block:
+      multiply_ = kernels.linear_f8_block;
       break;
   }
   max_rows_ = builder.max_rows(x_);

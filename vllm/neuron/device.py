@@ -46,6 +46,10 @@ class DeviceModel(ABC):
         """Write a complete artifact into `directory` (empty, private to this call). Leaves publishing to the caller."""
 
     @classmethod
+    def check_fits(cls, config: VllmConfig) -> None:
+        """Raise ValueError if `load` would take more memory than there is. Reads no weight. `load` checks it too."""
+
+    @classmethod
     @abstractmethod
     def load(cls, config: VllmConfig, directory: Path) -> DeviceModel:
         """Open an artifact written by `compile` for an equal config. Never writes to or deletes from it."""

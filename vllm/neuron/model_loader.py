@@ -38,7 +38,7 @@ def load_model(config: VllmConfig) -> tuple[DeviceModel, LoadInfo]:
     """Open the model that `config` (resolved) describes, compiling it first if no artifact matches."""
     target = resolve_target(config.target)
     started = time.perf_counter()
-    directory, hit, _ = open_or_compile(config, target, CompileProgress())
+    directory, hit, _ = open_or_compile(config, target, CompileProgress(), to_load=True)
     found = time.perf_counter()
     device = target.load(config, Path(directory))
     note_use(Path(directory))

@@ -19,13 +19,15 @@ from typing import Any
 
 import numpy as np
 
-from vllm.checkpoint import open_checkpoint
+from vllm.checkpoint import Checkpoint, open_checkpoint
 from vllm.config import VllmConfig
 from vllm.core.contract import HOST_SAMPLING, Capabilities
 from vllm.logger import init_logger
+from vllm.neuron.cpu.graph import Graph
+from vllm.neuron.cpu.memory import COMPILE_BYTES, check_memory
 from vllm.neuron.cpu.models import build_graph, resolve_architecture
-from vllm.neuron.cpu.ops import KvDtype, NativeModel
-from vllm.neuron.cpu.packing import LAYOUT_VERSION, Scheme, pack
+from vllm.neuron.cpu.ops import KvDtype, NativeModel, memory_needed
+from vllm.neuron.cpu.packing import LAYOUT_VERSION, Scheme, lay_out, pack
 from vllm.neuron.cpu.plan import ProgramSpec, plan
 from vllm.neuron.cpu.step import build_step
 from vllm.neuron.device import DeviceModel, Progress
@@ -33,7 +35,7 @@ from vllm.neuron.model_input import Kind, ModelInput, ModelOutput
 
 logger = init_logger(__name__)
 
-COMPILER_VERSION = 1
+COMPILER_VERSION = 2
 SCORED_AT_ONCE = 64
 """Positions whose logits are in memory at once."""
 
@@ -41,8 +43,11 @@ _SCHEMES: dict[str, Scheme] = {"auto": "native", "float32": "f32", "bfloat16": "
 _QUANTISED: dict[str, Scheme] = {
     "int8_per_tensor": "int8_tensor",
     "int8_per_channel": "int8",
+    "f8e4m3_per_tensor": "f8_tensor",
+    "f8e4m3_per_channel": "f8",
     "int4": "q4_min",
 }
+_KV_DTYPES: dict[str, KvDtype] = {"bfloat16": "bf16", "float32": "f32", "fp8": "f8", "int8": "int8"}
 
 
 class CpuDeviceModel(DeviceModel):
@@ -75,39 +80,28 @@ class CpuDeviceModel(DeviceModel):
 
     @classmethod
     def compile(cls, config: VllmConfig, directory: Path, progress: Progress) -> None:
-        model = config.model_config
-        resolve_architecture(model.hf_config)
-        graph = build_graph(model.hf_config, model.max_len)
-        checkpoint = open_checkpoint(model.model_path or model.model, load_format=model.load_format)
+        check_memory(config, {"compiling": COMPILE_BYTES})
+        graph, checkpoint = _open(config)
         index = pack(graph, checkpoint, weight_scheme(config), directory / "weights.bin", progress)
-        index["kv"] = {
-            "num_layers": graph.num_layers,
-            "num_kv_heads": graph.num_kv_heads,
-            "head_dim": graph.head_dim,
-            "vocab_size": graph.vocab_size,
-        }
-        (directory / "index.json").write_text(json.dumps(index))
+        (directory / "index.json").write_text(json.dumps({**index, "kv": _heads(graph)}))
         (directory / "programs").mkdir()
-        for name, (tokens, samples) in program_shapes(config).items():
-            spec = plan(graph, tokens, samples, default_top_k(config))
+        for name, spec in _programs(graph, config).items():
             (directory / "programs" / f"{name}.json").write_text(json.dumps(spec))
 
     @classmethod
+    def check_fits(cls, config: VllmConfig) -> None:
+        graph, checkpoint = _open(config)
+        index, programs = lay_out(graph, checkpoint, weight_scheme(config)), _programs(graph, config).values()
+        check_memory(config, memory_needed(index, programs, **_heads(graph), **cache_shape(config)))
+
+    @classmethod
     def load(cls, config: VllmConfig, directory: Path) -> CpuDeviceModel:
-        cache = config.cache_config
         index = json.loads((directory / "index.json").read_text())
         specs: dict[str, ProgramSpec] = {
             path.stem: json.loads(path.read_text()) for path in sorted((directory / "programs").glob("*.json"))
         }
-        native = NativeModel(
-            directory / "weights.bin",
-            index,
-            **index["kv"],
-            num_blocks=cache.num_blocks,
-            block_size=cache.block_size or config.model_config.max_len,
-            max_context=config.model_config.max_len,
-            kv_dtype=kv_dtype(config),
-        )
+        check_memory(config, memory_needed(index, specs.values(), **index["kv"], **cache_shape(config)))
+        native = NativeModel(directory / "weights.bin", index, **index["kv"], **cache_shape(config))
         programs = {name: native.add_program(spec) for name, spec in specs.items()}
         logger.info("cpu: %s kernels on %d threads", native.isa, native.num_threads)
         return cls(config, native, programs)
@@ -143,6 +137,35 @@ class CpuDeviceModel(DeviceModel):
         if model_input.kind not in (Kind.PREFILL, Kind.CHUNK):
             return "decode"
         return "mixed" if self.capabilities.mixed_steps else f"prefill-{model_input.bucket}"
+
+
+def _open(config: VllmConfig) -> tuple[Graph, Checkpoint]:
+    """The model's graph, and its checkpoint, of which nothing but headers is read."""
+    model = config.model_config
+    resolve_architecture(model.hf_config)
+    checkpoint = open_checkpoint(model.model_path or model.model, load_format=model.load_format)
+    return build_graph(model.hf_config, model.max_len), checkpoint
+
+
+def _programs(graph: Graph, config: VllmConfig) -> dict[str, ProgramSpec]:
+    return {
+        name: plan(graph, tokens, samples, default_top_k(config))
+        for name, (tokens, samples) in program_shapes(config).items()
+    }
+
+
+def _heads(graph: Graph) -> dict[str, int]:
+    return {name: getattr(graph, name) for name in ("num_layers", "num_kv_heads", "head_dim", "vocab_size")}
+
+
+def cache_shape(config: VllmConfig) -> dict[str, Any]:
+    """The KV cache's size and type, in the words of `NativeModel`."""
+    return {
+        "num_blocks": config.cache_config.num_blocks,
+        "block_size": config.cache_config.block_size or config.model_config.max_len,
+        "max_context": config.model_config.max_len,
+        "kv_dtype": kv_dtype(config),
+    }
 
 
 def program_shapes(config: VllmConfig) -> dict[str, tuple[int, int]]:
@@ -183,9 +206,9 @@ def kv_dtype(config: VllmConfig) -> KvDtype:
     asked = config.cache_config.kv_cache_dtype
     if asked == "auto":
         return "f32" if config.model_config.dtype == "float32" else "bf16"
-    if asked not in ("bfloat16", "float32"):
-        raise ValueError(f"the cpu target keeps KV as bfloat16 or float32, not as {asked}")
-    return "f32" if asked == "float32" else "bf16"
+    if asked not in _KV_DTYPES:
+        raise ValueError(f"the cpu target keeps KV as {', '.join(_KV_DTYPES)}, not as {asked}")
+    return _KV_DTYPES[asked]
 
 
 def default_top_k(config: VllmConfig) -> int:

@@ -9,9 +9,11 @@ Every matrix lies in tiles of 32 outputs, the last one padded with zeros; docs/c
     q4_min        float16 scale[k / 32][32], minimum[k / 32][32]; nibbles [k / 8][32][4]
     q4_k          float16 factors of scales [k / 256][32] and of minima; uint8 scale[k / 32][32], minimum[k / 32][32];
                   nibbles [k / 8][32][4]                               GGUF's Q4_K
+    f8            float32 scale[32]; codes [k][32]                       8-bit floating point, one scale an output
+    f8_block      float32 scale[k / 128][32]; codes [k][32]
     vector        float32, padded with zeros to whole tiles
 
-8-bit codes count from 128. A byte of nibbles holds k in its low half and k + 4 in its high half.
+8-bit integers count from 128. A byte of nibbles holds k in its low half and k + 4 in its high half.
 """
 
 from __future__ import annotations
@@ -25,8 +27,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vllm.neuron.cpu.fusion import fused_weights
+from vllm.checkpoint.scaled import ScaledTensor
 from vllm.neuron.cpu.graph import Graph, Weight
-from vllm.neuron.cpu.quantize import Codes, Floats, codes_of_gguf, quantize_rows
+from vllm.neuron.cpu.quantize import (
+    F8_GROUP,
+    LARGEST_CODE,
+    Codes,
+    Floats,
+    codes_of_gguf,
+    codes_of_scaled,
+    native_format,
+    quantize_rows,
+)
 
 LAYOUT_VERSION = 1
 TILE = 32
@@ -35,9 +47,11 @@ ALIGNMENT = 4096
 _CHUNK_VALUES = 1 << 22
 _WRITE_BYTES = 32 << 20
 
-Scheme = Literal["native", "f32", "bf16", "int8", "int8_tensor", "q4_min"]
+Scheme = Literal["native", "f32", "bf16", "int8", "int8_tensor", "f8", "f8_tensor", "q4_min"]
 """What becomes of the matrices. native: quantised weights keep their form as far as there is a kernel for it, all
-others become bf16. The rest: every matrix becomes that; int8_tensor is int8 with one scale a checkpoint tensor."""
+others become bf16. The rest: every matrix becomes that; with _tensor, one scale holds for a checkpoint's tensor."""
+
+_ONE_SCALE: dict[str, str] = {"int8_tensor": "int8", "f8_tensor": "f8"}
 
 Progress = Callable[[str, float], None]
 
@@ -65,33 +79,76 @@ class Checkpoint(Protocol):
 def pack(
     graph: Graph, checkpoint: Checkpoint, scheme: Scheme, out_file: Path, progress: Progress | None = None
 ) -> dict[str, Any]:
-    """Write the packed weights of `graph`; returns their index, which `ops.NativeModel` wants beside the file.
+    """Write the packed weights of `graph`; returns their index (`lay_out`), which `ops.NativeModel` wants beside them.
 
-    The index: {"version", "scheme", "num_bytes", "weights": {name: {"format", "shape", "offset", "num_bytes"}}}.
-    Weights made of the same tensors (tied embeddings) share their bytes. Raises ValueError for tensors whose shapes do
-    not fit the graph.
+    Raises ValueError for tensors whose shapes do not fit the graph, or whose values cannot be packed.
     """
+    index = lay_out(graph, checkpoint, scheme)
     interleaved = fused_weights(graph)
-    entries: dict[str, dict[str, Any]] = {}
-    written: dict[Any, dict[str, Any]] = {}
-    sizes = [int(np.prod(weight.shape)) for weight in graph.weights.values()]
-    done, total = 0, max(sum(sizes), 1)
+    total = max(index["num_bytes"], 1)
     with out_file.open("wb", buffering=0) as raw:
         file = _Writer(raw)
-        for (name, weight), size in zip(graph.weights.items(), sizes, strict=True):
+        for name, weight in graph.weights.items():
+            entry = index["weights"][name]
+            if entry["offset"] < file.position:
+                continue
             if progress is not None:
-                progress(f"packing {name}", done / total)
-            key = _identity(weight, name in interleaved)
-            if key not in written:
-                written[key] = _pack_weight(file, checkpoint, weight, scheme, name in interleaved)
-            entries[name] = written[key]
-            done += size
-        file.align(ALIGNMENT)
+                progress(f"packing {name}", file.position / total)
+            file.fill(entry["offset"])
+            for piece in _pieces(weight, checkpoint, entry["format"], scheme, name in interleaved):
+                file.write(piece)
+            if file.position != entry["offset"] + entry["num_bytes"]:
+                raise AssertionError(f"{name} was packed to {file.position}, not as laid out: {entry}")
+        file.fill(index["num_bytes"])
         file.flush()
-        num_bytes = file.position
     if progress is not None:
         progress("packed", 1.0)
+    return index
+
+
+def lay_out(graph: Graph, checkpoint: Checkpoint, scheme: Scheme) -> dict[str, Any]:
+    """What `pack` writes and where, from the tensors' shapes and formats alone; no weight is read.
+
+    {"version", "scheme", "num_bytes", "weights": {name: {"format", "shape", "offset", "num_bytes"}}}, weights in the
+    file's order. Those made of the same tensors (tied embeddings) share their bytes.
+    """
+    interleaved = fused_weights(graph)
+    placed: dict[Any, dict[str, Any]] = {}
+    entries: dict[str, dict[str, Any]] = {}
+    end = 0
+    for name, weight in graph.weights.items():
+        key = _identity(weight, name in interleaved)
+        if key not in placed:
+            tensors = [checkpoint.get(source) for source in weight.sources]
+            _check_shapes(weight, tensors)
+            format = "vector" if weight.kind == "vector" else _choose_format(scheme, tensors)
+            alignment = 64 if format == "vector" else ALIGNMENT
+            offset, num_bytes = -(-end // alignment) * alignment, _num_bytes(format, weight.shape)
+            placed[key] = {"format": format, "shape": list(weight.shape), "offset": offset, "num_bytes": num_bytes}
+            end = offset + num_bytes
+        entries[name] = placed[key]
+    num_bytes = -(-end // ALIGNMENT) * ALIGNMENT
     return {"version": LAYOUT_VERSION, "scheme": scheme, "num_bytes": num_bytes, "weights": entries}
+
+
+def _num_bytes(format: str, shape: tuple[int, ...]) -> int:
+    num_tiles = -(-shape[0] // TILE)
+    if format == "vector":
+        return num_tiles * TILE * 4
+    width = shape[1]
+    groups = -(-width // GROUP)
+    row_bytes = {
+        "f32": 4 * width,
+        "bf16": 2 * (width + width % 2),
+        "int8": 4 + groups * GROUP,
+        "int8_group": groups * (2 + GROUP),
+        "q4": groups * (2 + GROUP // 2),
+        "q4_min": groups * (4 + GROUP // 2),
+        "q4_k": 4 * -(-width // 256) + groups * (2 + GROUP // 2),
+        "f8": 4 + width,
+        "f8_block": 4 * -(-width // F8_GROUP) + width,
+    }[format]
+    return num_tiles * TILE * row_bytes
 
 
 class _Writer:
@@ -114,8 +171,9 @@ class _Writer:
             if self._used == _WRITE_BYTES:
                 self.flush()
 
-    def align(self, alignment: int) -> None:
-        self.write(np.zeros(-self.position % alignment, np.uint8))
+    def fill(self, position: int) -> None:
+        """Zeros up to `position`."""
+        self.write(np.zeros(position - self.position, np.uint8))
 
     def flush(self) -> None:
         rest = self._buffer[: self._used]
@@ -129,22 +187,14 @@ def _identity(weight: Weight, interleaved: bool) -> Any:
     return (kind, weight.sources, weight.value, interleaved)
 
 
-def _pack_weight(
-    file: _Writer, checkpoint: Checkpoint, weight: Weight, scheme: Scheme, interleaved: bool
-) -> dict[str, Any]:
-    alignment = 64 if weight.kind == "vector" else ALIGNMENT
-    file.align(alignment)
-    offset = file.position
+def _pieces(
+    weight: Weight, checkpoint: Checkpoint, format: str, scheme: Scheme, interleaved: bool
+) -> Iterator[NDArray[Any]]:
     tensors = [checkpoint.get(source) for source in weight.sources]
-    _check_shapes(weight, tensors)
-    if weight.kind == "vector":
-        format = "vector"
-        file.write(_padded_vector(weight, tensors))
+    if format == "vector":
+        yield _padded_vector(weight, tensors)
     else:
-        format = _choose_format(scheme, tensors)
-        for piece in _tiles(weight, tensors, format, scheme, interleaved):
-            file.write(piece)
-    return {"format": format, "shape": list(weight.shape), "offset": offset, "num_bytes": file.position - offset}
+        yield from _tiles(weight, tensors, format, scheme, interleaved)
 
 
 def _check_shapes(weight: Weight, tensors: list[Tensor]) -> None:
@@ -172,12 +222,17 @@ def _padded_vector(weight: Weight, tensors: list[Tensor]) -> Floats:
 def _choose_format(scheme: Scheme, tensors: list[Tensor]) -> str:
     """The one format of a matrix stacked of these tensors."""
     if scheme != "native":
-        return "int8" if scheme == "int8_tensor" else scheme
+        return _ONE_SCALE.get(scheme, scheme)
+    natives = {_native_format(tensor) for tensor in tensors}
+    if len(natives) == 1 and (native := next(iter(natives))) is not None:
+        return native
     formats = {tensor.format for tensor in tensors}
-    if len(formats) == 1 and next(iter(formats)) in _NATIVE:
-        return _NATIVE[next(iter(formats))]
     quantised = formats & (_NATIVE.keys() | _BITS_8)
     return "int8_group" if quantised and quantised == formats else "bf16"
+
+
+def _native_format(tensor: Tensor) -> str | None:
+    return native_format(tensor) if isinstance(tensor, ScaledTensor) else _NATIVE.get(tensor.format)
 
 
 def _tiles(
@@ -185,7 +240,7 @@ def _tiles(
 ) -> Iterator[NDArray[Any]]:
     """The packed bytes, some tiles at a time."""
     num_rows, width = weight.shape
-    tensor_scales = _tensor_scales(tensors) if scheme == "int8_tensor" else None
+    tensor_scales = _tensor_scales(tensors, format) if scheme in _ONE_SCALE else None
     tiles_at_once = max(_CHUNK_VALUES // (width * TILE), 1)
     order = _row_order(num_rows, interleaved)
     for start in range(0, len(order), tiles_at_once * TILE):
@@ -203,15 +258,15 @@ def _row_order(num_rows: int, interleaved: bool) -> NDArray[np.int64]:
     return np.pad(np.arange(num_rows), (0, -num_rows % TILE), constant_values=-1)
 
 
-def _tensor_scales(tensors: list[Tensor]) -> list[float]:
-    """Per-tensor symmetric int8: the scale of each tensor."""
+def _tensor_scales(tensors: list[Tensor], format: str) -> list[float]:
+    """Per-tensor symmetric: the scale of each tensor."""
     scales = []
     for tensor in tensors:
         num_rows, step = tensor.shape[0], max(_CHUNK_VALUES // tensor.shape[1], 1)
         extremes = (
             np.abs(tensor.float32_rows(i, min(i + step, num_rows))).max(initial=0.0) for i in range(0, num_rows, step)
         )
-        scales.append(float(max(extremes)) / 127)
+        scales.append(float(max(extremes)) / LARGEST_CODE[format])
     return scales
 
 
@@ -236,8 +291,8 @@ class _Rows:
         return rows
 
     def codes(self, format: str, tensor_scales: list[float] | None) -> Codes:
-        if all(_NATIVE.get(tensor.format) == format for tensor, _, _ in self.parts):
-            parts = [(here, codes_of_gguf(tensor.raw()[there], tensor.format)) for tensor, here, there in self.parts]
+        if tensor_scales is None and all(_native_format(tensor) == format for tensor, _, _ in self.parts):
+            parts = [(here, _native_codes(tensor, there)) for tensor, here, there in self.parts]
             return Codes.scatter(parts, len(self.order))
         row_scales = None
         if tensor_scales is not None:
@@ -245,6 +300,12 @@ class _Rows:
             for tensor, here, _ in self.parts:
                 row_scales[here] = tensor_scales[self.tensors.index(tensor)]
         return quantize_rows(self.floats(), format, row_scales)
+
+
+def _native_codes(tensor: Tensor, rows: NDArray[np.int64]) -> Codes:
+    if isinstance(tensor, ScaledTensor):
+        return codes_of_scaled(tensor, rows)
+    return codes_of_gguf(tensor.raw()[rows], tensor.format)
 
 
 def _float_tiles(rows: Floats, format: str) -> NDArray[Any]:
@@ -266,6 +327,9 @@ def _code_tiles(codes: Codes, format: str) -> NDArray[np.uint8]:
     """Per tile: scales, minima, then codes, as bytes."""
     num_tiles = len(codes.values) // TILE
     parts = [_planes(plane, num_tiles) for plane in codes.planes]
+    if format in ("f8", "f8_block"):
+        parts.append(codes.values.reshape(num_tiles, TILE, -1).transpose(0, 2, 1).reshape(num_tiles, -1))
+        return np.concatenate(parts, axis=1)
     values: NDArray[np.uint8] = codes.values.reshape(num_tiles, TILE, -1, 4).transpose(0, 2, 1, 3)
     if format in ("q4", "q4_min", "q4_k"):
         values = values[:, 0::2] | values[:, 1::2] << np.uint8(4)
