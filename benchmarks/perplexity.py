@@ -73,7 +73,9 @@ def total_logprob(model: NativeModel, program: int, tokens: np.ndarray) -> tuple
     return total, count
 
 
-def measure(checkpoint: Checkpoint, tokens: np.ndarray, schemes: list[str], kv_types: list[str]) -> dict[str, float]:
+def measure(
+    checkpoint: Checkpoint, tokens: np.ndarray, schemes: list[str], kv_types: list[str], threads: int | None
+) -> dict[str, float]:
     """Perplexity by "<weights>/<kv>"."""
     graph = build_graph(checkpoint.config, WINDOW)
     shape = (graph.num_layers, graph.num_kv_heads, graph.head_dim, graph.vocab_size)
@@ -84,8 +86,8 @@ def measure(checkpoint: Checkpoint, tokens: np.ndarray, schemes: list[str], kv_t
             path = Path(folder) / "weights.bin"
             index = pack(graph, checkpoint, scheme, path)  # type: ignore[arg-type]
             for kv in kv_types:
-                fixed = {"num_blocks": 1, "block_size": WINDOW, "max_context": WINDOW, "kv_dtype": kv}
-                model = NativeModel(path, index, **dict(zip(names, shape, strict=True)), **fixed)  # type: ignore[arg-type]
+                fixed = {"num_blocks": 1, "block_size": WINDOW, "max_context": WINDOW, "num_threads": threads}
+                model = NativeModel(path, index, kv_dtype=kv, **dict(zip(names, shape, strict=True)), **fixed)  # type: ignore[arg-type]
                 program = model.add_program(plan(graph, WINDOW, SCORED_AT_ONCE))
                 total, count = total_logprob(model, program, tokens)
                 results[f"{scheme}/{kv}"] = perplexity = math.exp(-total / count)
@@ -99,11 +101,12 @@ def main() -> None:
     parser.add_argument("--weights", nargs="+", default=["f32", "bf16", "native", "int8"], help="Packing schemes.")
     parser.add_argument("--kv", nargs="+", default=["bf16"], help="Types of the KV cache: f32, bf16, f8, int8.")
     parser.add_argument("--tokens", type=int, default=20480, help="Tokens of text.")
+    parser.add_argument("--threads", type=int, default=None, help="Threads. Default: as many as there are cores.")
     args = parser.parse_args()
     if args.device != "cpu":
         raise SystemExit("perplexity is measured on the cpu target")
     checkpoint = open_checkpoint(args.model or default_model())
-    results = measure(checkpoint, text_tokens(checkpoint, args.tokens), args.weights, args.kv)
+    results = measure(checkpoint, text_tokens(checkpoint, args.tokens), args.weights, args.kv, args.threads)
     line = {"benchmark": "perplexity", "commit": commit(), "hardware": hardware(), "tokens": args.tokens}
     print(json.dumps({**line, "perplexity": {name: round(value, 4) for name, value in results.items()}}))
 
