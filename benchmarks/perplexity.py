@@ -1,6 +1,6 @@
 """What rounding costs: perplexity of a model on plain text, by what weights and the KV cache are kept as.
 
-    python benchmarks/perplexity.py [--model M] [--weights f32 bf16 native int8] [--kv f32 bf16 f8 int8] [--tokens 20480]
+    python benchmarks/perplexity.py [--model M] [--weights f32 bf16 native] [--kv f32 bf16 f8 int8] [--tokens 20480]
 
 The text is the language reference that ships with Python (`pydoc_data.topics`), in windows of 512 tokens; each token
 after a window's first is predicted from those before it in its window. --weights takes packing's schemes; native is the

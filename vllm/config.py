@@ -101,7 +101,9 @@ class CacheConfig:
         "Storage type of the KV cache. fp8: e4m3, cast without a scale. int8: with a scale for each token and head.",
         choices=["auto", "bfloat16", "float32", "fp8", "fp8_e4m3", "int8"],
     )
-    gpu_memory_utilization: float = option(0.92, "Share of the device's memory, or on cpu of the machine's, that the model may take.")
+    gpu_memory_utilization: float = option(
+        0.92, "Share of the device's memory, or on cpu of the machine's, that the model may take."
+    )
     kv_cache_memory_bytes: int | None = option(None, "Most bytes the KV cache may take.", type="human_int")
 
     # Derived by platform.resolve.

@@ -88,7 +88,9 @@ def alone(model: NativeModel, program: int, tokens: list[int]) -> np.ndarray:
 @given(
     isa=st.sampled_from(SUPPORTED),
     family=st.sampled_from(["llama", "mistral", "qwen3"]),
-    types=st.sampled_from([("f32", "f32"), ("bf16", "bf16"), ("int8", "bf16"), ("q4_min", "bf16"), ("f8", "f8"), ("f32", "int8")]),
+    types=st.sampled_from(
+        [("f32", "f32"), ("bf16", "bf16"), ("int8", "bf16"), ("q4_min", "bf16"), ("f8", "f8"), ("f32", "int8")]
+    ),
     block_size=st.sampled_from([16, 32, 64, 100]),
     num_threads=st.integers(1, 3),
     max_samples=st.sampled_from([1, 5, 64]),

@@ -1,4 +1,4 @@
-"""8-bit floating point against torch's: rounding to it, reading every code of it, and matrices that come with scales."""
+"""8-bit floating point against torch's: rounding to it, reading every code, and matrices that come with scales."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ def scaled(rng: np.random.Generator, rows: int, width: int, row_block: int, k_bl
     """Codes without NaN, and a scale for each block."""
     codes = rng.choice(FINITE, (rows, width))
     scale = rng.uniform(0.001, 0.1, (-(-rows // row_block), -(-width // k_block))).astype(np.float32)
-    return ScaledTensor("W", (rows, width), "f8e4m3", codes.reshape(-1), scale=scale, row_block=row_block, k_block=k_block)
+    return ScaledTensor(
+        "W", (rows, width), "f8e4m3", codes.reshape(-1), scale=scale, row_block=row_block, k_block=k_block
+    )
 
 
 @given(st.lists(FLOATS | st.floats(-500, 500, width=32) | st.floats(-(2.0**-5), 2.0**-5, width=32), min_size=1))

@@ -29,7 +29,10 @@ V1 = {"proc/self/cgroup": "5:cpu:/\n4:memory:/docker/abc\n0::/\n"}
 MACHINES = [
     ({}, (8, 6)),
     ({**V2, "sys/fs/cgroup/pod/box/memory.max": "max\n"}, (8, 6)),
-    ({**V2, "sys/fs/cgroup/pod/box/memory.max": f"{4 * GIB}", "sys/fs/cgroup/pod/box/memory.current": f"{GIB}"}, (4, 3)),
+    (
+        {**V2, "sys/fs/cgroup/pod/box/memory.max": f"{4 * GIB}", "sys/fs/cgroup/pod/box/memory.current": f"{GIB}"},
+        (4, 3),
+    ),
     (
         {
             **V2,
@@ -82,7 +85,9 @@ def test_this_machine_grants_something() -> None:
 def test_the_reckoning_is_what_is_taken(tmp_path: Path, scheme: str, kv: str) -> None:
     checkpoint = open_checkpoint(make_checkpoint(tmp_path))
     graph = build_graph(checkpoint.config)
-    config = resolve(build(hf_config=checkpoint.config, max_model_len=64, max_num_seqs=3, kv_cache_dtype=kv, device="cpu"))
+    config = resolve(
+        build(hf_config=checkpoint.config, max_model_len=64, max_num_seqs=3, kv_cache_dtype=kv, device="cpu")
+    )
     shape = {**model._heads(graph), **cache_shape(config)}
     programs = [plan(graph, 64, 8), plan(graph, 3, 3)]
     needed = memory_needed(lay_out(graph, checkpoint, scheme), programs, **shape)

@@ -9,7 +9,9 @@ import pytest
 
 from vllm.neuron.cpu.threads import choose_cpus
 
-HYPERTHREADS = {f"sys/devices/system/cpu/cpu{i}/topology/thread_siblings_list": f"{i % 4},{i % 4 + 4}" for i in range(8)}
+HYPERTHREADS = {
+    f"sys/devices/system/cpu/cpu{i}/topology/thread_siblings_list": f"{i % 4},{i % 4 + 4}" for i in range(8)
+}
 V2 = {"proc/self/cgroup": "0::/box\n"}
 V1 = {"proc/self/cgroup": "3:cpu,cpuacct:/box\n4:memory:/\n"}
 
@@ -79,7 +81,12 @@ def test_bindings(machine):
 
 @pytest.mark.parametrize(
     ("binding", "message"),
-    [("9", r"names processors \[9\]"), ("0,0", "each processor once"), ("a-b", "is not understood"), ("3-1", "each processor")],
+    [
+        ("9", r"names processors \[9\]"),
+        ("0,0", "each processor once"),
+        ("a-b", "is not understood"),
+        ("3-1", "each processor"),
+    ],
 )
 def test_bindings_that_cannot_be(machine, binding, message):
     with pytest.raises(ValueError, match=message):

@@ -3,7 +3,7 @@
 Public FP8 and INT8 checkpoints store a matrix `X.weight` as F8_E4M3 or I8, and its scales beside it as
 
     X.weight_scale        one for the tensor, or one a row ([rows] or [rows, 1])
-    X.weight_scale_inv    the same, or one for each block of `quantization_config.weight_block_size` (by default 128 x 128)
+    X.weight_scale_inv    the same, or one for each block: of `quantization_config.weight_block_size`, else 128 x 128
     X.scale               what NxD Inference writes: as weight_scale
 
 A scale multiplies, whatever its name says. Scales of activations (`input_scale`) are not read: nothing here rounds
@@ -86,7 +86,7 @@ def _blocks(tensor: Tensor, scale: Tensor, config: Mapping[str, Any]) -> tuple[i
         raise CheckpointError(f"quantization_config.weight_block_size is {block}, expected two positive integers")
     if scale.shape != (-(-rows // row_block), -(-width // k_block)):
         raise CheckpointError(
-            f"{scale.name} has shape {scale.shape}, which fits {tensor.name} of shape {tensor.shape} neither by tensor, "
-            f"by row, nor in blocks of {row_block} x {k_block}"
+            f"{scale.name} has shape {scale.shape}, which fits {tensor.name} of shape {tensor.shape} neither by "
+            f"tensor, by row, nor in blocks of {row_block} x {k_block}"
         )
     return row_block, k_block

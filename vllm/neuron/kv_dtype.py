@@ -1,7 +1,7 @@
 """What the KV cache is stored as: vLLM's `kv_cache_dtype` and NxD Inference's `kv_cache_quant` and `kv_quant_config`.
 
-Names after `settled_kv_dtype`: "auto" (as the arithmetic), "bfloat16", "float32", "fp8" (e4m3, cast without a scale) and
-"int8" (a scale for each token and head; the cpu target's own).
+Names after `settled_kv_dtype`: "auto" (as the arithmetic), "bfloat16", "float32", "fp8" (e4m3, cast without a scale)
+and "int8" (a scale for each token and head; the cpu target's own).
 """
 
 from __future__ import annotations

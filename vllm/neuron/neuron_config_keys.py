@@ -26,6 +26,10 @@ LONG_CONTEXT = 32768
 LONG_CONTEXT_SCRATCHPAD_PAGE_SIZE = 1024
 
 
+_group = dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
+"""Decorates the groups, of which none is ever built: methods of 200 fields are made once, for `NeuronConfig`."""
+
+
 def flag(help: str, default: bool | None = False) -> Any:
     """A switch of the accelerator's programs, without meaning elsewhere."""
     return key(default, help, accelerator_only=True)
@@ -41,7 +45,7 @@ def _as_list(given: Any) -> Any:
     return [given] if isinstance(given, int) and not isinstance(given, bool) else given
 
 
-@dataclass(frozen=True, kw_only=True)
+@_group
 class ShapeKeys(Section):
     """Batch, lengths and types."""
 
@@ -100,7 +104,7 @@ class ShapeKeys(Section):
     vocab_parallel: bool = flag("Shard the embedding over the vocabulary.")
 
 
-@dataclass(frozen=True, kw_only=True)
+@_group
 class BucketKeys(ShapeKeys):
     """Buckets."""
 
@@ -123,7 +127,7 @@ class BucketKeys(ShapeKeys):
     bucket_n_active_tokens: bool = flag("Internal to NxD Inference.")
 
 
-@dataclass(frozen=True, kw_only=True)
+@_group
 class SamplingKeys(BucketKeys):
     """Sampling."""
 
@@ -134,7 +138,7 @@ class SamplingKeys(BucketKeys):
     async_mode: bool = flag("Run one decode step ahead of the host.")
 
 
-@dataclass(frozen=True, kw_only=True)
+@_group
 class CacheKeys(SamplingKeys):
     """KV cache."""
 
@@ -170,7 +174,7 @@ class CacheKeys(SamplingKeys):
     kv_quant_config: KVQuantizationConfig | None = key(None, "fp8 KV cache, library versions from 0.8.")
 
 
-@dataclass(frozen=True, kw_only=True)
+@_group
 class QuantizationKeys(CacheKeys):
     """Weight quantisation."""
 
@@ -208,7 +212,7 @@ class QuantizationKeys(CacheKeys):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@_group
 class SpeculationKeys(QuantizationKeys):
     """Speculative decoding and adapters."""
 
@@ -229,7 +233,7 @@ class SpeculationKeys(QuantizationKeys):
     lora_config: LoraServingConfig | None = key(None, "LoRA adapters.")
 
 
-@dataclass(frozen=True, kw_only=True)
+@_group
 class ParallelKeys(SpeculationKeys):
     """Parallelism."""
 
@@ -272,7 +276,7 @@ class ParallelKeys(SpeculationKeys):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@_group
 class KernelKeys(ParallelKeys):
     """Kernels and compiler."""
 
@@ -341,7 +345,7 @@ class KernelKeys(ParallelKeys):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@_group
 class ModelKeys(KernelKeys):
     """Mixture of experts and vision."""
 

@@ -341,6 +341,10 @@ def _with_kv_bound(config: VllmConfig, target: str) -> VllmConfig:
 
 def _check_kv_memory(config: VllmConfig, faults: Faults) -> None:
     cache, limit = config.cache_config, config.cache_config.kv_cache_memory_bytes
+    if not 0 < cache.gpu_memory_utilization <= 1:
+        faults.add(
+            "gpu_memory_utilization", cache.gpu_memory_utilization, "it is a share", "Use more than 0, at most 1"
+        )
     if limit is None or not cache.block_size:
         return
     needed = _kv_bytes_per_token(config) * cache.block_size * cache.num_blocks

@@ -17,8 +17,8 @@ class ControlGroup(NamedTuple):
 def control_groups(controller: str, root: Path = Path("/")) -> Iterator[ControlGroup]:
     """The groups with a controller ("cpu", "memory"), from the process's own up to the top, of both versions.
 
-    root: where proc and sys lie. In a container the path may be the host's; then the groups that it names are not there,
-    and the container's own is the top.
+    root: where proc and sys lie. In a container the path may be the host's; then the groups that it names are not
+    there, and the container's own is the top.
     """
     listed = root / "proc/self/cgroup"
     for line in listed.read_text().splitlines() if listed.is_file() else ():

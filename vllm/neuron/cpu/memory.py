@@ -1,8 +1,8 @@
 """Memory that a model takes, held against what the machine grants, before any weight is read.
 
-What it takes is exact: packed weights (mapped, shared by all processes that load them), the KV cache, and the arena (buffers
-and scratch of the programs). What the machine grants is the least of the kernel's MemAvailable and, in every memory
-control group above this process (v1 or v2), the limit less what is used and cannot be reclaimed; and
+What it takes is exact: packed weights (mapped, shared by all processes that load them), the KV cache, and the arena
+(buffers and scratch of the programs). What the machine grants is the least of the kernel's MemAvailable and, in every
+memory control group above this process (v1 or v2), the limit less what is used and cannot be reclaimed; and
 `gpu_memory_utilization` of the whole, which is the least limit.
 """
 
@@ -20,14 +20,14 @@ from vllm.neuron.cpu.control_groups import control_groups
 logger = init_logger(__name__)
 
 COMPILE_BYTES = 384 * 2**20
-"""What packing holds at once beside what is mapped: some pieces of a matrix as floats and as codes, and a write buffer."""
+"""What packing holds at once: pieces of a matrix as floats and as codes, a write buffer, and the process itself."""
 
 _NO_LIMIT = 1 << 60
 _FILES = {
     1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
     2: ("memory.max", "memory.current", "inactive_file"),
 }
-"""By version: files of the limit and of what is used, and the entry of memory.stat that counts what can be reclaimed."""
+"""By version: files of the limit and of what is used, and memory.stat's entry of what can be reclaimed."""
 
 
 class InsufficientMemory(VLLMError, ValueError):
@@ -106,7 +106,9 @@ def advice(config: VllmConfig, needs: Mapping[str, int], limit: int) -> str:
     if kv and config.cache_config.kv_cache_dtype not in ("fp8", "int8"):
         ways.append("kv_cache_dtype=fp8 or int8 (half the KV of bfloat16)")
     if config.neuron_config.quantization is None:
-        ways.append('override_neuron_config={"quantized": true, "quantization_dtype": "int8" or "int4"} for smaller weights')
+        ways.append(
+            'override_neuron_config={"quantized": true, "quantization_dtype": "int8" or "int4"} for smaller weights'
+        )
     ways.append("more memory")
     return f"What helps: {'; '.join(ways)}"
 

@@ -26,8 +26,8 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from vllm.neuron.cpu.fusion import fused_weights
 from vllm.checkpoint.scaled import ScaledTensor
+from vllm.neuron.cpu.fusion import fused_weights
 from vllm.neuron.cpu.graph import Graph, Weight
 from vllm.neuron.cpu.quantize import (
     F8_GROUP,

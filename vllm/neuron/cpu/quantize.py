@@ -28,7 +28,8 @@ Floats = NDArray[np.float32]
 class Codes:
     """values: uint8 [rows, padded k]. planes: what scales them, each [rows, entries], in packed order:
 
-    int8, f8: (float32 scale [rows, 1]); f8_block: (float32 scale, a 128 k each); int8_group, q4: (float16 scale); q4_min: (float16 scale, float16 minimum);
+    int8, f8: (float32 scale [rows, 1]); f8_block: (float32 scale, a 128 k each); int8_group, q4: (float16 scale);
+    q4_min: (float16 scale, float16 minimum);
     q4_k: (float16 factor of scales, float16 factor of minima, a 256 k each; uint8 scale, uint8 minimum, a group each).
     """
 
@@ -95,7 +96,9 @@ def codes_of_scaled(tensor: ScaledTensor, rows: NDArray[np.int64]) -> Codes:
     """Those rows of a scaled tensor that has a `native_format`. Raises ValueError where a value is not a number."""
     codes, scales = tensor.raw()[rows], tensor.scale[rows // tensor.row_block]
     if tensor.format == "i8":
-        return Codes(np.pad(codes ^ np.uint8(0x80), ((0, 0), (0, -codes.shape[1] % GROUP)), constant_values=128), (scales,))
+        return Codes(
+            np.pad(codes ^ np.uint8(0x80), ((0, 0), (0, -codes.shape[1] % GROUP)), constant_values=128), (scales,)
+        )
     if ((codes & 0x7F) == 0x7F).any():
         raise ValueError(f"{tensor.name} holds values that are not numbers (NaN)")
     return Codes(codes, (scales,))

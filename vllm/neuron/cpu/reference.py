@@ -1,8 +1,8 @@
 """A `Graph` run in torch, op by op as `graph.py` defines them: the oracle of the native kernels.
 
 Arithmetic is float32. Weights and the inputs of `linear` can be rounded to bfloat16 first, the KV cache to whatever it
-can be kept as, so that what a kernel rounds can be rounded here too and only the order of sums differs. Rows are not independent to the last bit:
-torch chooses how to sum by shape.
+can be kept as, so that what a kernel rounds can be rounded here too and only the order of sums differs. Rows are not
+independent to the last bit: torch chooses how to sum by shape.
 """
 
 from __future__ import annotations
