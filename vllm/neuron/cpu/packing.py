@@ -18,7 +18,10 @@ Every matrix lies in tiles of 32 outputs, the last one padded with zeros; docs/c
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from io import RawIOBase
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -39,12 +42,14 @@ from vllm.neuron.cpu.quantize import (
     native_format,
     quantize_rows,
 )
+from vllm.neuron.cpu.threads import choose_cpus
 
 LAYOUT_VERSION = 1
 TILE = 32
 GROUP = 32
 ALIGNMENT = 4096
-_CHUNK_VALUES = 1 << 22
+_CHUNK_VALUES = 1 << 18
+"""Values that are worked on at once: few enough to stay in the second-level cache."""
 _WRITE_BYTES = 32 << 20
 
 Scheme = Literal["native", "f32", "bf16", "int8", "int8_tensor", "f8", "f8_tensor", "q4_min"]
@@ -54,6 +59,8 @@ others become bf16. The rest: every matrix becomes that; with _tensor, one scale
 _ONE_SCALE: dict[str, str] = {"int8_tensor": "int8", "f8_tensor": "f8"}
 
 Progress = Callable[[str, float], None]
+Piece = Callable[[], NDArray[Any]]
+"""Makes some packed bytes; runs on any thread."""
 
 _NATIVE = {"q4_0": "q4", "q4_1": "q4_min", "q8_0": "int8_group", "q4_k": "q4_k"}
 _BITS_8 = {"q5_0", "q5_1", "q5_k", "q6_k", "q3_k", "q2_k", "q8_k", "iq4_nl", "iq4_xs"}
@@ -86,7 +93,8 @@ def pack(
     index = lay_out(graph, checkpoint, scheme)
     interleaved = fused_weights(graph)
     total = max(index["num_bytes"], 1)
-    with out_file.open("wb", buffering=0) as raw:
+    threads = len(choose_cpus())
+    with out_file.open("wb", buffering=0) as raw, ThreadPoolExecutor(threads) as pool:
         file = _Writer(raw)
         for name, weight in graph.weights.items():
             entry = index["weights"][name]
@@ -95,7 +103,8 @@ def pack(
             if progress is not None:
                 progress(f"packing {name}", file.position / total)
             file.fill(entry["offset"])
-            for piece in _pieces(weight, checkpoint, entry["format"], scheme, name in interleaved):
+            jobs = _pieces(weight, checkpoint, entry["format"], scheme, name in interleaved)
+            for piece in _in_order(jobs, pool, 2 * threads):
                 file.write(piece)
             if file.position != entry["offset"] + entry["num_bytes"]:
                 raise AssertionError(f"{name} was packed to {file.position}, not as laid out: {entry}")
@@ -104,6 +113,17 @@ def pack(
     if progress is not None:
         progress("packed", 1.0)
     return index
+
+
+def _in_order(jobs: Iterator[Piece], pool: ThreadPoolExecutor, ahead: int) -> Iterator[NDArray[Any]]:
+    """What the jobs give, in their order; at most `ahead` of them are begun before they are wanted."""
+    begun: deque[Future[NDArray[Any]]] = deque()
+    for job in jobs:
+        begun.append(pool.submit(job))
+        if len(begun) > ahead:
+            yield begun.popleft().result()
+    while begun:
+        yield begun.popleft().result()
 
 
 def lay_out(graph: Graph, checkpoint: Checkpoint, scheme: Scheme) -> dict[str, Any]:
@@ -187,12 +207,11 @@ def _identity(weight: Weight, interleaved: bool) -> Any:
     return (kind, weight.sources, weight.value, interleaved)
 
 
-def _pieces(
-    weight: Weight, checkpoint: Checkpoint, format: str, scheme: Scheme, interleaved: bool
-) -> Iterator[NDArray[Any]]:
+def _pieces(weight: Weight, checkpoint: Checkpoint, format: str, scheme: Scheme, interleaved: bool) -> Iterator[Piece]:
+    """The packed bytes of a weight, some of them a job."""
     tensors = [checkpoint.get(source) for source in weight.sources]
     if format == "vector":
-        yield _padded_vector(weight, tensors)
+        yield partial(_padded_vector, weight, tensors)
     else:
         yield from _tiles(weight, tensors, format, scheme, interleaved)
 
@@ -235,20 +254,23 @@ def _native_format(tensor: Tensor) -> str | None:
     return native_format(tensor) if isinstance(tensor, ScaledTensor) else _NATIVE.get(tensor.format)
 
 
-def _tiles(
-    weight: Weight, tensors: list[Tensor], format: str, scheme: Scheme, interleaved: bool
-) -> Iterator[NDArray[Any]]:
-    """The packed bytes, some tiles at a time."""
+def _tiles(weight: Weight, tensors: list[Tensor], format: str, scheme: Scheme, interleaved: bool) -> Iterator[Piece]:
+    """The packed bytes of a matrix, some tiles at a time."""
     num_rows, width = weight.shape
     tensor_scales = _tensor_scales(tensors, format) if scheme in _ONE_SCALE else None
     tiles_at_once = max(_CHUNK_VALUES // (width * TILE), 1)
     order = _row_order(num_rows, interleaved)
     for start in range(0, len(order), tiles_at_once * TILE):
         rows = _Rows(tensors, order[start : start + tiles_at_once * TILE], width)
-        if format in ("f32", "bf16"):
-            yield _float_tiles(rows.floats(), format)
-        else:
-            yield _code_tiles(rows.codes(format, tensor_scales), format)
+        yield partial(_packed, rows, format, tensor_scales)
+
+
+def _packed(rows: _Rows, format: str, tensor_scales: list[float] | None) -> NDArray[Any]:
+    if format == "f32":
+        return rows.floats().astype("<f4").reshape(-1, TILE, rows.width).transpose(0, 2, 1)
+    if format == "bf16":
+        return _pair_tiles(rows.halves())
+    return _code_tiles(rows.codes(format, tensor_scales), format)
 
 
 def _row_order(num_rows: int, interleaved: bool) -> NDArray[np.int64]:
@@ -290,6 +312,15 @@ class _Rows:
             rows[here] = tensor.float32_rows(first, last)[there - first]
         return rows
 
+    def halves(self) -> NDArray[np.uint16]:
+        """As bfloat16; what is stored as such is taken as it is."""
+        if any(tensor.format != "bf16" for tensor, _, _ in self.parts):
+            return to_bf16(self.floats())
+        rows = np.zeros((len(self.order), self.width), np.uint16)
+        for tensor, here, there in self.parts:
+            rows[here] = tensor.raw()[there].view("<u2")
+        return rows
+
     def codes(self, format: str, tensor_scales: list[float] | None) -> Codes:
         if tensor_scales is None and all(_native_format(tensor) == format for tensor, _, _ in self.parts):
             parts = [(here, _native_codes(tensor, there)) for tensor, here, there in self.parts]
@@ -308,12 +339,11 @@ def _native_codes(tensor: Tensor, rows: NDArray[np.int64]) -> Codes:
     return codes_of_gguf(tensor.raw()[rows], tensor.format)
 
 
-def _float_tiles(rows: Floats, format: str) -> NDArray[Any]:
-    num_rows, width = rows.shape
-    if format == "f32":
-        return rows.astype("<f4").reshape(-1, TILE, width).transpose(0, 2, 1)
-    rows = np.pad(rows, ((0, 0), (0, width % 2)))
-    return to_bf16(rows).reshape(num_rows // TILE, TILE, -1, 2).transpose(0, 2, 1, 3)
+def _pair_tiles(rows: NDArray[np.uint16]) -> NDArray[np.uint32]:
+    """Pairs of k in 32 bits, as which they are moved."""
+    rows = np.pad(rows, ((0, 0), (0, rows.shape[1] % 2)))
+    pairs = np.ascontiguousarray(rows).view(np.uint32).reshape(len(rows) // TILE, TILE, -1)
+    return pairs.transpose(0, 2, 1)
 
 
 def to_bf16(values: Floats) -> NDArray[np.uint16]:
@@ -330,10 +360,10 @@ def _code_tiles(codes: Codes, format: str) -> NDArray[np.uint8]:
     if format in ("f8", "f8_block"):
         parts.append(codes.values.reshape(num_tiles, TILE, -1).transpose(0, 2, 1).reshape(num_tiles, -1))
         return np.concatenate(parts, axis=1)
-    values: NDArray[np.uint8] = codes.values.reshape(num_tiles, TILE, -1, 4).transpose(0, 2, 1, 3)
+    fours = np.ascontiguousarray(codes.values).view(np.uint32).reshape(num_tiles, TILE, -1)
     if format in ("q4", "q4_min", "q4_k"):
-        values = values[:, 0::2] | values[:, 1::2] << np.uint8(4)
-    parts.append(values.reshape(num_tiles, -1))
+        fours = fours[:, :, 0::2] | fours[:, :, 1::2] << np.uint32(4)
+    parts.append(np.ascontiguousarray(fours.transpose(0, 2, 1)).view(np.uint8).reshape(num_tiles, -1))
     return np.concatenate(parts, axis=1)
 
 
