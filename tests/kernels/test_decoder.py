@@ -139,3 +139,17 @@ def test_results_do_not_depend_on_company(
         for i, start, count in places:
             np.testing.assert_array_equal(logits[at : at + count], expected[i][start : start + count])
             at += count
+
+
+def test_many_rows_in_several_slices_on_threads(tmp_path: Path, isa: str, checkpoints: dict[str, Checkpoint]) -> None:
+    """Tiles of many rows go to whichever thread is free, again for each slice of the selected positions."""
+    checkpoint = checkpoints["llama"]
+    graph = build_graph(checkpoint.config)
+    tokens = [31 * i % VOCAB_SIZE for i in range(120)]
+    step = make_step([(tokens, 0, [0])], 128, "all")
+    shape: dict[str, Any] = {"isa": isa, "max_tokens": 128, "num_blocks": 1, "block_size": 128}
+    one, program = native(tmp_path, graph, checkpoint, "bf16", num_threads=1, max_samples=128, **shape)
+    expected = one.run(program, step, want_logits=True).logits
+    many, program = native(tmp_path, graph, checkpoint, "bf16", num_threads=3, max_samples=40, **shape)
+    for _ in range(3):
+        np.testing.assert_array_equal(many.run(program, step, want_logits=True).logits, expected)

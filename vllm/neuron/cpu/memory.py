@@ -19,7 +19,7 @@ from vllm.neuron.cpu.control_groups import control_groups
 
 logger = init_logger(__name__)
 
-COMPILE_BYTES = 384 * 2**20
+COMPILE_BYTES = 256 * 2**20
 """What packing holds at once: pieces of a matrix as floats and as codes, a write buffer, and the process itself."""
 
 _NO_LIMIT = 1 << 60

@@ -154,7 +154,7 @@ def _programs(graph: Graph, config: VllmConfig) -> dict[str, ProgramSpec]:
     }
 
 
-def _heads(graph: Graph) -> dict[str, int]:
+def _heads(graph: Graph) -> dict[str, Any]:
     return {name: getattr(graph, name) for name in ("num_layers", "num_kv_heads", "head_dim", "vocab_size")}
 
 

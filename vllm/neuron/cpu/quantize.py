@@ -96,9 +96,7 @@ def codes_of_scaled(tensor: ScaledTensor, rows: NDArray[np.int64]) -> Codes:
     """Those rows of a scaled tensor that has a `native_format`. Raises ValueError where a value is not a number."""
     codes, scales = tensor.raw()[rows], tensor.scale[rows // tensor.row_block]
     if tensor.format == "i8":
-        return Codes(
-            np.pad(codes ^ np.uint8(0x80), ((0, 0), (0, -codes.shape[1] % GROUP)), constant_values=128), (scales,)
-        )
+        return Codes(_padded(codes ^ np.uint8(0x80), 128), (scales,))
     if ((codes & 0x7F) == 0x7F).any():
         raise ValueError(f"{tensor.name} holds values that are not numbers (NaN)")
     return Codes(codes, (scales,))
@@ -117,13 +115,9 @@ def to_f8e4m3(values: Floats) -> NDArray[np.uint8]:
 
 def quantize_rows(rows: Floats, format: str, row_scales: Floats | None = None) -> Codes:
     """Round float32 [rows, k]; each output's (int8, f8) or group's scale is the least that reaches its extremes."""
-    if format in LARGEST_CODE and row_scales is None:
-        row_scales = np.abs(rows).max(axis=1) / np.float32(LARGEST_CODE[format])
-    if format == "f8":
-        return Codes(to_f8e4m3(rows * _inverse(row_scales)[:, None]), (row_scales.astype("<f4")[:, None],))
-    rows = np.pad(rows, ((0, 0), (0, -rows.shape[1] % GROUP)))
-    if format == "int8":
-        return Codes(_round(rows, row_scales[:, None], 128, 1, 255), (row_scales.astype("<f4")[:, None],))
+    if format in LARGEST_CODE:
+        return _quantize_outputs(rows, format, row_scales)
+    rows = _padded(rows)
     groups = rows.reshape(len(rows), -1, GROUP)
     if format == "q4_min":
         minimum = groups.min(axis=2).astype(np.float16)
@@ -138,6 +132,21 @@ def quantize_rows(rows: Floats, format: str, row_scales: Floats | None = None) -
     scale = (np.abs(groups).max(axis=2) / 127).astype(np.float16)
     values = _round(groups, scale.astype(np.float32)[..., None], 128, 1, 255)
     return Codes(values.reshape(len(rows), -1), (scale,))
+
+
+def _quantize_outputs(rows: Floats, format: str, scales: Floats | None) -> Codes:
+    """One scale an output: int8 and f8."""
+    if scales is None:
+        scales = np.abs(rows).max(axis=1) / np.float32(LARGEST_CODE[format])
+    scales = scales.astype("<f4")[:, None]
+    if format == "f8":
+        return Codes(to_f8e4m3(rows * _inverse(scales)), (scales,))
+    return Codes(_round(_padded(rows), scales, 128, 1, 255), (scales,))
+
+
+def _padded(rows: NDArray[Any], value: int = 0) -> NDArray[Any]:
+    """Whole groups of k."""
+    return np.pad(rows, ((0, 0), (0, -rows.shape[1] % GROUP)), constant_values=value)
 
 
 def _inverse(scale: Floats) -> Floats:
