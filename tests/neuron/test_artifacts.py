@@ -173,7 +173,7 @@ def test_no_compile_refuses_with_the_difference(checkpoint, target):
         start(checkpoint, target, compile=False)
     start(checkpoint, target)
     assert start(checkpoint, target, compile=False).hit
-    with pytest.raises(ArtifactError, match=r"--no-compile.*\n  buckets.*\n  buckets.*\n  kv_cache.block_size: 1024 "):
+    with pytest.raises(ArtifactError, match=r"--no-compile.*\n  buckets.*\n  buckets.*\n  kv_cache.num_blocks: 160 "):
         start(checkpoint, target, compile=False, max_model_len=512)
     assert target.compiled == 1
 

@@ -162,7 +162,7 @@ def random_request(dice: random.Random) -> tuple[str, Any]:
     fields = FIELDS[path]
     needed = NEEDED.get(path, dice.choice(["prompt", "messages"]))
     body = {needed: fields[needed][0] if dice.random() < 0.7 else dice.choice(fields[needed])}
-    for name in dice.sample(sorted(fields), dice.randint(0, 6)):
+    for name in dice.sample(sorted(fields), dice.randint(0, min(6, len(fields)))):
         body[name] = dice.choice(fields[name])
     body.setdefault("max_output_tokens" if path == RESPONSES else "max_tokens", dice.choice([1, 4, 8]))
     for _ in range(dice.choice([0, 0, 1, 2])):

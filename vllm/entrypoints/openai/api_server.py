@@ -176,6 +176,8 @@ async def init_app_state(engine_client: Any, state: State, args: argparse.Namesp
     state.openai_serving_models = models
     state.openai_serving_completion = OpenAIServingCompletion(*shared)
     state.openai_serving_chat = OpenAIServingChat(*shared)
+    if not hasattr(state, "in_flight"):
+        state.in_flight = InFlight()
     state.openai_serving_responses = OpenAIServingResponses(state.openai_serving_chat, state.in_flight)
     state.serving_messages = ServingMessages(state.openai_serving_chat)
     state.openai_serving_tokenization = OpenAIServingTokenization(engine_client, models, renderer)

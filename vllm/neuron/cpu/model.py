@@ -40,7 +40,7 @@ from vllm.neuron.model_input import ByteArray, Kind, ModelInput, ModelOutput
 
 logger = init_logger(__name__)
 
-COMPILER_VERSION = 1
+COMPILER_VERSION = 2
 SCORED_AT_ONCE = 64
 """Positions whose logits are in memory at once."""
 
