@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import random
 
 import pytest
@@ -88,12 +87,11 @@ def random_traffic(engine: Engine, rng: random.Random, num_actions: int) -> None
 @given(config=configs(), seed=st.integers(0, 2**32), speculation=st.sampled_from(["granted", "fused"]))
 def test_random_traffic_keeps_the_contract(config: VllmConfig, seed: int, speculation: str) -> None:
     lookahead = config.scheduler_config.num_lookahead_tokens
-    if speculation == "fused":  # programs that draft unasked are an accelerator's, and prefixes are not offloaded there
-        cache = dataclasses.replace(config.cache_config, kv_offloading_size=None, kv_offloading_dir=None)
-        config = config.replace(cache_config=cache)
+    # Programs that draft unasked are an accelerator's, where speculation goes with contiguous KV alone.
+    contiguous = config.cache_config.block_size == config.model_config.max_len
     engine = Engine(
         config,
-        fused_drafts=lookahead if speculation == "fused" else 0,
+        fused_drafts=lookahead if speculation == "fused" and contiguous else 0,
         store_size=seed % 20 + 1,
         bad_copy=(0, 3, 7)[seed % 3],
     )

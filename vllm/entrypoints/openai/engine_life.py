@@ -37,8 +37,7 @@ class Readiness:
     """Whether requests are taken. Kept as `app.state.readiness`; until `open` every answer is 503."""
 
     def __init__(self) -> None:
-        self.ready = False
-        self.progress = StartProgress()
+        self.close()
 
     def open(self) -> None:
         self.ready = True
