@@ -97,9 +97,13 @@ class CacheConfig:
     )
     prefix_caching_hash_algo: str = option("sha256", "Hash of the prefix chain.", choices=["sha256"])
     kv_cache_dtype: str = option(
-        "auto", "Storage type of the KV cache.", choices=["auto", "bfloat16", "float32", "fp8", "int8"]
+        "auto",
+        "Storage type of the KV cache. fp8: e4m3, cast without a scale. int8: with a scale for each token and head.",
+        choices=["auto", "bfloat16", "float32", "fp8", "fp8_e4m3", "int8"],
     )
-    gpu_memory_utilization: float = option(0.92, "Share of the device's memory that may be used.")
+    gpu_memory_utilization: float = option(
+        0.92, "Share of the device's memory, or on cpu of the machine's, that the model may take."
+    )
     kv_cache_memory_bytes: int | None = option(None, "Most bytes the KV cache may take.", type="human_int")
     kv_offloading_size: float | None = option(
         None, "GiB of host memory that keep cached prefixes when the KV cache needs their blocks. Default: none."

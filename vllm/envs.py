@@ -36,6 +36,13 @@ def _integers(text: str) -> list[int]:
         raise ValueError("expected integers with commas between them, such as 128,512,2048") from None
 
 
+def _gibibytes(text: str) -> float:
+    size = float(text)
+    if not 0 <= size < float("inf"):
+        raise ValueError("expected a number of GiB, 0 or more")
+    return size
+
+
 def _one_of(*values: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text not in values:
@@ -57,6 +64,12 @@ _VARIABLES = [
         str,
         "auto",
         "Processors the cpu target's threads are bound to, such as 0-3,8; auto: one a core; nobind: not bound.",
+    ),
+    EnvVar(
+        "VLLM_CPU_KVCACHE_SPACE",
+        _gibibytes,
+        0.0,
+        "Most GiB that the cpu target's KV cache may take, unless kv_cache_memory_bytes says it. 0: no bound.",
     ),
     EnvVar(
         "VLLM_NEURON_FRAMEWORK",

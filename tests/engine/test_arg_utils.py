@@ -150,9 +150,8 @@ def test_options_without_effect_are_noted(tiny_llama, notices, name):
 
 
 def test_options_of_ours_without_effect_are_noted(tiny_llama, notices):
-    _config(tiny_llama, enforce_eager=True, gpu_memory_utilization=0.5)
+    _config(tiny_llama, enforce_eager=True)
     assert "enforce_eager=True has no effect" in notices.text
-    assert "gpu_memory_utilization=0.5 has no effect" in notices.text
 
 
 def test_defaults_are_not_noted(tiny_llama, notices):

@@ -57,7 +57,6 @@ SECTIONS: dict[str, type] = {
 
 _NO_EFFECT = {
     "enforce_eager": "programs are always compiled",
-    "gpu_memory_utilization": "the KV cache holds max_num_seqs sequences; bound it by kv_cache_memory_bytes",
 }
 _REFUSED = {
     "structured_outputs_config": "there is one backend, and each request says what it wants",
