@@ -48,8 +48,6 @@ def refuse_options(config: VllmConfig, target: str, faults: Faults) -> None:
     if config.cache_config.kv_cache_dtype not in ("auto", "bfloat16", "float32"):
         given = config.cache_config.kv_cache_dtype
         faults.add("kv_cache_dtype", given, "a quantised KV cache is not served yet", "Leave it out")
-    if config.scheduler_config.async_scheduling:
-        faults.add("async_scheduling", True, "steps are not overlapped yet", "Leave it out")
     if config.kv_transfer_config:
         faults.add("kv_transfer_config", config.kv_transfer_config, "KV transfer is not served yet", "Leave it out")
     _refuse_offloading(config.cache_config, target, faults)
