@@ -60,8 +60,8 @@ class Request:
     has_grammar: each token needs its own mask, which only the tokens before it decide: nothing is drafted.
     lora_id, cache_salt: part of the identity of the request's KV: prefixes are shared only between equals.
 
-    num_tokens: prompt and output so far. num_computed_tokens: how many of them have their KV in block_ids or are being
-        computed by the step under way.
+    num_tokens: prompt and output so far. num_pending: output tokens that steps under way will bring, one each.
+        num_computed_tokens: how many of both have their KV in block_ids or are being computed by steps under way.
     max_total_tokens, max_num_blocks: set by the scheduler at arrival: the length and the KV blocks it cannot exceed.
     num_hashed_blocks: leading blocks that the prefix cache knows.
     drafts: what became of its drafts.
@@ -84,6 +84,7 @@ class Request:
         "num_external_tokens",
         "num_hashed_blocks",
         "num_local_tokens",
+        "num_pending",
         "num_prompt_tokens",
         "num_tokens",
         "output_token_ids",
@@ -126,6 +127,7 @@ class Request:
         self.drafts = RequestDrafts()
         self.num_prompt_tokens = len(prompt_token_ids)
         self.num_tokens = self.num_prompt_tokens
+        self.num_pending = 0
         self.num_computed_tokens = 0
         self.num_cached_tokens = 0
         self.num_local_tokens: int | None = None
@@ -146,6 +148,16 @@ class Request:
     @property
     def num_output_tokens(self) -> int:
         return self.num_tokens - self.num_prompt_tokens
+
+    @property
+    def num_expected_tokens(self) -> int:
+        """Tokens there will be when all steps under way have ended, unless one of their tokens ends the request."""
+        return self.num_tokens + self.num_pending
+
+    @property
+    def will_end(self) -> bool:
+        """Whether it ends with the steps under way, since no more tokens fit."""
+        return self.num_expected_tokens >= self.max_total_tokens
 
     @property
     def is_prefilling(self) -> bool:

@@ -26,8 +26,10 @@ Steps, by what the target can run (`SchedulerConfig`):
   own, and prompts are whole unless steps are mixed.
 - Every sequence able to decode is in every step that decodes: with contiguous KV a missing row would be overwritten.
 
-Steps are updated in the order in which they were scheduled. A request may end at any time, also between its step's
-schedule and update; what that step computes for it is then dropped.
+Steps are updated in the order in which they were scheduled. A step may be scheduled before the last one is updated
+(`can_run_ahead`): the tokens that steps under way will sample are counted (`Request.num_pending`), and the device side
+fills them in. A request may end at any time, also between its step's schedule and update; what that step computes for
+it is then dropped, and its blocks, free again, are nobody's before that step has run.
 """
 
 from __future__ import annotations
@@ -105,6 +107,17 @@ class Scheduler:
 
     def has_unfinished_requests(self) -> bool:
         return bool(self._running) or len(self._waiting) > 0
+
+    @property
+    def can_run_ahead(self) -> bool:
+        """Whether the next step can be scheduled although the last one is not updated yet.
+
+        Not where a step's number of tokens is the device's choice, nor where blocks are loaded into. And with
+        contiguous KV not while a row is about to end: the device still has it, and the decode would miss it.
+        """
+        if self.num_lookahead_tokens or self.offload.enabled:
+            return False
+        return self.block_size < self.max_model_len or not any(each.will_end for each in self._running.values())
 
     def has_finished_requests(self) -> bool:
         """Whether the device side is still to be told of finished requests; the next `schedule` does."""
@@ -230,8 +243,8 @@ class Scheduler:
 
     def _schedule_decodes(self, step: _Step, requests: list[Request]) -> None:
         for request in requests:
-            num_tokens = request.num_tokens - request.num_computed_tokens
-            if num_tokens:
+            num_tokens = request.num_expected_tokens - request.num_computed_tokens
+            if num_tokens and not request.will_end:
                 self._schedule_known(step, request, num_tokens)
 
     def _grant_drafts(self, step: _Step) -> None:
@@ -362,11 +375,12 @@ class Scheduler:
     def _update_request(
         self, request: Request, num_computed: int, result: ModelRunnerOutput, now: float
     ) -> EngineCoreOutput | None:
-        req_id = request.req_id
+        req_id, samples = request.req_id, num_computed >= request.num_tokens
+        request.num_pending -= samples
         if req_id in result.errors:
             return self.finish_request(req_id, "error", result.errors[req_id])
         prompt_logprobs = result.prompt_logprobs.get(req_id)
-        if num_computed < request.num_tokens:
+        if not samples:
             self._cache_blocks(request, num_computed)
             return request.output([], None, prompt_logprobs, with_times=False) if prompt_logprobs else None
         token_ids = result.sampled_token_ids.get(req_id)
@@ -380,8 +394,8 @@ class Scheduler:
         """Append sampled tokens. The KV of all but the last is computed: those before it are accepted drafts."""
         req_id, times = request.req_id, request.times
         num_taken = request.append(token_ids)
-        request.num_computed_tokens = request.num_tokens - 1
-        self._cache_blocks(request, request.num_computed_tokens)
+        request.num_computed_tokens = request.num_expected_tokens - 1
+        self._cache_blocks(request, request.num_tokens - 1)
         is_first = not times.first_token
         if is_first:
             times.first_token = now
@@ -570,4 +584,5 @@ class _Step:
         self.output.num_scheduled_tokens[request.req_id] = num_tokens
         self.num_tokens += num_tokens
         request.num_computed_tokens += num_tokens
+        request.num_pending += request.num_computed_tokens == request.num_expected_tokens
         self.progress.append((request, request.num_computed_tokens))

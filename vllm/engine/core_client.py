@@ -86,6 +86,11 @@ class InprocClient:
         output.outputs = refused + output.outputs
         return output
 
+    def settle(self) -> None:
+        """After everything was aborted: let the device side learn of it."""
+        while self.core.has_work:
+            self.core.step()
+
     def call(self, method: str, *args: Any) -> Any:
         """One of `core.CALLS`."""
         if method not in CALLS:

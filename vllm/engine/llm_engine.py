@@ -114,7 +114,7 @@ class LLMEngine:
     def abort_all(self) -> None:
         """End every request, and let the device free their rows."""
         self._abort(self.output_processor.abort_all())
-        self.engine_core.step()
+        self.engine_core.settle()
 
     def _abort(self, core_ids: list[str]) -> None:
         self.engine_core.abort(core_ids)

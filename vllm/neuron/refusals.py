@@ -46,8 +46,6 @@ def refuse_options(config: VllmConfig, target: str, faults: Faults) -> None:
     _refuse_parallelism(config, faults)
     _refuse_model_options(config.model_config, faults)
     refuse_kv_dtype(config.cache_config.kv_cache_dtype, target, faults)
-    if config.scheduler_config.async_scheduling:
-        faults.add("async_scheduling", True, "steps are not overlapped yet", "Leave it out")
     if config.kv_transfer_config:
         faults.add("kv_transfer_config", config.kv_transfer_config, "KV transfer is not served yet", "Leave it out")
     _refuse_offloading(config.cache_config, target, faults)
