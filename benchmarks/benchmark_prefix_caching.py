@@ -137,8 +137,9 @@ class Gaps:
 
 def measure_flood(engine: LLMEngine, new: Prompts, args: argparse.Namespace) -> tuple[float, ...]:
     streams = {add(engine, new(8), args.output_len) for _ in range(4)}
-    for _ in range(4):
-        engine.step()
+    begun: list[str] = []
+    while len(begun) < 2 * len(streams):
+        begun += [output.request_id for output in engine.step()]
     gaps = Gaps()
     start, num_tokens, ended = time.perf_counter(), 0, set[str]()
     for stream in streams:

@@ -76,7 +76,8 @@ class EngineCore:
         if self.grammars.num_running:
             outputs += self._end(self.grammars.advance(outputs))
         num_tokens = scheduled.total_num_scheduled_tokens
-        return StepOutput(outputs, self.stats(), result.bucket_uses, seconds, num_tokens)
+        stalls = self.scheduler.stalls.take()
+        return StepOutput(outputs, self.stats(), result.bucket_uses, seconds, num_tokens, stalls)
 
     def stats(self) -> SchedulerStats:
         stats = self.scheduler.stats()
