@@ -129,12 +129,17 @@ class SchedulerConfig:
         None, "Sequences that run at once: rows of the compiled decode program. Default: 32."
     )
     max_num_batched_tokens: int | None = option(
-        None, "Most tokens in one step. Default: what max_num_seqs and max_model_len need.", type="human_int"
+        None,
+        "Most tokens in one step. With chunked prefill this bounds what a running stream waits for between two tokens "
+        "(vllm:decode_stall_seconds). Default: 256 with chunked prefill, else what whole prompts need.",
+        type="human_int",
     )
     enable_chunked_prefill: bool | None = option(None, "Compute prompts in pieces beside running decodes.")
     scheduling_policy: str = option("fcfs", "Order of waiting requests.", choices=["fcfs", "priority"])
     max_consecutive_prefills: int = option(
-        4, "While sequences are running, at most this many prefill steps pass between two decode steps."
+        4,
+        "Without chunked prefill, at most this many steps of prompts pass between two tokens of a running stream "
+        "(vllm:decode_stall_seconds).",
     )
     max_num_queued_reqs: int | None = option(None, "Waiting requests beyond which new ones are refused (429).")
     max_num_queued_tokens: int | None = option(

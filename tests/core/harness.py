@@ -55,6 +55,7 @@ class Engine:
         priority: int = 0,
         lora_id: int = 0,
         cache_salt: str | None = None,
+        image_hashes: tuple[bytes, ...] = (),
         **params: object,
     ) -> str:
         req_id = req_id or f"r{self.num_added}"
@@ -69,6 +70,7 @@ class Engine:
             priority=priority,
             lora_id=lora_id,
             cache_salt=cache_salt,
+            image_hashes=image_hashes,
         )
         self.scheduler.add_request(request)
         self.told[req_id] = Told(request)

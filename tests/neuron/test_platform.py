@@ -57,7 +57,7 @@ def test_defaults():
     config = resolve(build())
     scheduler = config.scheduler_config
     assert scheduler.max_num_seqs == 32
-    assert scheduler.max_num_batched_tokens == 512
+    assert scheduler.max_num_batched_tokens == 256
     assert (scheduler.prefill_batch_size, scheduler.max_prefill_tokens, scheduler.max_prompt_len) == (32, 0, 1024)
     assert (scheduler.mixed_steps, scheduler.num_lookahead_tokens) == (True, 0)
     assert (config.cache_config.block_size, config.cache_config.num_blocks) == (32, 40 * 32)

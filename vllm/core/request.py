@@ -6,7 +6,7 @@ A request knows its tokens and how far their KV is computed; everything the sche
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from enum import IntEnum
 
 from vllm.core.block_pool import hash_block, root_hash
@@ -58,7 +58,8 @@ class Request:
     arrival_time: monotonic seconds.
     priority: lower goes first, under the priority policy.
     has_grammar: each token needs its own mask, which only the tokens before it decide: nothing is drafted.
-    lora_id, cache_salt: part of the identity of the request's KV: prefixes are shared only between equals.
+    lora_id, cache_salt, image_hashes: part of the identity of the request's KV: prefixes are shared only between equals
+        (`block_pool.root_hash`).
 
     num_tokens: prompt and output so far. num_pending: output tokens that steps under way will bring, one each.
         num_computed_tokens: how many of both have their KV in block_ids or are being computed by steps under way.
@@ -76,6 +77,7 @@ class Request:
         "drafts",
         "eos_token_ids",
         "has_grammar",
+        "image_hashes",
         "lora_id",
         "max_num_blocks",
         "max_total_tokens",
@@ -109,6 +111,7 @@ class Request:
         lora_id: int = 0,
         cache_salt: str | None = None,
         has_grammar: bool = False,
+        image_hashes: Sequence[bytes] = (),
     ) -> None:
         self.req_id = req_id
         self.prompt_token_ids = prompt_token_ids
@@ -119,6 +122,7 @@ class Request:
         self.lora_id = lora_id
         self.cache_salt = cache_salt
         self.has_grammar = has_grammar
+        self.image_hashes = tuple(image_hashes)
         self.times = RequestTimes(arrival=arrival_time)
 
         self.status = RequestStatus.WAITING
@@ -200,7 +204,7 @@ class Request:
         hashes = self._block_hashes
         while len(hashes) < num_blocks:
             start = len(hashes) * block_size
-            parent = hashes[-1] if hashes else root_hash(self.lora_id, self.cache_salt)
+            parent = hashes[-1] if hashes else root_hash(self.lora_id, self.cache_salt, self.image_hashes)
             hashes.append(hash_block(parent, self.tokens_between(start, start + block_size)))
         return hashes[:num_blocks]
 

@@ -45,6 +45,7 @@ from vllm.core.offload import OffloadIndex
 from vllm.core.outputs import EngineCoreOutput, SchedulerStats
 from vllm.core.request import Request, RequestQueue, RequestStatus
 from vllm.core.speculation import DraftController
+from vllm.core.stalls import StallMeter
 
 
 class Scheduler:
@@ -76,6 +77,7 @@ class Scheduler:
         adaptive, max_draft_len = (speculation.adaptive, speculation.max_model_len) if speculation else (True, None)
         self._drafts = DraftController(self.num_lookahead_tokens, adaptive=adaptive)
         self._max_draft_len = max_draft_len or self.max_model_len
+        self.stalls = StallMeter()
 
         self.offload = OffloadIndex(
             saves_evicted=cache.kv_offloading_size is not None, saves_computed=cache.kv_offloading_dir is not None
@@ -149,9 +151,10 @@ class Scheduler:
         """The next step. Without work it holds at most the ids of finished requests."""
         output = SchedulerOutput(finished_req_ids=self._finished_req_ids)
         self._finished_req_ids = []
-        step = _Step(output)
+        step = _Step(output, self._clock())
         prefilling = [request for request in self._running.values() if request.is_prefilling]
         decoding = [request for request in self._running.values() if not request.is_prefilling]
+        step.has_streams = bool(decoding)
         if self.mixed_steps:
             self._schedule_decodes(step, decoding)
             self._schedule_prompts(step, prefilling)
@@ -189,6 +192,13 @@ class Scheduler:
             raise ValueError("a step was updated twice, or before an older one")
         step = self._steps.popleft()
         now = self._clock()
+        self.stalls.note(
+            step.started,
+            now,
+            has_prompts=step.has_prompts,
+            has_streams=step.has_streams,
+            decodes=step.decodes,
+        )
         outputs = []
         if step.decodes_only:
             self._observe_drafts(step, model_output)
@@ -245,6 +255,7 @@ class Scheduler:
         for request in requests:
             num_tokens = request.num_expected_tokens - request.num_computed_tokens
             if num_tokens and not request.will_end:
+                step.decodes = True
                 self._schedule_known(step, request, num_tokens)
 
     def _grant_drafts(self, step: _Step) -> None:
@@ -283,6 +294,7 @@ class Scheduler:
             num_tokens = min(request.num_tokens - request.num_computed_tokens, budget)
             if not num_tokens:
                 return
+            step.has_prompts = True
             self._schedule_known(step, request, num_tokens)
             budget -= num_tokens
         for _ in range(num_prompts - len(prefilling)):
@@ -319,6 +331,7 @@ class Scheduler:
             return 0
         self.pool.hold(cached_block_ids)
         self.pool.promise(num_promised)
+        step.has_prompts = True
         self._start(self._waiting.pop(), cached_block_ids, num_cached_tokens)
         self._allocate(request, num_cached_tokens + num_tokens)
         step.output.new_requests.append(
@@ -569,16 +582,18 @@ class Scheduler:
 class _Step:
     """A step under way. progress: its requests, each with how many of its tokens it will have computed.
 
+    started: when it was scheduled. has_streams: sequences were able to decode. decodes, has_prompts: what is in it.
     decodes_only: nothing but decodes is in it, so that drafts may be.
     """
 
-    __slots__ = ("decodes_only", "num_tokens", "output", "progress")
+    __slots__ = ("decodes", "decodes_only", "has_prompts", "has_streams", "num_tokens", "output", "progress", "started")
 
-    def __init__(self, output: SchedulerOutput) -> None:
+    def __init__(self, output: SchedulerOutput, started: float) -> None:
         self.output = output
+        self.started = started
         self.progress: list[tuple[Request, int]] = []
         self.num_tokens = 0
-        self.decodes_only = False
+        self.has_streams = self.decodes = self.has_prompts = self.decodes_only = False
 
     def add(self, request: Request, num_tokens: int) -> None:
         self.output.num_scheduled_tokens[request.req_id] = num_tokens

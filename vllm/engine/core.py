@@ -78,7 +78,8 @@ class EngineCore:
         if self.grammars.num_running:
             outputs += self._end(self.grammars.advance(outputs))
         num_tokens = scheduled.total_num_scheduled_tokens
-        return StepOutput(outputs, self.stats(), result.bucket_uses, seconds, num_tokens)
+        stalls = self.scheduler.stalls.take()
+        return StepOutput(outputs, self.stats(), result.bucket_uses, seconds, num_tokens, stalls)
 
     @property
     def _may_submit(self) -> bool:

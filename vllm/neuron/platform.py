@@ -36,8 +36,11 @@ from vllm.neuron.speculation import settle_speculation
 logger = init_logger(__name__)
 
 DEFAULT_MAX_NUM_SEQS = 32
-DEFAULT_STEP_TOKENS = 512
-"""Tokens of a mixed step: what a running stream may have to wait for between two of its tokens."""
+DEFAULT_STEP_TOKENS = 256
+"""Tokens of a mixed step: what a running stream may have to wait for between two of its tokens. More make it wait
+longer and bring no throughput (docs/prefix_caching.md)."""
+DEFAULT_CHUNK = 512
+"""The same on the accelerator, where a step is a compiled chunk and its padding is computed."""
 BLOCK_KV_BY_DEFAULT = frozenset({"cpu", "null"})
 """Targets that cache prefixes and mix pieces of prompts with decodes unless told not to."""
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
@@ -279,8 +282,8 @@ def _with_step_limits(config: VllmConfig, neuron_config: NeuronConfig, target: s
     lookahead = speculation.num_speculative_tokens if speculation else 0
     step_tokens = scheduler.max_num_batched_tokens
     if step_tokens is None:
-        together = longest if target == "neuronx" else longest * rows
-        prompt_tokens = min(DEFAULT_STEP_TOKENS, together) if mixed else longest * prompts
+        most = min(DEFAULT_CHUNK, longest) if target == "neuronx" else min(DEFAULT_STEP_TOKENS, longest * rows)
+        prompt_tokens = most if mixed else longest * prompts
         step_tokens = max(prompt_tokens, rows * (1 + lookahead))
     return config.replace(
         scheduler_config=replace(
