@@ -87,11 +87,9 @@ def random_traffic(engine: Engine, rng: random.Random, num_actions: int) -> None
 @given(config=configs(), seed=st.integers(0, 2**32), speculation=st.sampled_from(["granted", "fused"]))
 def test_random_traffic_keeps_the_contract(config: VllmConfig, seed: int, speculation: str) -> None:
     lookahead = config.scheduler_config.num_lookahead_tokens
-    # Programs that draft unasked are an accelerator's, where speculation goes with contiguous KV alone.
-    contiguous = config.cache_config.block_size == config.model_config.max_len
     engine = Engine(
         config,
-        fused_drafts=lookahead if speculation == "fused" and contiguous else 0,
+        fused_drafts=lookahead if speculation == "fused" else 0,
         store_size=seed % 20 + 1,
         bad_copy=(0, 3, 7)[seed % 3],
     )
