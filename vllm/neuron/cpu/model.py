@@ -83,7 +83,10 @@ class CpuDeviceModel(DeviceModel):
 
     @classmethod
     def artifact_key(cls, config: VllmConfig) -> dict[str, Any]:
+        speculation = config.speculative_config
+        drafts = speculation is not None and speculation.uses_model
         return {
+            **({"draft_scheme": draft_scheme(config)} if drafts else {}),
             "compiler": f"cpu-{COMPILER_VERSION}",
             "layout": LAYOUT_VERSION,
             "scheme": weight_scheme(config),
@@ -103,10 +106,10 @@ class CpuDeviceModel(DeviceModel):
             needs_norm = bool(config.neuron_config.enable_eagle_draft_input_norm)
             pair = build_pair(graph, checkpoint, speculation, model.max_len, needs_norm)
             graph, weights = pair.target, pair.target_weights
-            (directory / "draft").mkdir()
-            shapes = {"draft": draft_program_shape(config)}
-            _write_model(config, pair.draft, pair.draft_weights, shapes, directory / "draft", progress)
-        _write_model(config, graph, weights, program_shapes(config), directory, progress)
+            place, shapes = directory / "draft", {"draft": draft_program_shape(config)}
+            place.mkdir()
+            _write_model(config, pair.draft, pair.draft_weights, draft_scheme(config), shapes, place, progress)
+        _write_model(config, graph, weights, weight_scheme(config), program_shapes(config), directory, progress)
 
     @classmethod
     def load(cls, config: VllmConfig, directory: Path) -> CpuDeviceModel:
@@ -186,11 +189,12 @@ def _write_model(
     config: VllmConfig,
     graph: Graph,
     checkpoint: Tensors,
+    scheme: Scheme,
     shapes: dict[str, tuple[int, int]],
     directory: Path,
     progress: Progress,
 ) -> None:
-    index = pack(graph, checkpoint, weight_scheme(config), directory / "weights.bin", progress)
+    index = pack(graph, checkpoint, scheme, directory / "weights.bin", progress)
     index["kv"] = {
         "num_layers": graph.num_layers,
         "num_kv_heads": graph.num_kv_heads,
@@ -253,6 +257,17 @@ def weight_scheme(config: VllmConfig) -> Scheme:
             "and takes quantised GGUF files as they are"
         )
     return _QUANTISED[quantisation]
+
+
+def draft_scheme(config: VllmConfig) -> Scheme:
+    """What becomes of a draft's weights: what its target's become, but floats become 8 bits unless a type is asked for.
+
+    A draft is run several times for one pass of its target, and its rounding changes no token, only how many are
+    accepted. A draft in a GGUF file stays as it is.
+    """
+    scheme, speculation = weight_scheme(config), config.speculative_config
+    own = (speculation.model_path or speculation.model) if speculation is not None else ""
+    return "int8" if scheme == "native" and not own.endswith(".gguf") else scheme
 
 
 def kv_dtype(config: VllmConfig) -> KvDtype:
