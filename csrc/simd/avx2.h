@@ -182,11 +182,19 @@ VLLM_INLINE codes load_codes(const uint8_t* p) {
   return {centred, {_mm256_abs_epi8(centred.lo), _mm256_abs_epi8(centred.hi)}};
 }
 VLLM_INLINE __m256i add_pairs(__m256i shorts) { return _mm256_madd_epi16(shorts, _mm256_set1_epi16(1)); }
+// Makes the compiler finish a sum before it begins the next product; else it forms all products of a group first, and has
+// to keep them in memory.
+template <class Sums>
+VLLM_INLINE Sums in_turn(Sums sums) {
+  asm("" : "+x"(sums.lo), "+x"(sums.hi));
+  return sums;
+}
+
 VLLM_INLINE i32x16 begin_int8(int32_t) { return int_zeros(); }
 VLLM_INLINE i32x16 dot_int8(i32x16 acc, codes c, bytes s) {
   const __m256i lo = _mm256_maddubs_epi16(c.magnitude.lo, _mm256_sign_epi8(s.lo, c.centred.lo));
   const __m256i hi = _mm256_maddubs_epi16(c.magnitude.hi, _mm256_sign_epi8(s.hi, c.centred.hi));
-  return add(acc, {add_pairs(lo), add_pairs(hi)});
+  return in_turn(add(acc, {add_pairs(lo), add_pairs(hi)}));
 }
 
 // Sums of pairs, in 16 bits: 15 * 127 * 2 * 8 steps is less than 2^15.
@@ -195,8 +203,8 @@ struct nibble_sums {
 };
 VLLM_INLINE nibble_sums begin_int4(int32_t) { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
 VLLM_INLINE nibble_sums dot_int4(nibble_sums acc, bytes u, bytes s) {
-  return {_mm256_add_epi16(acc.lo, _mm256_maddubs_epi16(u.lo, s.lo)),
-          _mm256_add_epi16(acc.hi, _mm256_maddubs_epi16(u.hi, s.hi))};
+  return in_turn(nibble_sums{_mm256_add_epi16(acc.lo, _mm256_maddubs_epi16(u.lo, s.lo)),
+                             _mm256_add_epi16(acc.hi, _mm256_maddubs_epi16(u.hi, s.hi))});
 }
 VLLM_INLINE i32x16 end_int4(nibble_sums acc, int32_t start) {
   return add(broadcast(start), {add_pairs(acc.lo), add_pairs(acc.hi)});

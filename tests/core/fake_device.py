@@ -83,7 +83,7 @@ class Row:
 class FakeDevice:
     """Drafts what it is granted, a beginning of it rightly.
 
-    fused_drafts: tokens a decode makes by itself, asked or not, as programs of a fixed width do.
+    fused_drafts: tokens that a decode drafts, asked or not, as programs of a fixed width do.
     fail: req_ids that raise an error at their next step.
     version: of the weights; a row must not see KV older than itself.
     store: what the KV store holds; store_size: blocks beyond which it forgets. Every bad_copy-th copy fails; 0: none.
@@ -257,17 +257,17 @@ class FakeDevice:
             if sampled[-1] != draft:
                 break
         if row.can_decode:
-            sampled += self._make_more(row, row.tokens + sampled)
+            sampled += self._make_more(row, row.tokens + sampled, self.fused_drafts - len(drafts))
         row.tokens += sampled
         row.computed = len(row.tokens) - 1
         row.can_decode = True
         result.sampled_token_ids[req_id] = sampled
         result.logprobs[req_id] = [TokenLogprobs(token, -1.0, 1) for token in sampled]
 
-    def _make_more(self, row: Row, tokens: list[int]) -> list[int]:
-        """Fused speculation: further tokens in the same step, as far as the sequence and its blocks go."""
+    def _make_more(self, row: Row, tokens: list[int], count: int) -> list[int]:
+        """Fused speculation: what a program of a fixed width drafts beyond what was granted, as far as sequences go."""
         start = len(tokens)
-        for _ in range(min(self.fused_drafts, self.config.model_config.max_len - start)):
+        for _ in range(min(count, self.config.model_config.max_len - start)):
             self._write_kv(row, len(tokens) - 1, tokens[-1])
             tokens = [*tokens, next_token(tokens)]
         return tokens[start:]

@@ -92,12 +92,10 @@ def random_traffic(engine: Engine, rng: random.Random, num_actions: int) -> None
 )
 def test_random_traffic_keeps_the_contract(config: VllmConfig, seed: int, speculation: str, run_ahead: bool) -> None:
     lookahead = config.scheduler_config.num_lookahead_tokens
-    # Programs that draft unasked are an accelerator's, where speculation goes with contiguous KV alone.
-    contiguous = config.cache_config.block_size == config.model_config.max_len
     engine = Engine(
         config,
         run_ahead=run_ahead,
-        fused_drafts=lookahead if speculation == "fused" and contiguous else 0,
+        fused_drafts=lookahead if speculation == "fused" else 0,
         store_size=seed % 20 + 1,
         bad_copy=(0, 3, 7)[seed % 3],
     )

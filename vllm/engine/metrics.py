@@ -376,7 +376,7 @@ def _drafting_line(stats: SchedulerStats, seen: SchedulerStats) -> str:
         return ""
     drafted = stats.spec_num_draft_tokens - seen.spec_num_draft_tokens
     accepted = stats.spec_num_accepted_tokens - seen.spec_num_accepted_tokens
-    return f"speculation: {1 + accepted / drafts:.2f} tokens a draft, {accepted / drafted:.0%} accepted of {drafted}; "
+    return f"acceptance length {1 + accepted / drafts:.2f}, {accepted / drafted:.0%} of {drafted} drafts accepted; "
 
 
 class Collectable(Protocol):

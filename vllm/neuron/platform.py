@@ -31,7 +31,7 @@ from vllm.neuron.options import merged_override
 from vllm.neuron.parallel import HeadSharding, degree_fault
 from vllm.neuron.refusals import refuse_keys, refuse_options
 from vllm.neuron.section import keys, plain
-from vllm.neuron.speculation import settle_speculation
+from vllm.neuron.speculation import METHOD_KEYS, settle_speculation
 
 logger = init_logger(__name__)
 
@@ -255,7 +255,9 @@ def _agreed_dtype(dtype: str, override: Mapping[str, Any], faults: Faults) -> st
 
 def _build_neuron_config(config: VllmConfig, override: Mapping[str, Any], faults: Faults) -> NeuronConfig | None:
     entries = {
-        name: value for name, value in override.items() if name not in AGREED_KEYS and not _is_settled(name, value)
+        name: value
+        for name, value in override.items()
+        if name not in AGREED_KEYS and not _is_settled(config, name, value)
     }
     if override.get("torch_dtype") is not None and config.model_config.dtype in BYTES:
         del entries["torch_dtype"]
@@ -266,9 +268,13 @@ def _build_neuron_config(config: VllmConfig, override: Mapping[str, Any], faults
         return None
 
 
-def _is_settled(name: str, value: Any) -> bool:
-    """Whether `kv_modes` has taken a key in. Values of wrong types are left for the Neuron config to complain of."""
-    return name in BLOCK_KV_KEYS and (value is None or isinstance(value, bool))
+def _is_settled(config: VllmConfig, name: str, value: Any) -> bool:
+    """Whether a key was judged before. Values of wrong types are left for the Neuron config to complain of.
+
+    `kv_modes` takes its keys in; `settle_speculation` has complained of its own wherever nothing speculates.
+    """
+    keys = BLOCK_KV_KEYS if config.speculative_config is not None else (*BLOCK_KV_KEYS, *METHOD_KEYS)
+    return name in keys and (value is None or isinstance(value, bool))
 
 
 def _with_step_limits(config: VllmConfig, neuron_config: NeuronConfig, target: str) -> VllmConfig:

@@ -87,7 +87,10 @@ class CpuDeviceModel(DeviceModel):
 
     @classmethod
     def artifact_key(cls, config: VllmConfig) -> dict[str, Any]:
+        speculation = config.speculative_config
+        drafts = speculation is not None and speculation.uses_model
         return {
+            **({"draft_scheme": draft_scheme(config)} if drafts else {}),
             "compiler": f"cpu-{COMPILER_VERSION}",
             "layout": LAYOUT_VERSION,
             "scheme": weight_scheme(config),
@@ -179,16 +182,17 @@ class _Part:
     name: str
     graph: Graph
     weights: Checkpoint
+    scheme: Scheme
     shapes: Mapping[str, tuple[int, int]]
 
     def lay_out(self, config: VllmConfig) -> tuple[Index, Specs]:
         """What `write` will write, without reading a weight."""
-        return self._described(lay_out(self.graph, self.weights, weight_scheme(config))), self._programs(config)
+        return self._described(lay_out(self.graph, self.weights, self.scheme)), self._programs(config)
 
     def write(self, config: VllmConfig, directory: Path, progress: Progress) -> None:
         directory = directory / self.name
         (directory / "programs").mkdir(parents=True)
-        index = pack(self.graph, self.weights, weight_scheme(config), directory / "weights.bin", progress)
+        index = pack(self.graph, self.weights, self.scheme, directory / "weights.bin", progress)
         (directory / "index.json").write_text(json.dumps(self._described(index)))
         for name, spec in self._programs(config).items():
             (directory / "programs" / f"{name}.json").write_text(json.dumps(spec))
@@ -215,12 +219,12 @@ def _parts(config: VllmConfig) -> list[_Part]:
     graph = build_graph(model.hf_config, model.max_len)
     checkpoint = open_checkpoint(model.model_path or model.model, load_format=model.load_format)
     if speculation is None or not speculation.uses_model:
-        return [_Part("", graph, checkpoint, program_shapes(config))]
+        return [_Part("", graph, checkpoint, weight_scheme(config), program_shapes(config))]
     needs_norm = bool(config.neuron_config.enable_eagle_draft_input_norm)
     pair = build_pair(graph, checkpoint, speculation, model.max_len, needs_norm)
     return [
-        _Part("", pair.target, pair.target_weights, program_shapes(config)),
-        _Part(DRAFT, pair.draft, pair.draft_weights, {DRAFT: draft_program_shape(config)}),
+        _Part("", pair.target, pair.target_weights, weight_scheme(config), program_shapes(config)),
+        _Part(DRAFT, pair.draft, pair.draft_weights, draft_scheme(config), {DRAFT: draft_program_shape(config)}),
     ]
 
 
@@ -308,6 +312,17 @@ def weight_scheme(config: VllmConfig) -> Scheme:
             "and takes quantised GGUF files as they are"
         )
     return _QUANTISED[quantisation]
+
+
+def draft_scheme(config: VllmConfig) -> Scheme:
+    """What becomes of a draft's weights: what its target's become, but floats become 8 bits unless a type is asked for.
+
+    A draft is run several times for one pass of its target, and its rounding changes no token, only how many are
+    accepted. A draft in a GGUF file stays as it is.
+    """
+    scheme, speculation = weight_scheme(config), config.speculative_config
+    own = (speculation.model_path or speculation.model) if speculation is not None else ""
+    return "int8" if scheme == "native" and not own.endswith(".gguf") else scheme
 
 
 def kv_dtype(config: VllmConfig) -> KvDtype:
