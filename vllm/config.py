@@ -269,7 +269,11 @@ class VllmConfig:
     neuron_options: NeuronOptions = field(default_factory=NeuronOptions)
     speculative_options: SpeculativeOptions = field(default_factory=SpeculativeOptions)
     observability_config: ObservabilityConfig = field(default_factory=ObservabilityConfig)
-    structured_outputs_config: dict[str, Any] | None = option(None, "Structured outputs, as in vLLM.", type="json")
+    structured_outputs_config: dict[str, Any] | None = option(
+        None,
+        "For every output of a given form: backend, disable_any_whitespace, disable_additional_properties.",
+        type="json",
+    )
     kv_transfer_config: dict[str, Any] | None = option(None, "Disaggregated prefill and decode.", type="json")
 
     # Derived by platform.resolve: a neuron.neuron_config.NeuronConfig, and the name of the chosen target.

@@ -120,6 +120,7 @@ _VARIABLES = [
     EnvVar("BASE_COMPILE_WORK_DIR", str, "", "Where compilations get work directories. Default: the temporary one."),
     EnvVar("VLLM_CACHE_ROOT", str, "~/.cache/vllm", "Where artifacts and hashes go that have no better place."),
     EnvVar("VLLM_NULL_STEP_MS", float, 0.0, "Milliseconds that a step of the null target takes."),
+    EnvVar("VLLM_NULL_HANG_AFTER", int, 0, "Steps of the null target after which one never ends; 0: all end."),
     EnvVar("VLLM_SERVER_DEV_MODE", _boolean, False, "Serve what only developers need: POST /reset_prefix_cache."),
     EnvVar("VLLM_API_KEY", str, "", "Key that requests must bring, if --api-key gives none."),
     EnvVar(

@@ -134,7 +134,10 @@ def test_an_unknown_keyword_names_the_nearest():
         ({"logits_processors": ["x"]}, "logits_processors"),
         ({"enable_lora": True}, "no adapter is named|neuronx target alone"),
         ({"lora_modules": ["a=/a"]}, "neuronx target alone"),
-        ({"structured_outputs_config": {"backend": "x"}}, "structured_outputs_config"),
+        ({"structured_outputs_config": {"backend": "x"}}, "structured_outputs_config: backend 'x'.*guidance"),
+        ({"structured_outputs_config": {"disable_any_white_space": True}}, "mean 'disable_any_whitespace'"),
+        ({"structured_outputs_config": {"disable_any_whitespace": "yes"}}, "must be of type bool"),
+        ({"structured_outputs_config": {"enable_in_reasoning": True}}, "enable_in_reasoning"),
     ],
 )
 def test_what_cannot_be_had_is_refused_by_name(tiny_llama, options, message):

@@ -104,9 +104,10 @@ class Fatal(msgspec.Struct, tag="fatal"):
 
 
 class Heartbeat(msgspec.Struct, tag="beat"):
-    """Sent several times a second. step_age: seconds since the step under way began; 0 when idle."""
+    """Sent several times a second. Both in seconds, as in `liveness.StepWatch`."""
 
     step_age: float = 0.0
+    step_allowance: float = 0.0
 
 
 ToCore = EngineCoreRequest | GrammarTokenizer | Abort | Call | Shutdown
