@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from enum import IntEnum
 
 from vllm.core.block_pool import hash_block, root_hash
-from vllm.core.contract import TokenLogprobs
+from vllm.core.contract import PromptImages, TokenLogprobs
 from vllm.core.outputs import EngineCoreOutput, RequestTimes, SpecDecodeMetrics
 from vllm.core.speculation import RequestDrafts
 from vllm.sampling_params import SamplingParams
@@ -58,7 +58,8 @@ class Request:
     arrival_time: monotonic seconds.
     priority: lower goes first, under the priority policy.
     has_grammar: each token needs its own mask, which only the tokens before it decide: nothing is drafted.
-    lora_id, cache_salt: part of the identity of the request's KV: prefixes are shared only between equals.
+    lora_id, cache_salt, mm_hashes: part of the identity of the request's KV: prefixes are shared only between equals.
+    images: what stands for the prompt's placeholders; mm_hashes are those of each.
 
     num_tokens: prompt and output so far. num_computed_tokens: how many of them have their KV in block_ids or are being
         computed by the step under way.
@@ -76,6 +77,7 @@ class Request:
         "drafts",
         "eos_token_ids",
         "has_grammar",
+        "images",
         "lora_id",
         "max_num_blocks",
         "max_total_tokens",
@@ -108,6 +110,7 @@ class Request:
         lora_id: int = 0,
         cache_salt: str | None = None,
         has_grammar: bool = False,
+        images: PromptImages | None = None,
     ) -> None:
         self.req_id = req_id
         self.prompt_token_ids = prompt_token_ids
@@ -118,6 +121,7 @@ class Request:
         self.lora_id = lora_id
         self.cache_salt = cache_salt
         self.has_grammar = has_grammar
+        self.images = images
         self.times = RequestTimes(arrival=arrival_time)
 
         self.status = RequestStatus.WAITING
@@ -175,6 +179,11 @@ class Request:
                 return taken
         return len(token_ids)
 
+    @property
+    def mm_hashes(self) -> tuple[str, ...]:
+        """One an image of the prompt, in order."""
+        return self.images.hashes if self.images else ()
+
     def tokens_between(self, start: int, stop: int) -> list[int]:
         """Known tokens at positions start to stop - 1."""
         prompt_len = self.num_prompt_tokens
@@ -188,7 +197,7 @@ class Request:
         hashes = self._block_hashes
         while len(hashes) < num_blocks:
             start = len(hashes) * block_size
-            parent = hashes[-1] if hashes else root_hash(self.lora_id, self.cache_salt)
+            parent = hashes[-1] if hashes else root_hash(self.lora_id, self.cache_salt, self.mm_hashes)
             hashes.append(hash_block(parent, self.tokens_between(start, start + block_size)))
         return hashes[:num_blocks]
 
