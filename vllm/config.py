@@ -145,7 +145,10 @@ class SchedulerConfig:
     max_num_queued_tokens: int | None = option(
         None, "Waiting prompt tokens beyond which new requests are refused.", type="human_int"
     )
-    async_scheduling: bool | None = option(None, "Overlap host work with the device's. Default: the target's own.")
+    async_scheduling: bool | None = option(
+        None,
+        "Schedule the next step while one runs. Pays where the device is not the processors that schedule. Default: off.",
+    )
     stream_interval: int = option(1, "Tokens between two streamed pieces.")
 
     # Derived by platform.resolve: what the hardware limits, as plain numbers.
