@@ -3,6 +3,7 @@
 # make bench   install, then measure throughput, latency, serving and start against the machine's limits
 # make test    install what tests need, then lint, types, import contract and tests
 # make soak    MINUTES=30 of mixed traffic; fails on a wrong answer, a slope in memory, or anything held at the end
+# make soak-kv STEPS=1000000 of random traffic over every KV layout, on the null target; fails on a wrong token or a leak
 # make fuzz    random and hostile requests at a server for SECONDS (60), then those that schemathesis makes of its document
 # make test-transformers   the tests that depend on transformers, with the lowest version that is supported
 # make test-native   the C++ tests of the native core under sanitizers, on every instruction set of this machine
@@ -12,6 +13,7 @@ HOST ?= 127.0.0.1
 PORT ?= 8000
 ARGS ?=
 MINUTES ?= 30
+STEPS ?= 1000000
 BIN := $(VENV)/bin
 INPUTS := setup.py pyproject.toml requirements.txt $(shell find csrc -type f -not -path 'csrc/tests/*')
 
@@ -23,7 +25,7 @@ TRANSFORMERS_TESTS := tests/neuronx tests/neuron tests/cli tests/checkpoint/test
 	tests/checkpoint/test_safetensors.py tests/e2e/test_models.py tests/e2e/test_models_through_the_engine.py \
 	tests/e2e/test_rope.py tests/engine/test_imports.py tests/engine/test_tokenizer.py tests/core/test_imports.py
 
-.PHONY: serve demo test test-transformers lint fuzz soak test-native bench clean
+.PHONY: serve demo test test-transformers lint fuzz soak soak-kv test-native bench clean
 
 serve: $(VENV)/.installed
 	$(BIN)/vllm serve $(if $(MODEL),$(MODEL),$(SMOLLM2) --served-model-name SmolLM2-135M-Instruct) --host $(HOST) --port $(PORT) $(ARGS)
@@ -71,6 +73,9 @@ bench: $(VENV)/.installed
 
 soak: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.soak --minutes $(MINUTES) $(ARGS)
+
+soak-kv: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.soak.kv --steps $(STEPS) $(ARGS)
 
 clean:
 	rm -rf $(VENV) $(VENV)-transformers build vllm/*.so *.egg-info

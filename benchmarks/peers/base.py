@@ -61,7 +61,9 @@ class Engine:
         """A process that generates one token; it prints a line "first token" then, or ends."""
         raise NotImplementedError
 
-    def serving(self, model: Path, streams: int, length: int) -> AbstractContextManager[str] | None:
+    def serving(
+        self, model: Path, streams: int, length: int, *, caches_prefixes: bool = False
+    ) -> AbstractContextManager[str] | None:
         """A server for so many streams of such a length, that yields its URL; None if it has none."""
         raise NotImplementedError
 

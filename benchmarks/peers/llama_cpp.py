@@ -70,12 +70,15 @@ class LlamaCpp(Engine):
         options = ["-p", "16", "-n", "0", "-r", "1", "--no-warmup", "-t", str(self.threads)]
         return [str(self._tool("llama-bench")), "-m", str(model), *options]
 
-    def serving(self, model: Path, streams: int, length: int) -> AbstractContextManager[str] | None:
+    def serving(
+        self, model: Path, streams: int, length: int, *, caches_prefixes: bool = False
+    ) -> AbstractContextManager[str] | None:
         port = free_port()
         command = [
             str(self._tool("llama-server")), "-m", str(model), "--host", "127.0.0.1", "--port", str(port),
             "-np", str(streams), "-c", str(streams * _cells(length)), "-t", str(self.threads),
-            "-tb", str(self.threads), "--no-cache-prompt", *self.variants[0].split(),
+            "-tb", str(self.threads), *self.variants[0].split(),
+            "--cache-prompt" if caches_prefixes else "--no-cache-prompt",
         ]  # fmt: skip
         return running(command, port, env=self.environment())
 

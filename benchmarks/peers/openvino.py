@@ -46,6 +46,8 @@ class OpenVino(Engine):
         engine = {"model": str(model), "threads": self.threads}
         return [str(self.python), *job_words(RUNS, engine, first_token_job())]
 
-    def serving(self, model: Path, streams: int, length: int) -> AbstractContextManager[str] | None:
+    def serving(
+        self, model: Path, streams: int, length: int, *, caches_prefixes: bool = False
+    ) -> AbstractContextManager[str] | None:
         """Its server is another program, which is not on the Python Package Index."""
         return None

@@ -37,8 +37,10 @@ class Ours(Engine):
     def first_token_command(self, model: Path) -> list[str]:
         return [THIS_PYTHON, *job_words(RUNS, self._options(model, 1, 128), first_token_job())]
 
-    def serving(self, model: Path, streams: int, length: int) -> AbstractContextManager[str] | None:
-        return serving(self._options(model, streams, length))
+    def serving(
+        self, model: Path, streams: int, length: int, *, caches_prefixes: bool = False
+    ) -> AbstractContextManager[str] | None:
+        return serving({**self._options(model, streams, length), "enable_prefix_caching": caches_prefixes})
 
     def environment(self) -> dict[str, str]:
         store = {"NEURON_COMPILED_ARTIFACTS": str(self.home / "artifacts")}

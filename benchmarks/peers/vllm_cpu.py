@@ -41,11 +41,14 @@ class VllmCpu(Engine):
         options = {**self._options(1, job), "model": str(model), "enforce_eager": True}
         return [str(self.python), *job_words(RUNS, options, job)]
 
-    def serving(self, model: Path, streams: int, length: int) -> AbstractContextManager[str] | None:
+    def serving(
+        self, model: Path, streams: int, length: int, *, caches_prefixes: bool = False
+    ) -> AbstractContextManager[str] | None:
         port = free_port()
         command = [
             str(self.python.parent / "vllm"), "serve", str(model), "--port", str(port), "--max-num-seqs", str(streams),
-            "--max-model-len", str(length), "--no-enable-prefix-caching", "--dtype", "bfloat16",
+            "--max-model-len", str(length), "--dtype", "bfloat16",
+            f"--{'' if caches_prefixes else 'no-'}enable-prefix-caching",
         ]  # fmt: skip
         return running(command, port, 900, env=self.environment())
 

@@ -23,7 +23,7 @@ QUESTIONS = ["What is the capital of France?", "What is the capital of Japan?", 
 
 def main() -> None:
     model = sys.argv[1] if len(sys.argv) > 1 else str(smollm2_path())
-    sampling_params = SamplingParams(temperature=0.0, max_tokens=16)
+    sampling_params = SamplingParams(temperature=0.0, max_tokens=24)
     with tempfile.TemporaryDirectory() as directory:
         for name in ("first start", "second start"):
             llm = LLM(
@@ -36,7 +36,8 @@ def main() -> None:
             print(name)
             for question in QUESTIONS:
                 started = time.perf_counter()
-                (output,) = llm.generate(f"{SYSTEM}\n{question}", sampling_params, use_tqdm=False)
+                messages = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": question}]
+                (output,) = llm.chat(messages, sampling_params, use_tqdm=False)
                 seconds = time.perf_counter() - started
                 num_tokens, num_cached = len(output.prompt_token_ids), output.num_cached_tokens
                 print(f"    {seconds:.2f} s, {num_cached} of {num_tokens} tokens cached: {output.outputs[0].text!r}")

@@ -202,6 +202,16 @@ def test_the_accelerator_keeps_kv_contiguous_unless_told_otherwise(monkeypatch):
     assert modes_of(device="neuronx") == (False, False, 1024)
 
 
+@pytest.mark.parametrize("where", [{"kv_offloading_size": 1.0}, {"kv_offloading_dir": "/somewhere"}])
+def test_offloaded_prefixes_and_a_draft_model_exclude_one_another(where):
+    """The store would hold the target's KV and none of the draft's. Drafts out of the text itself have none."""
+    draft = {"method": "draft_model", "model": "draft", "num_speculative_tokens": 3}
+    faults = faults_of(device="null", **where, speculative_config=draft)
+    assert 'Use method "ngram", or do not offload KV' in faults["speculative_config"]
+    config = resolve(build(device="null", **where, speculative_config={"method": "ngram"}))
+    assert config.cache_config.offloads_kv and config.speculative_config.method == "ngram"
+
+
 # Steps.
 
 

@@ -1,4 +1,6 @@
-"""`python -m tests.soak.kv --steps 1000000`: the scheduler and the `null` target under random traffic, step after step.
+"""`make soak-kv`: the scheduler and the `null` target under random traffic, a million steps.
+
+    python -m tests.soak.kv [--steps 1000000] [--seed 0]
 
 Every layout in turn: block sizes, budgets of a step, pools with and without room to spare, prefixes offloaded to a host
 memory that is too small for them. Each text is held against the same request alone on contiguous KV; after every round
@@ -10,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import sys
 import tempfile
 import time
 from dataclasses import replace
@@ -25,7 +28,7 @@ from vllm.neuron.kv_store import HostMemory, KVStore
 from vllm.neuron.model_runner import NeuronModelRunner
 from vllm.neuron.null import NullDeviceModel
 
-ROUNDS_A_LAYOUT = 20
+ROUNDS_A_LAYOUT = 5
 
 
 class StoringRunner(NeuronModelRunner):
@@ -82,6 +85,7 @@ def run(num_steps: int, seed: int) -> dict[str, float]:
             totals["layouts"] += 1
             totals["hits"] += stats.prefix_cache_hits
             totals["external_hits"] += stats.external_prefix_cache_hits
+            print(f"{totals['steps']} steps, {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
     return {**totals, "seed": seed, "seconds": round(time.monotonic() - started, 1)}
 
 

@@ -29,7 +29,7 @@ from vllm.neuron.neuron_config import NeuronConfig, default_neuron_config, torch
 from vllm.neuron.neuron_config_sections import TORCH_DTYPES, dtype_name
 from vllm.neuron.options import merged_override
 from vllm.neuron.parallel import HeadSharding, degree_fault
-from vllm.neuron.refusals import refuse_keys, refuse_options
+from vllm.neuron.refusals import refuse_keys, refuse_offloaded_drafts, refuse_options
 from vllm.neuron.section import keys, plain
 from vllm.neuron.speculation import METHOD_KEYS, settle_speculation
 
@@ -113,6 +113,7 @@ def _settle_and_check(
         settled = settled.replace(speculative_config=replace(settled.speculative_config, adaptive=False))
     neuron_config = _build_neuron_config(settled, override, faults)
     _check_step_tokens(settled, override, faults)
+    refuse_offloaded_drafts(settled, faults)
     _check_model(settled, neuron_config, faults)
     if neuron_config is not None:
         refuse_keys(settled, neuron_config, target, faults)

@@ -49,11 +49,6 @@ def refuse_options(config: VllmConfig, target: str, faults: Faults) -> None:
     if config.kv_transfer_config:
         faults.add("kv_transfer_config", config.kv_transfer_config, "KV transfer is not served yet", "Leave it out")
     _refuse_offloading(config.cache_config, target, faults)
-    if config.cache_config.offloads_kv and config.speculative_config and config.speculative_config.method != "ngram":
-        why = "offloaded prefixes hold the target's KV, and none of the draft's"
-        faults.add(
-            "speculative_config", config.speculative_config.method, why, 'Use method "ngram", or do not offload KV'
-        )
     if target not in BLOCK_KV_TARGETS:
         _refuse_block_kv(config, faults)
 
@@ -84,6 +79,19 @@ def _refuse_model_options(model: ModelConfig, faults: Faults) -> None:
             model.quantization,
             "quantisation is a matter of the Neuron config, and of the checkpoint where that is quantised already",
             'Use override_neuron_config={"quantized": true, "quantization_dtype": "int8"}, or leave it out',
+        )
+
+
+def refuse_offloaded_drafts(config: VllmConfig, faults: Faults) -> None:
+    """config: with its speculation settled."""
+    speculation = config.speculative_config
+    if config.cache_config.offloads_kv and speculation is not None and speculation.uses_model:
+        why, fix = (
+            "offloaded prefixes hold the target's KV, and none of the draft's",
+            'Use method "ngram", or do not offload KV',
+        )
+        faults.add(
+            "speculative_config", speculation.method, why, fix, involves=["kv_offloading_size", "kv_offloading_dir"]
         )
 
 
