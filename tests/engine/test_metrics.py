@@ -8,6 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.neuron.driver import resolved_config
 from tests.neuron.test_speculation import speculating
+from vllm import EngineArgs
 from vllm.engine.core_client import InprocClient
 from vllm.engine.messages import EngineCoreRequest
 from vllm.engine.metrics import EngineMetrics
@@ -48,6 +49,7 @@ def _values(metrics, name: str, **labels: str) -> list:
         ("vllm:kv_cache_usage_perc", {}, 0),
         ("vllm:num_preemptions", {}, 0),
         ("vllm:num_slots", {}, 2),
+        ("vllm:decode_stall_bound_tokens", {}, 4 * 64),
     ],
 )
 def test_counters_and_gauges(metrics, name, labels, value):
@@ -66,6 +68,23 @@ def test_counters_and_gauges(metrics, name, labels, value):
 )
 def test_histograms(metrics, name, count):
     assert [metric.count for metric in _values(metrics, name)] == [count]
+
+
+def test_waits_of_streams_for_prompts_are_seen(tiny_llama):
+    """The prompt in two pieces of 20 and 10: the stream beside it waits for both."""
+    args = EngineArgs(model=str(tiny_llama), device="null", max_num_seqs=2, max_num_batched_tokens=21)
+    config = args.create_engine_config()
+    client = InprocClient(config)
+    metrics = EngineMetrics(config, client.executor_stats)
+    params = SamplingParams(temperature=0.0, max_tokens=4, ignore_eos=True)
+    client.add_request(EngineCoreRequest("stream", [5, 6, 7], params))
+    metrics.record_step(client.step())
+    client.add_request(EngineCoreRequest("prompt", list(range(10, 40)), params))
+    while client.core.has_work:
+        metrics.record_step(client.step())
+    (stalls,) = _values(metrics, "vllm:decode_stall_seconds")
+    assert (stalls.count, stalls.sum > 0) == (2, True)
+    assert [metric.value for metric in _values(metrics, "vllm:decode_stall_bound_tokens")] == [21]
 
 
 def test_padding_is_what_the_compiled_shapes_would_cost(metrics):

@@ -8,7 +8,7 @@ Blocks are promised before they are taken: a request is admitted against `num_av
 out of everyone else's reach until it is allocated or withdrawn. So an allocation within a promise cannot fail.
 
 A block's hash chains over all tokens before it: H(block i) = SHA-256(H(block i - 1), tokens of block i), and the chain
-starts from what else the KV depends on (adapter, salt). Equal hashes mean equal KV.
+starts from what else the KV depends on (adapter, salt, images). Equal hashes mean equal KV.
 """
 
 from __future__ import annotations
@@ -23,10 +23,17 @@ class IntegrityError(RuntimeError):
     """Books that do not balance: a leaked block, row or queue entry."""
 
 
-def root_hash(lora_id: int, cache_salt: str | None) -> bytes:
-    """Where the hash chain of a request's blocks starts."""
+def root_hash(lora_id: int, cache_salt: str | None, image_hashes: Sequence[str] = ()) -> bytes:
+    """Where the hash chain of a request's blocks starts.
+
+    image_hashes: one of each image's content, in the order in which the prompt shows them. Placeholder tokens of
+    different images are alike, so prompts with different images share nothing, not even the text before them.
+    """
     salt = b"" if cache_salt is None else b"salt:" + cache_salt.encode(errors="surrogatepass")
-    return hashlib.sha256(lora_id.to_bytes(8, "little", signed=True) + salt).digest()
+    root = hashlib.sha256(lora_id.to_bytes(8, "little", signed=True) + salt).digest()
+    for image_hash in image_hashes:
+        root = hashlib.sha256(root + b"image:" + image_hash.encode()).digest()
+    return root
 
 
 def hash_block(parent: bytes, token_ids: Sequence[int]) -> bytes:

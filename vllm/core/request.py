@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from enum import IntEnum
 
 from vllm.core.block_pool import hash_block, root_hash
-from vllm.core.contract import TokenLogprobs
+from vllm.core.contract import PromptImages, TokenLogprobs
 from vllm.core.outputs import EngineCoreOutput, RequestTimes, SpecDecodeMetrics
 from vllm.core.speculation import RequestDrafts
 from vllm.sampling_params import SamplingParams
@@ -58,10 +58,12 @@ class Request:
     arrival_time: monotonic seconds.
     priority: lower goes first, under the priority policy.
     has_grammar: each token needs its own mask, which only the tokens before it decide: nothing is drafted.
-    lora_id, cache_salt: part of the identity of the request's KV: prefixes are shared only between equals.
+    lora_id, cache_salt, image_hashes: part of the identity of the request's KV: prefixes are shared only between equals
+        (`block_pool.root_hash`).
+    images: what stands for the prompt's placeholders.
 
-    num_tokens: prompt and output so far. num_computed_tokens: how many of them have their KV in block_ids or are being
-        computed by the step under way.
+    num_tokens: prompt and output so far. num_pending: output tokens that steps under way will bring, one each.
+        num_computed_tokens: how many of both have their KV in block_ids or are being computed by steps under way.
     max_total_tokens, max_num_blocks: set by the scheduler at arrival: the length and the KV blocks it cannot exceed.
     num_hashed_blocks: leading blocks that the prefix cache knows.
     drafts: what became of its drafts.
@@ -76,6 +78,7 @@ class Request:
         "drafts",
         "eos_token_ids",
         "has_grammar",
+        "images",
         "lora_id",
         "max_num_blocks",
         "max_total_tokens",
@@ -84,6 +87,7 @@ class Request:
         "num_external_tokens",
         "num_hashed_blocks",
         "num_local_tokens",
+        "num_pending",
         "num_prompt_tokens",
         "num_tokens",
         "output_token_ids",
@@ -108,6 +112,7 @@ class Request:
         lora_id: int = 0,
         cache_salt: str | None = None,
         has_grammar: bool = False,
+        images: PromptImages | None = None,
     ) -> None:
         self.req_id = req_id
         self.prompt_token_ids = prompt_token_ids
@@ -118,6 +123,7 @@ class Request:
         self.lora_id = lora_id
         self.cache_salt = cache_salt
         self.has_grammar = has_grammar
+        self.images = images
         self.times = RequestTimes(arrival=arrival_time)
 
         self.status = RequestStatus.WAITING
@@ -126,6 +132,7 @@ class Request:
         self.drafts = RequestDrafts()
         self.num_prompt_tokens = len(prompt_token_ids)
         self.num_tokens = self.num_prompt_tokens
+        self.num_pending = 0
         self.num_computed_tokens = 0
         self.num_cached_tokens = 0
         self.num_local_tokens: int | None = None
@@ -146,6 +153,16 @@ class Request:
     @property
     def num_output_tokens(self) -> int:
         return self.num_tokens - self.num_prompt_tokens
+
+    @property
+    def num_expected_tokens(self) -> int:
+        """Tokens there will be when all steps under way have ended, unless one of their tokens ends the request."""
+        return self.num_tokens + self.num_pending
+
+    @property
+    def will_end(self) -> bool:
+        """Whether it ends with the steps under way, since no more tokens fit."""
+        return self.num_expected_tokens >= self.max_total_tokens
 
     @property
     def is_prefilling(self) -> bool:
@@ -175,6 +192,11 @@ class Request:
                 return taken
         return len(token_ids)
 
+    @property
+    def image_hashes(self) -> tuple[str, ...]:
+        """One an image of the prompt, in order."""
+        return self.images.hashes if self.images else ()
+
     def tokens_between(self, start: int, stop: int) -> list[int]:
         """Known tokens at positions start to stop - 1."""
         prompt_len = self.num_prompt_tokens
@@ -188,7 +210,7 @@ class Request:
         hashes = self._block_hashes
         while len(hashes) < num_blocks:
             start = len(hashes) * block_size
-            parent = hashes[-1] if hashes else root_hash(self.lora_id, self.cache_salt)
+            parent = hashes[-1] if hashes else root_hash(self.lora_id, self.cache_salt, self.image_hashes)
             hashes.append(hash_block(parent, self.tokens_between(start, start + block_size)))
         return hashes[:num_blocks]
 

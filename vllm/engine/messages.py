@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from vllm.core.contract import BucketUse, Capabilities
+from vllm.core.contract import BucketUse, Capabilities, PromptImages
 from vllm.core.outputs import EngineCoreOutput, SchedulerStats
 from vllm.core.request import Request
 from vllm.engine.structured_outputs.matcher_tokenizer import GrammarTokenizer
@@ -31,6 +31,7 @@ class EngineCoreRequest(msgspec.Struct, tag="add", omit_defaults=True, gc=False)
     lora_id: int = 0
     cache_salt: str | None = None
     grammar: str | None = None
+    images: PromptImages | None = None
 
     def to_request(self) -> Request:
         return Request(
@@ -43,6 +44,7 @@ class EngineCoreRequest(msgspec.Struct, tag="add", omit_defaults=True, gc=False)
             self.lora_id,
             self.cache_salt,
             has_grammar=self.grammar is not None,
+            images=self.images,
         )
 
 
@@ -78,13 +80,17 @@ class Ready(msgspec.Struct, tag="ready"):
 
 
 class StepOutput(msgspec.Struct, tag="step", gc=False):
-    """What a step (or an abort, or a refusal) brought. step_seconds: of the device's work."""
+    """What a step (or an abort, or a refusal) brought. step_seconds: of the device's work.
+
+    stalls: seconds for which running streams waited for prompts (`core.stalls`), where such a wait ended.
+    """
 
     outputs: list[EngineCoreOutput] = []
     stats: SchedulerStats | None = None
     bucket_uses: list[BucketUse] = []
     step_seconds: float = 0.0
     num_tokens: int = 0
+    stalls: list[float] = []
 
 
 class Reply(msgspec.Struct, tag="reply"):
@@ -100,9 +106,10 @@ class Fatal(msgspec.Struct, tag="fatal"):
 
 
 class Heartbeat(msgspec.Struct, tag="beat"):
-    """Sent several times a second. step_age: seconds since the step under way began; 0 when idle."""
+    """Sent several times a second. Both in seconds, as in `liveness.StepWatch`."""
 
     step_age: float = 0.0
+    step_allowance: float = 0.0
 
 
 ToCore = EngineCoreRequest | GrammarTokenizer | Abort | Call | Shutdown

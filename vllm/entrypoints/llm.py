@@ -8,8 +8,6 @@ import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from tqdm.auto import tqdm
-
 from vllm.config import ModelConfig
 from vllm.engine.arg_utils import EngineArgs
 from vllm.engine.beam_search import BeamSearch, next_logprobs, step_params
@@ -344,8 +342,13 @@ class LLM:
             )
         prompts: list[PromptType] = []
         for conversation in conversations:
-            parsed = parse_chat_messages(conversation, content_format)  # type: ignore[arg-type]
+            images: list[Any] | None = [] if self.llm_engine.input_processor.images else None
+            parsed = parse_chat_messages(conversation, content_format, images)  # type: ignore[arg-type]
             text = tokenizer.apply_chat_template(parsed, chat_template=template, tokenize=False, **template_options)
+            if images and self.llm_engine.input_processor.images:
+                ids, prepared = self.llm_engine.input_processor.images.prepare(text, images, False, "messages")
+                prompts.append({"prompt": text, "prompt_token_ids": ids, "multi_modal_data": prepared})
+                continue
             ids = tokenizer.encode(text, add_special_tokens=False)
             prompts.append({"prompt": text, "prompt_token_ids": ids})
         return prompts
@@ -378,11 +381,18 @@ def _pooling_error(method: str, kind: str) -> ValueError:
     )
 
 
+def _tqdm(**options: Any) -> Any:
+    """tqdm's bar; imported with the first, since that takes longer than a start should."""
+    from tqdm.auto import tqdm
+
+    return tqdm(**options)
+
+
 class _ProgressBar:
     """Prompts done, and tokens in and out a second."""
 
     def __init__(self, use_tqdm: Progress, total: int) -> None:
-        make = tqdm if use_tqdm is True else use_tqdm
+        make = _tqdm if use_tqdm is True else use_tqdm
         self._bar = make(total=total, desc="Processed prompts", dynamic_ncols=True) if callable(make) else None
         self._started = time.monotonic()
         self._num_in = self._num_out = 0

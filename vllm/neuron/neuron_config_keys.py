@@ -1,7 +1,8 @@
 """Every key of NxD Inference's NeuronConfig: name, type, default, range and meaning.
 
 Names and defaults are the library's; some defaults are replaced by vLLM's settings (`neuron_config`). Each class below
-is one group of the reference in `docs/neuron_config.md`; together they are `NeuronConfig`.
+is one group of the reference in `docs/neuron_config.md`; together they are `NeuronConfig`. A group is never built by
+itself, so it gets no methods of its own: making those of 200 fields anew for each group takes long at every import.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from vllm.neuron.neuron_config_sections import (
     LoraServingConfig,
     OnDeviceSamplingConfig,
     TensorCaptureConfig,
+    VisionNeuronConfig,
     dtype_name,
 )
 from vllm.neuron.section import Section, derived, key
@@ -41,7 +43,7 @@ def _as_list(given: Any) -> Any:
     return [given] if isinstance(given, int) and not isinstance(given, bool) else given
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
 class ShapeKeys(Section):
     """Batch, lengths and types."""
 
@@ -100,7 +102,7 @@ class ShapeKeys(Section):
     vocab_parallel: bool = flag("Shard the embedding over the vocabulary.")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
 class BucketKeys(ShapeKeys):
     """Buckets."""
 
@@ -123,7 +125,7 @@ class BucketKeys(ShapeKeys):
     bucket_n_active_tokens: bool = flag("Internal to NxD Inference.")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
 class SamplingKeys(BucketKeys):
     """Sampling."""
 
@@ -134,7 +136,7 @@ class SamplingKeys(BucketKeys):
     async_mode: bool = flag("Run one decode step ahead of the host.")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
 class CacheKeys(SamplingKeys):
     """KV cache."""
 
@@ -170,7 +172,7 @@ class CacheKeys(SamplingKeys):
     kv_quant_config: KVQuantizationConfig | None = key(None, "fp8 KV cache, library versions from 0.8.")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
 class QuantizationKeys(CacheKeys):
     """Weight quantisation."""
 
@@ -208,7 +210,7 @@ class QuantizationKeys(CacheKeys):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
 class SpeculationKeys(QuantizationKeys):
     """Speculative decoding and adapters."""
 
@@ -229,7 +231,7 @@ class SpeculationKeys(QuantizationKeys):
     lora_config: LoraServingConfig | None = key(None, "LoRA adapters.")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
 class ParallelKeys(SpeculationKeys):
     """Parallelism."""
 
@@ -272,7 +274,7 @@ class ParallelKeys(SpeculationKeys):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
 class KernelKeys(ParallelKeys):
     """Kernels and compiler."""
 
@@ -341,7 +343,7 @@ class KernelKeys(ParallelKeys):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
 class ModelKeys(KernelKeys):
     """Mixture of experts and vision."""
 
@@ -377,3 +379,8 @@ class ModelKeys(KernelKeys):
     )
     act_fn: str | None = key(None, "Activation of the router.", choices=["softmax", "sigmoid"], accelerator_only=True)
     skip_vision: bool = flag("Leave the vision encoder out.")
+    vision_neuron_config: VisionNeuronConfig | None = key(
+        None,
+        "The vision encoder of an image-to-text model. `text_neuron_config` is another spelling of all other keys.",
+        accelerator_only=True,
+    )
