@@ -5,11 +5,13 @@ A step of `rows` decoding rows that drafts k tokens for each takes t(rows, k) se
     tokens(k) = 1 + p1 + p1 p2 + ... + p1 ... pk
 
 tokens, where pj is the share of drafts at position j that were accepted where all before them were. The count chosen is
-the one with the most tokens a second. With many rows, where a pass over more tokens is no longer free, that is 0.
+the one with the most tokens a second. With many rows, where a pass over more tokens is no longer free, that is 0. Not
+every row that may draft does (a lookup finds something or not): where a share c of the rows does, a step brings
+1 + c (tokens(k) - 1) and takes t(rows, c k). c is at least one row: steps in which nobody drafts cost nothing.
 
-t is measured, step by step, for the powers of two of `rows`; between measured counts it is interpolated, and a count
-larger than all measured ones is taken to be as dear as they make it look, so that it is tried. What a draft model needs
-to catch up with a prompt is spread over the steps that follow. Counts beside the best one, and 0, are measured again
+t is measured, step by step, for the powers of two of `rows`; between measured counts it is interpolated, and beyond the
+largest it is taken to grow at half the pace, so that more is tried. What a draft model needs to catch up with a prompt
+is spread over the steps that follow. Counts beside the best one, and 0, are measured again
 from time to time, so seldom that all of it together costs about one per cent: a count that would lose a share s of a
 step's time waits for at least `REGRET_STEPS * s` steps, so that what is nearly as good is never lost sight of. A probe
 whose drafts are all accepted is followed by another.
@@ -33,7 +35,8 @@ PROBES_IN_A_ROW = 8
 REGRET_STEPS = 250
 OVERHEAD_STEPS = 32
 _FORGET = 0.985
-_PRIOR_RATE, _PRIOR_WEIGHT = 0.7, 4.0
+_SHARE_PACE = 0.03
+_PRIOR_RATE, _PRIOR_WEIGHT = 0.7, 8.0
 _SAMPLES = 9
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 8, 128
 _OWN_FORGET = 0.85
@@ -95,38 +98,54 @@ class AcceptanceRates:
 
 
 class StepCost:
-    """Seconds of a step by drafts a row, for one number of rows: medians of the last few measurements."""
+    """Seconds of a step by mean drafts a row, for one number of rows: medians of the last few measurements."""
 
     def __init__(self) -> None:
-        self._samples: dict[int, deque[float]] = {}
+        self._samples: dict[float, deque[float]] = {}
+        self._medians: dict[float, float] = {}
 
-    def observe(self, num_drafts: int, seconds: float) -> None:
-        self._samples.setdefault(num_drafts, deque(maxlen=_SAMPLES)).append(seconds)
+    def observe(self, num_drafts: float, seconds: float) -> None:
+        """num_drafts: kept to a quarter; more than none is never taken for none."""
+        key = max(round(4 * num_drafts), num_drafts > 0) / 4
+        samples = self._samples.setdefault(key, deque(maxlen=_SAMPLES))
+        samples.append(seconds)
+        self._medians[key] = median(samples)
 
-    def knows(self, num_drafts: int) -> bool:
-        return num_drafts in self._samples
+    @property
+    def knows_plain(self) -> bool:
+        return 0 in self._medians
 
-    def seconds(self, num_drafts: int) -> float:
-        """Measured, or between the two measured counts around it, or that of the nearest. 0.0 if nothing is known."""
-        if num_drafts in self._samples:
-            return median(self._samples[num_drafts])
-        below = max((known for known in self._samples if known < num_drafts), default=None)
-        above = min((known for known in self._samples if known > num_drafts), default=None)
-        if below is None or above is None:
-            nearest = below if above is None else above
-            return 0.0 if nearest is None else median(self._samples[nearest])
-        low, high = median(self._samples[below]), median(self._samples[above])
-        return low + (high - low) * (num_drafts - below) / (above - below)
+    @property
+    def knows_drafts(self) -> bool:
+        return len(self._medians) > self.knows_plain
+
+    def seconds(self, num_drafts: float) -> float:
+        """Measured, or between the two measured means around it, or beyond the greatest. 0.0 if nothing is known."""
+        known = self._medians
+        if num_drafts in known:
+            return known[num_drafts]
+        below = max((each for each in known if each < num_drafts), default=None)
+        above = min((each for each in known if each > num_drafts), default=None)
+        if below is None:
+            return 0.0 if above is None else known[above]
+        if above is None:
+            slope = (known[below] - known[0]) / below if below and 0 in known else 0.0
+            return known[below] + 0.5 * max(slope, 0.0) * (num_drafts - below)
+        return known[below] + (known[above] - known[below]) * (num_drafts - below) / (above - below)
 
 
 class _Load:
-    """What is known of steps of about so many rows. age: steps since each count was last tried."""
+    """What is known of steps of about so many rows. age: steps since each count was last granted.
 
-    __slots__ = ("age", "cost", "num_probes", "probe", "probe_again")
+    granted: the last step's count; num_granted: how many rows got any of it.
+    """
+
+    __slots__ = ("age", "cost", "granted", "num_granted", "num_probes", "probe", "probe_again")
 
     def __init__(self, max_drafts: int) -> None:
         self.cost = StepCost()
         self.age = [0] * (max_drafts + 1)
+        self.granted = self.num_granted = 0
         self.probe: int | None = None
         self.probe_again: int | None = None
         self.num_probes = 0
@@ -145,6 +164,7 @@ class DraftController:
         self.accepted_by_position = [0] * max_drafts
         self._rates = AcceptanceRates(max_drafts)
         self._loads: dict[int, _Load] = {}
+        self._share = 1.0
         self._overhead = 0.0
 
     def grant(self, rows: Sequence[tuple[RequestDrafts, int]], limit: int | None = None) -> list[int]:
@@ -152,8 +172,11 @@ class DraftController:
         most = self.max_drafts if limit is None else max(min(self.max_drafts, limit), 0)
         if not self.adaptive:
             return [max(min(room, most), 0) for _, room in rows]
-        count = min(self._choose(len(rows)), most)
-        return [self._grant_row(record, min(room, count)) for record, room in rows]
+        load = self._load(len(rows))
+        load.granted = min(self._choose(load, len(rows)), most)
+        counts = [self._grant_row(record, min(room, load.granted)) for record, room in rows]
+        load.num_granted = sum(count > 0 for count in counts)
+        return counts
 
     def observe(
         self,
@@ -198,22 +221,26 @@ class DraftController:
     ) -> None:
         if seconds <= 0.0 or not rows:
             return
-        mean = math.ceil(sum(drafted for _, drafted, _ in rows) / len(rows))
+        mean = sum(drafted for _, drafted, _ in rows) / len(rows)
         excess = 0.0
-        if num_caught_up and load.cost.knows(mean):
+        if num_caught_up and load.cost.knows_drafts:
             excess = max(seconds - load.cost.seconds(mean), 0.0)
         elif not num_caught_up:
             load.cost.observe(mean, seconds)
-            load.age[mean] = 0
+            load.age[load.granted] = 0
+            if load.num_granted:
+                self._share += _SHARE_PACE * (sum(drafted > 0 for _, drafted, _ in rows) / len(rows) - self._share)
         if mean or num_caught_up:
             self._overhead += (excess - self._overhead) / OVERHEAD_STEPS
 
-    def _choose(self, num_rows: int) -> int:
-        load = self._load(num_rows)
+    def _choose(self, load: _Load, num_rows: int) -> int:
         load.age = [age + 1 for age in load.age]
-        if not load.cost.knows(0):
+        if not load.cost.knows_plain:
             return self._begin(load)
-        values = [self._value(load, count) for count in range(self.max_drafts + 1)]
+        if not load.cost.knows_drafts:
+            return 1
+        share = max(self._share, 1.0 / num_rows)
+        values = [self._value(load, count, share) for count in range(self.max_drafts + 1)]
         best = max(range(len(values)), key=values.__getitem__)
         if values[best] < LEAST_GAIN * values[0]:
             best = 0
@@ -221,25 +248,28 @@ class DraftController:
             load.probe = load.probe_again = max(load.probe_again, best)
             return load.probe
         load.num_probes = 0
-        load.probe = self._due_probe(load, values, best)
+        load.probe = self._due_probe(load, values, best, share)
         return best if load.probe is None else load.probe
 
     def _begin(self, load: _Load) -> int:
         """Before anything is measured: plain steps twice where time is measured, else drafts."""
         return 0 if load.age[0] <= 2 else self.max_drafts
 
-    def _due_probe(self, load: _Load, values: list[float], best: int) -> int | None:
+    def _due_probe(self, load: _Load, values: list[float], best: int, share: float) -> int | None:
         candidates = {0, best - 1, best + 1} & set(range(self.max_drafts + 1)) - {best}
         for count in sorted(candidates, key=lambda each: -load.age[each]):
-            share = load.cost.seconds(count) / load.cost.seconds(best) * (1.0 - values[count] / values[best])
-            if load.age[count] >= max(PROBE_STEPS, math.ceil(REGRET_STEPS * share)):
+            longer = load.cost.seconds(share * count) / load.cost.seconds(share * best)
+            if load.age[count] >= max(
+                PROBE_STEPS, math.ceil(REGRET_STEPS * longer * (1.0 - values[count] / values[best]))
+            ):
                 load.age[count] = 0
                 return count
         return None
 
-    def _value(self, load: _Load, count: int) -> float:
-        """Tokens a second and row."""
-        return self._rates.tokens(count) / (load.cost.seconds(count) + (self._overhead if count else 0.0))
+    def _value(self, load: _Load, count: int, share: float) -> float:
+        """Tokens a second and row, of a step in which this share of the rows drafts."""
+        tokens = 1.0 + share * (self._rates.tokens(count) - 1.0)
+        return tokens / (load.cost.seconds(share * count) + (self._overhead if count else 0.0))
 
     def _needed(self, load: _Load, num_drafts: int) -> float:
         """Accepted tokens at which so many drafts break even, nearly; a few in a hundred where they seem to be free."""
