@@ -251,6 +251,28 @@ def test_several_names_and_priorities(tiny_llama: Path) -> None:
         assert not [line for line in server.log if "k1" in line or "k2" in line]
 
 
+async def test_the_more_urgent_request_goes_first(tiny_llama: Path) -> None:
+    """Over one row, which another request holds meanwhile; those of equal priority in the order they came."""
+    ended: list[str] = []
+
+    async def ask(client: openai.AsyncOpenAI, name: str, priority: int, max_tokens: int = 3) -> None:
+        extra = {"priority": priority, "ignore_eos": True}
+        await client.completions.create(model=MODEL, prompt=name, max_tokens=max_tokens, extra_body=extra)
+        ended.append(name)
+
+    words = ("--max-model-len", "256", "--max-num-seqs", "1", "--scheduling-policy", "priority")
+    with serve(tiny_llama, *words, env=SLOW) as server:
+        async with server.async_client() as client:
+            tasks = [asyncio.create_task(ask(client, "holds", 0, 100))]
+            await asyncio.to_thread(wait_until, lambda: server.metric("vllm:num_requests_running") == 1)
+            for i, (name, priority) in enumerate([("low", 5), ("middle", 0), ("high", -5), ("also low", 5)]):
+                tasks.append(asyncio.create_task(ask(client, name, priority)))
+                waiting = i + 1
+                await asyncio.to_thread(wait_until, lambda: server.metric("vllm:num_requests_waiting") == waiting)  # noqa: B023
+            await asyncio.gather(*tasks)
+    assert ended == ["holds", "high", "middle", "low", "also low"]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

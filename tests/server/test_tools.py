@@ -60,9 +60,40 @@ async def test_streamed(api: openai.AsyncOpenAI) -> None:
         assert "".join(delta.content or "" for delta in deltas) == "One moment."
         assert "".join(getattr(delta, "reasoning", None) or "" for delta in deltas) == "I need both."
         calls = [call for delta in deltas for call in delta.tool_calls or []]
-        assert [call.index for call in calls] == [0, 1] and all(call.type == "function" for call in calls)
-        assert names_and_arguments(calls) == EXPECTED
+        begun = [call for call in calls if call.id]
+        assert [(call.index, call.type, call.function.name) for call in begun] == [
+            (0, "function", "weather"),
+            (1, "function", "time"),
+        ]
+        assert not [call for call in calls if not call.id and (call.type or call.function.name)]
+        arguments = ["".join(call.function.arguments for call in calls if call.index == i) for i in range(2)]
+        assert [json.loads(text) for text in arguments] == [arguments for _, arguments in EXPECTED]
+        assert len([call for call in calls if call.index == 0]) > 3, "in pieces, while they are written"
         assert [choice.finish_reason for choice in choices if choice.finish_reason] == ["tool_calls"]
+
+
+async def test_the_clients_own_helper_adds_a_stream_up(api: openai.AsyncOpenAI) -> None:
+    async with api.chat.completions.stream(model="fake", messages=QUESTION, tools=TOOLS) as stream:
+        message = (await stream.get_final_completion()).choices[0].message
+    assert names_and_arguments(message.tool_calls) == EXPECTED and message.content == "One moment."
+
+
+@pytest.mark.parametrize("parallel", [True, False])
+async def test_forced_calls_are_streamed_in_pieces(api: openai.AsyncOpenAI, engine: FakeEngine, parallel: bool) -> None:
+    engine.text = '[{"name": "weather", "parameters": {"city": "Paris"}}, {"name": "time", "parameters": {}}]'
+    stream = await api.chat.completions.create(
+        model="fake",
+        messages=QUESTION,
+        tools=TOOLS,
+        tool_choice="required",
+        parallel_tool_calls=parallel,
+        stream=True,
+        extra_body={"chat_template_kwargs": {"enable_thinking": False}},
+    )
+    calls = [call async for chunk in stream for call in chunk.choices[0].delta.tool_calls or []]
+    assert [call.function.name for call in calls if call.id] == ["weather", "time"][: 1 + parallel]
+    assert "".join(call.function.arguments for call in calls if call.index == 0) == '{"city": "Paris"}'
+    assert {call.index for call in calls} == set(range(1 + parallel))
 
 
 async def test_choices_about_tools(api: openai.AsyncOpenAI) -> None:

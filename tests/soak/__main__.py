@@ -25,6 +25,10 @@ from tests.soak.report import Sample, faults, growth, write_csv, write_svg
 from tests.soak.traffic import Traffic
 
 MAX_MODEL_LEN = 512
+IDLE_SECONDS = 2
+PATIENT = {"VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "3600"}
+"""The client drops idle connections, and the server never does: a request that meets the server's closing of an idle
+connection is lost by HTTP's own design, and any other loss is a fault."""
 
 
 def parse_args(argv: list[str]) -> argparse.Namespace:
@@ -43,8 +47,7 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
 
 async def soak(server: ServerProcess, args: argparse.Namespace) -> tuple[Traffic, list[Sample]]:
     samples: list[Sample] = []
-    # The client drops an idle connection before the server does, or a request could meet the server's closing it.
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=32, keepalive_expiry=2)
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=32, keepalive_expiry=IDLE_SECONDS)
     async with httpx.AsyncClient(base_url=server.url, timeout=900, limits=limits) as http:
         traffic = Traffic(http, rate=args.rate, max_model_len=MAX_MODEL_LEN, seed=args.seed)
         await traffic.learn()
@@ -113,7 +116,7 @@ def main(argv: list[str]) -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     options = ["--max-model-len", str(MAX_MODEL_LEN), "--max-num-seqs", str(args.rows), *args.server_options]
     options += ["--uvicorn-log-level", "warning", "--disable-uvicorn-access-log"]
-    with _model(args.model) as model, serve(model, *options, device=args.device) as server:
+    with _model(args.model) as model, serve(model, *options, device=args.device, env=PATIENT) as server:
         traffic, samples = asyncio.run(soak(server, args))
         logged = [line for line in server.log if "Traceback" in line or " ERROR " in line]
     title = f"{args.device}, {args.minutes:g} minutes, {args.rate:g} requests a second, {args.rows} rows"

@@ -11,8 +11,8 @@ import uuid
 from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
-from vllm.entrypoints.openai.chat_output import build_parser, reasons
-from vllm.entrypoints.openai.parsers import Part, Reasoning, ToolCall
+from vllm.entrypoints.openai.chat_output import CallFilter, build_parser, reasons
+from vllm.entrypoints.openai.parsers import CallArguments, CallStart, Content, Part, Reasoning
 from vllm.entrypoints.openai.protocol import ChatCompletionRequest
 from vllm.entrypoints.openai.reasoning import ReasoningMarkers
 from vllm.entrypoints.openai.serving_engine import ServingOptions
@@ -64,12 +64,12 @@ class Blocks:
         self._parser = build_parser(request, options, markers, prompt)
         self._counter = markers.counter(prompt) if reasons(request, options, markers) else None
         self._shows_reasoning = request.include_reasoning
-        self._max_calls = 1 if request.parallel_tool_calls is False else None
+        self._calls = CallFilter(request)
         self.row: list[Block] = []
 
     @property
     def num_calls(self) -> int:
-        return sum(block.kind == "call" for block in self.row)
+        return self._calls.num_calls
 
     @property
     def num_reasoning_tokens(self) -> int:
@@ -78,7 +78,7 @@ class Blocks:
     def feed(self, completion: CompletionOutput) -> Iterator[Change]:
         """What this piece of the output changes; with the last one, the row is closed."""
         finished = completion.finish_reason is not None
-        parts = self._parser.feed(completion.text) + (self._parser.finish() if finished else [])
+        parts = self._calls.taken(self._parser.feed(completion.text) + (self._parser.finish() if finished else []))
         if self._counter is not None:
             reasoning = "".join(part.text for part in parts if isinstance(part, Reasoning))
             self._counter.feed(completion.token_ids, reasoning)
@@ -105,17 +105,20 @@ class Blocks:
         return "".join(block.text for block in self.row if block.kind == kind)
 
     def _take(self, part: Part) -> Iterator[Change]:
-        if isinstance(part, ToolCall):
-            if self._max_calls is None or self.num_calls < self._max_calls:
-                yield from self._close()
-                yield self._open("call", part.name)
-                yield self._grow(part.arguments)
-        elif part.text and (self._shows_reasoning or not isinstance(part, Reasoning)):
+        if isinstance(part, CallStart):
+            yield from self._close()
+            yield self._open("call", part.name)
+        elif isinstance(part, CallArguments):
+            yield self._grow(part.text)
+        elif isinstance(part, (Content, Reasoning)) and self._is_shown(part):
             kind: Kind = "reasoning" if isinstance(part, Reasoning) else "text"
             if self._last_kind != kind:
                 yield from self._close()
                 yield self._open(kind)
             yield self._grow(part.text)
+
+    def _is_shown(self, part: Content | Reasoning) -> bool:
+        return bool(part.text) and (self._shows_reasoning or isinstance(part, Content))
 
     @property
     def _last_kind(self) -> Kind | None:

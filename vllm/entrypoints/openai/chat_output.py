@@ -12,10 +12,13 @@ from vllm.entrypoints.openai.forced_tools import forces_calls, named_function
 from vllm.entrypoints.openai.parsers import (
     REASONING_PARSERS,
     TOOL_PARSERS,
+    CallArguments,
+    CallStart,
     ChainedParser,
     Content,
     NamedCallParser,
     OutputParser,
+    Part,
     PlainParser,
     Reasoning,
     RequiredCallsParser,
@@ -95,8 +98,11 @@ class ChatOutput:
         self._counter = markers.counter(prompt) if reasons(request, options, markers) else None
         self._is_named = named_function(request.tool_choice) is not None
         self._gives_reasoning = request.include_reasoning
-        self._max_calls = 1 if request.parallel_tool_calls is False else None
-        self.num_calls = 0
+        self._calls = CallFilter(request)
+
+    @property
+    def num_calls(self) -> int:
+        return self._calls.num_calls
 
     @property
     def num_reasoning_tokens(self) -> int | None:
@@ -107,12 +113,7 @@ class ChatOutput:
         delta = self.delta(completion.text, completion.token_ids, finished=True)
         content = echo + (delta.content or "")
         reasoning = delta.reasoning or None
-        calls = [
-            ToolCallMessage(
-                id=call.id, function=FunctionCall(name=call.function.name, arguments=call.function.arguments)
-            )
-            for call in delta.tool_calls or ()
-        ]
+        calls = [_whole(call) for call in delta.tool_calls or ()]
         return ChatMessage(
             role=role,
             content=content if content or not (calls or reasoning) else None,
@@ -123,12 +124,12 @@ class ChatOutput:
 
     def delta(self, text: str, token_ids: Iterable[int], finished: bool) -> Delta:
         """What this piece of the output adds."""
-        parts = self._parser.feed(text) + (self._parser.finish() if finished else [])
+        parts = self._calls.taken(self._parser.feed(text) + (self._parser.finish() if finished else []))
         content = "".join(part.text for part in parts if isinstance(part, Content))
         reasoning = "".join(part.text for part in parts if isinstance(part, Reasoning))
         if self._counter is not None:
             self._counter.feed(token_ids, reasoning)
-        calls = [self._call(part) for part in parts if isinstance(part, ToolCall) and self._takes_call()]
+        calls = _call_deltas(parts, self.num_calls)
         shown = reasoning if reasoning and self._gives_reasoning else UNSET
         return Delta(content=content or UNSET, reasoning=shown, reasoning_content=shown, tool_calls=calls or UNSET)
 
@@ -136,12 +137,47 @@ class ChatOutput:
         """A function that was named is called anyway, and does not change the reason."""
         return "tool_calls" if self.num_calls and reason == "stop" and not self._is_named else reason
 
-    def _takes_call(self) -> bool:
-        return self._max_calls is None or self.num_calls < self._max_calls
 
-    def _call(self, part: ToolCall) -> ToolCallDelta:
-        index, self.num_calls = self.num_calls, self.num_calls + 1
-        return ToolCallDelta(index, f"chatcmpl-tool-{uuid.uuid4().hex}", FunctionDelta(part.name, part.arguments))
+class CallFilter:
+    """Calls of one output: counted, and left out beyond the first where the request wants no more. Whole calls come out
+    as a beginning and arguments."""
+
+    def __init__(self, request: ChatCompletionRequest) -> None:
+        self._max_calls = 1 if request.parallel_tool_calls is False else None
+        self._drops = False
+        self.num_calls = 0
+
+    def taken(self, parts: list[Part]) -> list[Part]:
+        taken: list[Part] = []
+        for part in parts:
+            if isinstance(part, (CallStart, ToolCall)):
+                self._drops = self.num_calls == self._max_calls
+                self.num_calls += not self._drops
+            if self._drops and isinstance(part, (CallStart, CallArguments, ToolCall)):
+                continue
+            taken += [CallStart(part.name), CallArguments(part.arguments)] if isinstance(part, ToolCall) else [part]
+        return taken
+
+
+def _call_deltas(parts: list[Part], num_calls: int) -> list[ToolCallDelta]:
+    """One for each call that begins or grows in these parts. num_calls: of the output, these counted."""
+    index = num_calls - sum(isinstance(part, CallStart) for part in parts) - 1
+    deltas: list[ToolCallDelta] = []
+    for part in parts:
+        if isinstance(part, CallStart):
+            index += 1
+            call_id = f"chatcmpl-tool-{uuid.uuid4().hex}"
+            deltas.append(ToolCallDelta(index, FunctionDelta("", part.name), call_id, "function"))
+        elif isinstance(part, CallArguments):
+            if not deltas or deltas[-1].index != index:
+                deltas.append(ToolCallDelta(index, FunctionDelta("")))
+            deltas[-1].function.arguments += part.text
+    return deltas
+
+
+def _whole(call: ToolCallDelta) -> ToolCallMessage:
+    function = FunctionCall(name=str(call.function.name), arguments=call.function.arguments)
+    return ToolCallMessage(id=str(call.id), function=function)
 
 
 def is_empty(delta: Delta) -> bool:

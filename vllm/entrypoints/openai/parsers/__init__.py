@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from vllm.entrypoints.openai.parsers.base import Content, OutputParser, Part, PlainParser, Reasoning, ToolCall
+from vllm.entrypoints.openai.parsers.base import (
+    CallArguments,
+    CallStart,
+    Content,
+    OutputParser,
+    Part,
+    PlainParser,
+    Reasoning,
+    ToolCall,
+)
 from vllm.entrypoints.openai.parsers.more_tools import (
-    GraniteParser,
     Llama4PythonicParser,
     NamedCallParser,
     PythonicParser,
@@ -14,7 +22,7 @@ from vllm.entrypoints.openai.parsers.more_tools import (
     RequiredCallsParser,
 )
 from vllm.entrypoints.openai.parsers.reasoning import deepseek_r1, granite, qwen3
-from vllm.entrypoints.openai.parsers.tools import HermesParser, Llama3JsonParser, MistralParser
+from vllm.entrypoints.openai.parsers.tools import GraniteParser, HermesParser, Llama3JsonParser, MistralParser
 
 REASONING_PARSERS: dict[str, Callable[[], OutputParser]] = {
     "deepseek_r1": deepseek_r1,
@@ -54,6 +62,8 @@ class ChainedParser:
 __all__ = [
     "REASONING_PARSERS",
     "TOOL_PARSERS",
+    "CallArguments",
+    "CallStart",
     "ChainedParser",
     "Content",
     "NamedCallParser",

@@ -20,13 +20,26 @@ class Reasoning(NamedTuple):
 
 
 class ToolCall(NamedTuple):
-    """arguments: the text of a JSON object."""
+    """A whole call. arguments: the text of a JSON object."""
 
     name: str
     arguments: str
 
 
-Part = Content | Reasoning | ToolCall
+class CallStart(NamedTuple):
+    """A call whose arguments are still being written."""
+
+    name: str
+
+
+class CallArguments(NamedTuple):
+    """The next piece of the arguments of the call that began last. The pieces of one that was not broken off are the
+    text of a JSON object."""
+
+    text: str
+
+
+Part = Content | Reasoning | ToolCall | CallStart | CallArguments
 
 
 class OutputParser(Protocol):

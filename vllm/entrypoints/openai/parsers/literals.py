@@ -1,4 +1,4 @@
-"""Python literals, and calls with keyword arguments of them, read and never run.
+"""Python literals, and keyword arguments of them, read and never run.
 
 One pass, a token at a time, each character read once; nesting is bounded. What is no literal (a name, an operator, an
 f-string) is a `NotALiteral`.
@@ -21,11 +21,9 @@ _ESCAPE = re.compile(r"\\(?:x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8}
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "v": "\v", "a": "\a", "0": "\0", "\n": ""}
 _CLOSING = {"[": "]", "(": ")"}
 
-Call = tuple[str, dict[str, Any]]
-
 
 class NotALiteral(ValueError):
-    """The text is no literal, no call, or nested too deeply."""
+    """The text is no literal, no argument, or nested too deeply."""
 
 
 class LiteralReader:
@@ -45,30 +43,16 @@ class LiteralReader:
         self._expect_end()
         return value
 
-    def calls(self) -> list[Call]:
-        """The list of calls that the text is: `[f(a=1), g()]`."""
-        self._take("[")
-        calls: list[Call] = []
-        while self._token != "]" or self._kind != "mark":
-            calls.append(self._call())
-            if not self._comma("]"):
-                break
-        self._take("]")
+    def argument(self) -> tuple[str, Any]:
+        """The one keyword argument that the text is: `a=1`."""
+        name, value = self._argument()
         self._expect_end()
-        return calls
+        return name, value
 
-    def _call(self) -> Call:
+    def _argument(self) -> tuple[str, Any]:
         name = self._name()
-        self._take("(")
-        arguments: dict[str, Any] = {}
-        while not self._at(")"):
-            key = self._name()
-            self._take("=")
-            arguments[key] = self._value(1)
-            if not self._comma(")"):
-                break
-        self._take(")")
-        return name, arguments
+        self._take("=")
+        return name, self._value(1)
 
     def _value(self, depth: int) -> Any:
         kind, token = self._kind, self._token

@@ -3,57 +3,170 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
-from vllm.entrypoints.openai.parsers.base import Content, Part, ToolCall
-from vllm.entrypoints.openai.parsers.literals import LiteralReader, NotALiteral
-from vllm.entrypoints.openai.parsers.tools import HermesParser, WholeParser, read_call_list
+from vllm.entrypoints.openai.parsers.base import CallArguments, CallStart, Content, Cutter, Marker, Part
+from vllm.entrypoints.openai.parsers.calls import CallsReader
+from vllm.entrypoints.openai.parsers.literals import MAX_DEPTH, LiteralReader, NotALiteral
+from vllm.entrypoints.openai.parsers.tools import HermesParser, Reader, WholeParser
 
 Tools = Sequence[dict[str, Any]]
 
 
+class ArgumentsWriter:
+    """Writes the JSON object of a call's arguments, one after another."""
+
+    def __init__(self) -> None:
+        self._num = 0
+
+    def key(self, name: str) -> str:
+        """What comes before a value."""
+        before = ", " if self._num else "{"
+        self._num += 1
+        return f"{before}{json.dumps(name, ensure_ascii=False)}: "
+
+    def end(self) -> str:
+        return "}" if self._num else "{}"
+
+
 class PythonicParser(WholeParser):
-    """`[f(a=1, b="x"), g()]`: keyword arguments of literals."""
+    """`[f(a=1, b="x"), g()]`: keyword arguments of literals. Each is given when it is complete."""
 
-    START, END = "", ""
-    openings: tuple[str, ...] = ("[",)
+    openings = ("[",)
+    END = ""
 
-    def read(self, text: str) -> list[ToolCall] | None:
-        text = text.removeprefix(self.START).removesuffix(self.END)
-        try:
-            calls = LiteralReader(text).calls()
-            return [ToolCall(name, json.dumps(arguments, ensure_ascii=False)) for name, arguments in calls] or None
-        except NotALiteral:
-            return None
+    def new_reader(self, held: str) -> Reader:
+        return PythonicReader(held, self.END)
 
 
 class Llama4PythonicParser(PythonicParser):
     """The same, between `<|python_start|>` and `<|python_end|>` or not."""
 
-    START, END = "<|python_start|>", "<|python_end|>"
-    openings = (START, "[")
+    tags = ("<|python_start|>",)
+    END = "<|python_end|>"
 
 
-class GraniteParser(WholeParser):
-    """`<|tool_call|>[{"name": ..., "arguments": {...}}, ...]`; `<tool_call>` or nothing may stand before the list."""
+class PythonicReader:
+    """Cuts the list into names and arguments; each argument is read by itself, once. What is no call stays text."""
 
-    TAGS = ("<|tool_call|>", "<tool_call>")
-    openings = (*TAGS, "[")
+    _RUN = re.compile(r"""[^'"\\()\[\]{},]+""")
+    _NAME = re.compile(r"\s*([A-Za-z_][\w.-]*)\s*")
 
-    def read(self, text: str) -> list[ToolCall] | None:
-        for tag in self.TAGS:
-            text = text.removeprefix(tag)
-        return read_call_list(text)
+    def __init__(self, held: str, end: str) -> None:
+        self.begun = False
+        self._end = end
+        self._held = [held]
+        self._state = "start"
+        self._piece: list[str] = []
+        self._name = ""
+        self._written: ArgumentsWriter | None = None
+        self._depth = 0
+        self._quote = ""
+        self._escaped = False
+
+    def feed(self, text: str) -> list[Part]:
+        parts: list[Part] = []
+        position = 0
+        while position < len(text):
+            if self._state == "text":
+                parts.append(Content(text[position:]))
+                break
+            run = self._RUN.match(text, position)
+            piece = run[0] if run else text[position]
+            position += len(piece)
+            self._held.append(piece)
+            parts += self._take(piece)
+        return parts
+
+    def finish(self) -> list[Part]:
+        """A call that is broken off has been given as far as it came."""
+        held, self._held = "".join(self._held), []
+        is_end = self._state == "end" and held.strip() in ("", self._end)
+        is_separator = self.begun and not held.strip(", \n\t\r")
+        return [] if is_end or is_separator or not held or self._written is not None else [Content(held)]
+
+    def _take(self, piece: str) -> list[Part]:
+        """A run without marks, or one character."""
+        if self._state == "end":
+            return [] if self._end.startswith("".join(self._held).strip()) else self._give_up()
+        if self._state == "start":
+            if piece.strip():
+                self._state = "name"
+            return [] if piece == "[" or not piece.strip() else self._give_up()
+        if self._state == "next":
+            return self._take_next(piece)
+        if self._state == "name":
+            return self._take_name(piece)
+        return self._take_argument(piece)
+
+    def _take_next(self, piece: str) -> list[Part]:
+        if piece == "]":
+            self._state, self._held = "end", []
+        elif piece == ",":
+            self._state = "name"
+        elif piece.strip():
+            return self._give_up()
+        return []
+
+    def _take_name(self, piece: str) -> list[Part]:
+        if piece == "(" and (name := self._NAME.fullmatch("".join(self._piece))):
+            self._name, self._piece, self._state = name[1], [], "argument"
+        elif piece == "]" and self.begun and not "".join(self._piece).strip():
+            self._state, self._held = "end", []
+        elif piece in "'\"\\()[]{},":
+            return self._give_up()
+        else:
+            self._piece.append(piece)
+        return []
+
+    def _take_argument(self, piece: str) -> list[Part]:
+        if not self._quote and not self._depth and piece in (",", ")"):
+            return self._end_argument(piece == ")")
+        self._piece.append(piece)
+        if self._quote:
+            closes = piece == self._quote and not self._escaped
+            self._escaped = piece == "\\" and not self._escaped
+            self._quote = "" if closes else self._quote
+        elif piece in "'\"":
+            self._quote = piece
+        elif piece in "([{":
+            self._depth += 1
+        elif piece in ")]}":
+            self._depth -= 1
+        return self._give_up() if not 0 <= self._depth <= MAX_DEPTH or (piece == "\\" and not self._quote) else []
+
+    def _end_argument(self, is_last: bool) -> list[Part]:
+        text, self._piece = "".join(self._piece), []
+        written = self._written or ArgumentsWriter()
+        pieces = []
+        if text.strip():
+            try:
+                name, value = LiteralReader(text).argument()
+                pieces.append(written.key(name) + json.dumps(value, ensure_ascii=False))
+            except NotALiteral:
+                return self._give_up()
+        elif not is_last:
+            return self._give_up()
+        start: list[Part] = [] if self._written is not None else [CallStart(self._name)]
+        self.begun, self._written, self._held = True, written, []
+        if is_last:
+            pieces.append(written.end())
+            self._written, self._state = None, "next"
+        return [*start, CallArguments("".join(pieces))]
+
+    def _give_up(self) -> list[Part]:
+        text, self._held, self._written, self._state = "".join(self._held), [], None, "text"
+        return [Content(text)] if text else []
 
 
 class Qwen3CoderParser(HermesParser):
     """`<tool_call><function=f><parameter=a>1</parameter></function></tool_call>` among other text.
 
-    Values are texts; the tool's schema says which of them are numbers, booleans, lists or objects.
+    Values are texts; the tool's schema says which of them are numbers, booleans, lists or objects. Those are given when
+    they are complete, texts as they are written.
     """
-
-    FUNCTION, PARAMETER = "<function=", "<parameter="
 
     def __init__(self) -> None:
         super().__init__()
@@ -65,28 +178,127 @@ class Qwen3CoderParser(HermesParser):
             properties = (function.get("parameters") or {}).get("properties")
             self._types[function["name"]] = properties if isinstance(properties, dict) else {}
 
-    def read(self, text: str) -> ToolCall | None:
-        text = text.strip()
-        end = text.find(">")
-        if not text.startswith(self.FUNCTION) or end < 0:
-            return None
-        name = text[len(self.FUNCTION) : end]
-        body = text[end + 1 :].removesuffix("</function>")
-        types = self._types.get(name, {})
-        arguments: dict[str, Any] = {}
-        for piece in body.split(self.PARAMETER)[1:]:
-            key, separator, value = piece.partition(">")
-            if not separator:
-                return None
-            value = value.partition("</parameter>")[0]
-            arguments[key] = _typed(value.removeprefix("\n").removesuffix("\n"), types.get(key))
-        return ToolCall(name, json.dumps(arguments, ensure_ascii=False))
+    def new_reader(self) -> Reader:
+        return CoderReader(self.OPEN, self._types)
+
+
+class CoderReader:
+    """Between the outer marks."""
+
+    FUNCTION, END_FUNCTION, PARAMETER, END_PARAMETER = "<function=", "</function>", "<parameter=", "</parameter>"
+
+    def __init__(self, held: str, types: dict[str, dict[str, Any]]) -> None:
+        self.begun = False
+        self._held = [held]
+        self._all_types = types
+        self._types: dict[str, Any] = {}
+        self._cutter = Cutter(self.FUNCTION, self.END_FUNCTION, self.PARAMETER, self.END_PARAMETER)
+        self._state = "start"
+        self._piece: list[str] = []
+        self._key = ""
+        self._is_first = True
+        self._written = ArgumentsWriter()
+
+    def feed(self, text: str) -> list[Part]:
+        return [part for piece in self._cutter.feed(text) for part in self._take(piece)]
+
+    def finish(self) -> list[Part]:
+        held = self._cutter.finish()
+        parts = self._take(held) if held else []
+        if not self.begun:
+            return parts + self._give_up()
+        return parts + self._end_function()
+
+    def _take(self, piece: str | Marker) -> list[Part]:
+        is_mark = isinstance(piece, Marker)
+        text = piece.text if isinstance(piece, Marker) else piece
+        if self._state == "text":
+            return [Content(text)]
+        if not self.begun:
+            self._held.append(text)
+        if self._state == "start":
+            if is_mark and text == self.FUNCTION:
+                self._state = "function"
+                return []
+            return self._give_up() if is_mark or text.strip() else []
+        if is_mark:
+            return self._take_mark(text)
+        if self._state in ("function", "key"):
+            return self._take_name(text)
+        return self._take_value(text) if self._state == "value" else []
+
+    def _take_mark(self, mark: str) -> list[Part]:
+        if self._state == "function":
+            return self._give_up()
+        parts = self._end_value()
+        if mark == self.PARAMETER and self._state != "end":
+            self._state = "key"
+        elif mark == self.END_FUNCTION:
+            parts += self._end_function()
+        return parts
+
+    def _take_name(self, text: str) -> list[Part]:
+        name, mark, rest = text.partition(">")
+        self._piece.append(name)
+        if not mark:
+            return []
+        name, self._piece = "".join(self._piece), []
+        if self._state == "function":
+            self.begun, self._state, self._held = True, "between", []
+            self._types = self._all_types.get(name, {})
+            return [CallStart(name)]
+        self._key, self._state, self._is_first = name, "value", True
+        key = self._written.key(name)
+        opened = key + '"' if self._is_text else key
+        return [CallArguments(opened), *self._take_value(rest)]
+
+    @property
+    def _is_text(self) -> bool:
+        """Whether the value is a text, by the schema, and given as it comes."""
+        return _kind(self._types.get(self._key)) is None
+
+    def _take_value(self, text: str) -> list[Part]:
+        """The first line break, and the last, are not of the value."""
+        if text and self._is_first:
+            text, self._is_first = text.removeprefix("\n"), False
+        if not self._is_text:
+            self._piece.append(text)
+            return []
+        text = "".join(self._piece) + text
+        kept = text.removesuffix("\n")
+        self._piece = [text[len(kept) :]]
+        return [CallArguments(json.dumps(kept, ensure_ascii=False)[1:-1])] if kept else []
+
+    def _end_value(self) -> list[Part]:
+        if self._state != "value":
+            self._piece = []
+            return []
+        text, self._piece, self._state = "".join(self._piece).removesuffix("\n"), [], "between"
+        if self._is_text:
+            return [CallArguments('"')]
+        return [CallArguments(json.dumps(_typed(text, self._types.get(self._key)), ensure_ascii=False))]
+
+    def _end_function(self) -> list[Part]:
+        if self._state == "end":
+            return []
+        parts = self._end_value()
+        self._state = "end"
+        return [*parts, CallArguments(self._written.end())]
+
+    def _give_up(self) -> list[Part]:
+        text, self._held, self._state = "".join(self._held), [], "text"
+        return [Content(text)] if text else []
+
+
+def _kind(schema: Any) -> str | None:
+    """The type of a value that is no text."""
+    kind = schema.get("type") if isinstance(schema, dict) else None
+    return kind if isinstance(kind, str) and kind != "string" else None
 
 
 def _typed(text: str, schema: Any) -> Any:
     """The value of the schema's type that a text stands for; the text itself if there is none."""
-    kind = schema.get("type") if isinstance(schema, dict) else None
-    if not isinstance(kind, str) or kind == "string":
+    if _kind(schema) is None:
         return text
     try:
         return json.loads(text)
@@ -103,62 +315,22 @@ class NamedCallParser:
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._pieces: list[str] = []
+        self._begun = False
 
     def feed(self, text: str) -> list[Part]:
-        self._pieces.append(text)
+        """An output that was cut off while it still reasoned has no call."""
+        if not text:
+            return []
+        start: list[Part] = [] if self._begun else [CallStart(self._name)]
+        self._begun = True
+        return [*start, CallArguments(text)]
+
+    def finish(self) -> list[Part]:
         return []
 
-    def finish(self) -> list[Part]:
-        """An output that was cut off while it still reasoned has no call."""
-        return [ToolCall(self._name, "".join(self._pieces))] if any(self._pieces) else []
 
-
-class RequiredCallsParser:
-    """The output is `[{"name": ..., "parameters": {...}}, ...]`, by a schema. A closed object is given as a call."""
+class RequiredCallsParser(CallsReader):
+    """The output is `[{"name": ..., "parameters": {...}}, ...]`, by a schema."""
 
     def __init__(self) -> None:
-        self._depth = 0
-        self._in_text = False
-        self._escaped = False
-        self._object: list[str] = []
-
-    def feed(self, text: str) -> list[Part]:
-        parts: list[Part] = []
-        start = 0
-        for i, character in enumerate(text):
-            if self._in_text:
-                self._end_text(character)
-            elif character == '"':
-                self._in_text = True
-            elif character in "[{":
-                self._depth += 1
-                if self._depth == 2:
-                    start, self._object = i, []
-            elif character in "]}":
-                self._depth -= 1
-                if self._depth == 1:
-                    parts.append(self._close(text[start : i + 1]))
-        if self._depth >= 2:
-            self._object.append(text[start:])
-        return parts
-
-    def finish(self) -> list[Part]:
-        """A call that was cut off is shown as it is."""
-        return [Content("".join(self._object))] if self._depth >= 2 else []
-
-    def _end_text(self, character: str) -> None:
-        if self._escaped:
-            self._escaped = False
-        elif character == "\\":
-            self._escaped = True
-        elif character == '"':
-            self._in_text = False
-
-    def _close(self, rest: str) -> Part:
-        text, self._object = "".join([*self._object, rest]), []
-        try:
-            value = json.loads(text)
-            return ToolCall(value["name"], json.dumps(value["parameters"], ensure_ascii=False))
-        except (ValueError, KeyError, TypeError, RecursionError):
-            return Content(text)
+        super().__init__(("parameters",), listed=True)

@@ -1,16 +1,24 @@
-"""Tool calls in the forms that models were taught to write them.
+"""Tool calls in the forms that models were taught to write them, given while they are written.
 
-A call is given when it is complete: name and arguments in one part. What looks like a call and is none stays content.
+What looks like a call and is none stays content.
 """
 
 from __future__ import annotations
 
-import json
-from typing import Any
+from typing import Protocol
 
-from vllm.entrypoints.openai.parsers.base import Content, Cutter, Marker, Part, ToolCall
+from vllm.entrypoints.openai.parsers.base import Content, Cutter, Marker, Part
+from vllm.entrypoints.openai.parsers.calls import CallsReader
 
-_decoder = json.JSONDecoder()
+
+class Reader(Protocol):
+    """What a call is read by. begun: whether one came."""
+
+    begun: bool
+
+    def feed(self, text: str) -> list[Part]: ...
+
+    def finish(self) -> list[Part]: ...
 
 
 class HermesParser:
@@ -20,7 +28,7 @@ class HermesParser:
 
     def __init__(self) -> None:
         self._cutter = Cutter(self.OPEN, self.CLOSE)
-        self._call: list[str] | None = None
+        self._reader: Reader | None = None
         self._space: list[str] = []
 
     def feed(self, text: str) -> list[Part]:
@@ -29,144 +37,118 @@ class HermesParser:
     def finish(self) -> list[Part]:
         held = self._cutter.finish()
         parts = self._take(held) if held else []
-        if self._call is not None:
-            return parts + self._end_call("")
+        if self._reader is not None:
+            parts += self._end_call("")
         return parts + ([Content("".join(self._space))] if self._space else [])
+
+    def new_reader(self) -> Reader:
+        return CallsReader(("arguments",), listed=False, held=self.OPEN)
 
     def _take(self, piece: str | Marker) -> list[Part]:
         text = piece if isinstance(piece, str) else piece.text
-        if self._call is None:
+        if self._reader is None:
             if isinstance(piece, Marker) and text == self.OPEN:
-                self._call = []
+                self._reader = self.new_reader()
                 return []
             return self._content(text)
         if isinstance(piece, Marker) and text == self.CLOSE:
             return self._end_call(text)
-        self._call.append(text)
-        return []
+        return self._pass_on(self._reader.feed(text))
+
+    def _end_call(self, close: str) -> list[Part]:
+        reader, self._reader = self._reader, None
+        if reader is None:
+            return []
+        parts = self._pass_on(reader.finish())
+        return parts if reader.begun else parts + self._content(close)
+
+    def _pass_on(self, parts: list[Part]) -> list[Part]:
+        passed: list[Part] = []
+        for part in parts:
+            if isinstance(part, Content):
+                passed += self._content(part.text)
+            else:
+                self._space = []
+                passed.append(part)
+        return passed
 
     def _content(self, text: str) -> list[Part]:
         """The white space at the end waits: it is dropped if a call follows."""
         kept = text.rstrip()
         if not kept:
-            self._space.append(text)
+            if text:
+                self._space.append(text)
             return []
         before, self._space = "".join(self._space), [text[len(kept) :]]
         return [Content(before + kept)]
 
-    def _end_call(self, close: str) -> list[Part]:
-        text = "".join(self._call or [])
-        self._call = None
-        call = self.read(text)
-        if call is None:
-            return self._content(self.OPEN + text + close)
-        self._space = []
-        return [call]
-
-    def read(self, text: str) -> ToolCall | None:
-        """The call between the markers, or None if it is none."""
-        return _call_of(_json(text), "arguments")
-
 
 class WholeParser:
-    """Forms in which the whole output is calls: known by how it begins, read when it has ended."""
+    """Forms in which the whole output is calls: known by how it begins. `tags` may stand before them."""
 
+    tags: tuple[str, ...] = ()
     openings: tuple[str, ...] = ()
 
     def __init__(self) -> None:
-        self._pieces: list[str] = []
-        self._head = ""
-        self._state = "undecided"
+        self._begin = ""
+        self._reader: Reader | None = None
+        self._is_text = False
 
     def feed(self, text: str) -> list[Part]:
-        if self._state == "text":
+        if self._reader is not None:
+            return self._reader.feed(text)
+        if self._is_text:
             return [Content(text)] if text else []
-        self._pieces.append(text)
-        if self._state == "undecided":
-            self._head = (self._head + text).lstrip()[: max(map(len, self.openings))]
-            self._state = self._decide()
-        return self._release() if self._state == "text" else []
+        self._begin += text
+        head = self._begin.lstrip()
+        known = (*self.tags, *self.openings)
+        if any(head.startswith(opening) for opening in known):
+            return self._start_calls(head)
+        if any(opening.startswith(head) for opening in known):
+            return []
+        self._is_text = True
+        return [Content(self._begin)]
 
     def finish(self) -> list[Part]:
-        if self._state == "text" or not any(self._pieces):
-            return []
-        calls = self.read("".join(self._pieces).strip())
-        return list(calls) if calls else self._release()
+        if self._reader is not None:
+            return self._reader.finish()
+        return [Content(self._begin)] if self._begin and not self._is_text else []
 
-    def _decide(self) -> str:
-        if any(self._head.startswith(opening) for opening in self.openings):
-            return "calls"
-        return "undecided" if any(opening.startswith(self._head) for opening in self.openings) else "text"
-
-    def _release(self) -> list[Part]:
-        text, self._pieces = "".join(self._pieces), []
-        return [Content(text)] if text else []
-
-    def read(self, text: str) -> list[ToolCall] | None:
-        """The calls, or None if the text is something else."""
+    def new_reader(self, held: str) -> Reader:
+        """held: what is content if no call comes."""
         raise NotImplementedError
+
+    def _start_calls(self, head: str) -> list[Part]:
+        tag = next((tag for tag in self.tags if head.startswith(tag)), "")
+        rest = head[len(tag) :]
+        self._reader = self.new_reader(self._begin[: len(self._begin) - len(rest)])
+        return self._reader.feed(rest)
 
 
 class Llama3JsonParser(WholeParser):
     """`{"name": ..., "parameters": {...}}`, several with `;` between them, `<|python_tag|>` before them or not."""
 
-    TAG = "<|python_tag|>"
-    openings = (TAG, "{")
+    tags = ("<|python_tag|>",)
+    openings = ("{",)
 
-    def read(self, text: str) -> list[ToolCall] | None:
-        text = text.removeprefix(self.TAG).strip()
-        calls: list[ToolCall] = []
-        position = 0
-        while position < len(text):
-            value, position = _json_at(text, position)
-            call = _call_of(value, "parameters") or _call_of(value, "arguments")
-            if call is None:
-                return None
-            calls.append(call)
-            while position < len(text) and text[position] in "; \n\t\r":
-                position += 1
-        return calls
+    def new_reader(self, held: str) -> Reader:
+        return CallsReader(("parameters", "arguments"), listed=False, held=held)
 
 
 class MistralParser(WholeParser):
     """`[TOOL_CALLS] [{"name": ..., "arguments": {...}}, ...]`."""
 
-    TAG = "[TOOL_CALLS]"
-    openings = (TAG,)
+    tags = ("[TOOL_CALLS]",)
 
-    def read(self, text: str) -> list[ToolCall] | None:
-        return read_call_list(text.removeprefix(self.TAG))
-
-
-def read_call_list(text: str) -> list[ToolCall] | None:
-    """The calls of `[{"name": ..., "arguments": {...}}, ...]`, or None if the text is something else."""
-    values = _json(text)
-    if not isinstance(values, list) or not values:
-        return None
-    calls = [_call_of(value, "arguments") for value in values]
-    return None if None in calls else [call for call in calls if call is not None]
+    def new_reader(self, held: str) -> Reader:
+        return CallsReader(("arguments",), listed=True, held=held)
 
 
-def _json(text: str) -> Any:
-    """The value, or None for what is no JSON."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None
+class GraniteParser(WholeParser):
+    """`<|tool_call|>[{"name": ..., "arguments": {...}}, ...]`; `<tool_call>` or nothing may stand before the list."""
 
+    tags = ("<|tool_call|>", "<tool_call>")
+    openings = ("[",)
 
-def _json_at(text: str, position: int) -> tuple[Any, int]:
-    try:
-        return _decoder.raw_decode(text, position)
-    except (ValueError, RecursionError):
-        return None, len(text)
-
-
-def _call_of(value: Any, arguments: str) -> ToolCall | None:
-    """The call that an object describes. Arguments that are a text are taken for their JSON."""
-    if not isinstance(value, dict) or not isinstance(value.get("name"), str) or arguments not in value:
-        return None
-    given = value[arguments]
-    if isinstance(given, str):
-        given = _json(given)
-    return ToolCall(value["name"], json.dumps(given, ensure_ascii=False)) if isinstance(given, dict) else None
+    def new_reader(self, held: str) -> Reader:
+        return CallsReader(("arguments",), listed=True, held=held)

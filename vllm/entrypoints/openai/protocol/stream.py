@@ -45,15 +45,17 @@ class CompletionChunk(Struct):
 
 
 class FunctionDelta(Struct):
-    name: str
     arguments: str
+    name: str | UnsetType = UNSET
 
 
 class ToolCallDelta(Struct):
+    """id, type and name come once, with the call's beginning; then its arguments in pieces."""
+
     index: int
-    id: str
     function: FunctionDelta
-    type: str = "function"
+    id: str | UnsetType = UNSET
+    type: str | UnsetType = UNSET
 
 
 class Delta(Struct):
