@@ -92,8 +92,10 @@ class Workshop:
     def data(self, auxiliary: bool) -> tuple[features.Features, features.Features]:
         """Features to learn from, and held out ones; with those that EAGLE-3 reads if `auxiliary`."""
         sequences = self.sequences()
-        stage = "auxiliary" if auxiliary else "features"
-        path = self.place(stage, "questions", "answer_len", "text_windows").with_suffix(".pt")
+        keys = ("questions", "answer_len", "text_windows")
+        path, fewer = (self.place(stage, *keys).with_suffix(".pt") for stage in ("auxiliary", "features"))
+        if not auxiliary and not path.exists():
+            path = fewer
         if not path.exists():
             collected = features.collect(self.model, sequences["learn"] + sequences["measure"], auxiliary)
             _write_whole(path, lambda part: features.save(collected, part))

@@ -49,6 +49,14 @@ ProgramSpec program_of(const py::dict& dict) {
   return program;
 }
 
+KvType kv_type_of(const std::string& name) {
+  if (name == "bf16") return KvType::kBf16;
+  if (name == "f32") return KvType::kF32;
+  if (name == "f8") return KvType::kF8;
+  if (name == "int8") return KvType::kInt8;
+  throw std::invalid_argument("unknown KV cache type '" + name + "'; known: bf16, f32, f8, int8");
+}
+
 ModelSpec model_of(const std::string& weights_path, const py::dict& weights, const py::dict& kv, int vocab,
                    int max_context, std::shared_ptr<ThreadPool> pool, const std::string& isa,
                    std::shared_ptr<HiddenCache> hidden) {
@@ -60,11 +68,8 @@ ModelSpec model_of(const std::string& weights_path, const py::dict& weights, con
                                               entry["shape"].cast<std::vector<int>>(), entry["offset"].cast<size_t>(),
                                               entry["num_bytes"].cast<size_t>()};
   }
-  const auto type = kv["dtype"].cast<std::string>();
-  if (type != "bf16" && type != "f32")
-    throw std::invalid_argument("unknown KV cache type '" + type + "'; known: bf16, f32");
   const auto number = [&](const char* name) { return kv[name].cast<int>(); };
-  spec.kv = {type == "bf16" ? KvType::kBf16 : KvType::kF32,
+  spec.kv = {kv_type_of(kv["dtype"].cast<std::string>()),
              number("num_layers"),
              number("num_kv_heads"),
              number("head_dim"),

@@ -97,9 +97,13 @@ class CacheConfig:
     )
     prefix_caching_hash_algo: str = option("sha256", "Hash of the prefix chain.", choices=["sha256"])
     kv_cache_dtype: str = option(
-        "auto", "Storage type of the KV cache.", choices=["auto", "bfloat16", "float32", "fp8", "int8"]
+        "auto",
+        "Storage type of the KV cache. fp8: e4m3, cast without a scale. int8: with a scale for each token and head.",
+        choices=["auto", "bfloat16", "float32", "fp8", "fp8_e4m3", "int8"],
     )
-    gpu_memory_utilization: float = option(0.92, "Share of the device's memory that may be used.")
+    gpu_memory_utilization: float = option(
+        0.92, "Share of the device's memory, or on cpu of the machine's, that the model may take."
+    )
     kv_cache_memory_bytes: int | None = option(None, "Most bytes the KV cache may take.", type="human_int")
     kv_offloading_size: float | None = option(
         None, "GiB of host memory that keep cached prefixes when the KV cache needs their blocks. Default: none."
@@ -125,12 +129,17 @@ class SchedulerConfig:
         None, "Sequences that run at once: rows of the compiled decode program. Default: 32."
     )
     max_num_batched_tokens: int | None = option(
-        None, "Most tokens in one step. Default: what max_num_seqs and max_model_len need.", type="human_int"
+        None,
+        "Most tokens in one step. With chunked prefill this bounds what a running stream waits for between two tokens "
+        "(vllm:decode_stall_seconds). Default: 256 with chunked prefill, else what whole prompts need.",
+        type="human_int",
     )
     enable_chunked_prefill: bool | None = option(None, "Compute prompts in pieces beside running decodes.")
     scheduling_policy: str = option("fcfs", "Order of waiting requests.", choices=["fcfs", "priority"])
     max_consecutive_prefills: int = option(
-        4, "While sequences are running, at most this many prefill steps pass between two decode steps."
+        4,
+        "Without chunked prefill, at most this many steps of prompts pass between two tokens of a running stream "
+        "(vllm:decode_stall_seconds).",
     )
     max_num_queued_reqs: int | None = option(None, "Waiting requests beyond which new ones are refused (429).")
     max_num_queued_tokens: int | None = option(
@@ -260,7 +269,11 @@ class VllmConfig:
     neuron_options: NeuronOptions = field(default_factory=NeuronOptions)
     speculative_options: SpeculativeOptions = field(default_factory=SpeculativeOptions)
     observability_config: ObservabilityConfig = field(default_factory=ObservabilityConfig)
-    structured_outputs_config: dict[str, Any] | None = option(None, "Structured outputs, as in vLLM.", type="json")
+    structured_outputs_config: dict[str, Any] | None = option(
+        None,
+        "For every output of a given form: backend, disable_any_whitespace, disable_additional_properties.",
+        type="json",
+    )
     kv_transfer_config: dict[str, Any] | None = option(None, "Disaggregated prefill and decode.", type="json")
 
     # Derived by platform.resolve: a neuron.neuron_config.NeuronConfig, and the name of the chosen target.

@@ -36,6 +36,13 @@ def _integers(text: str) -> list[int]:
         raise ValueError("expected integers with commas between them, such as 128,512,2048") from None
 
 
+def _gibibytes(text: str) -> float:
+    size = float(text)
+    if not 0 <= size < float("inf"):
+        raise ValueError("expected a number of GiB, 0 or more")
+    return size
+
+
 def _one_of(*values: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text not in values:
@@ -57,6 +64,12 @@ _VARIABLES = [
         str,
         "auto",
         "Processors the cpu target's threads are bound to, such as 0-3,8; auto: one a core; nobind: not bound.",
+    ),
+    EnvVar(
+        "VLLM_CPU_KVCACHE_SPACE",
+        _gibibytes,
+        0.0,
+        "Most GiB that the cpu target's KV cache may take, unless kv_cache_memory_bytes says it. 0: no bound.",
     ),
     EnvVar(
         "VLLM_NEURON_FRAMEWORK",
@@ -107,6 +120,7 @@ _VARIABLES = [
     EnvVar("BASE_COMPILE_WORK_DIR", str, "", "Where compilations get work directories. Default: the temporary one."),
     EnvVar("VLLM_CACHE_ROOT", str, "~/.cache/vllm", "Where artifacts and hashes go that have no better place."),
     EnvVar("VLLM_NULL_STEP_MS", float, 0.0, "Milliseconds that a step of the null target takes."),
+    EnvVar("VLLM_NULL_HANG_AFTER", int, 0, "Steps of the null target after which one never ends; 0: all end."),
     EnvVar("VLLM_SERVER_DEV_MODE", _boolean, False, "Serve what only developers need: POST /reset_prefix_cache."),
     EnvVar("VLLM_API_KEY", str, "", "Key that requests must bring, if --api-key gives none."),
     EnvVar(

@@ -16,14 +16,17 @@ inline constexpr int kLanes = 16;
 inline constexpr int kGroup = 32;
 // Groups of kQ4K that share the float factors of their scales and minima.
 inline constexpr int kSuperGroups = 8;
+// Weights that share a scale in kF8Block.
+inline constexpr int kF8Group = 128;
 
 // How a packed weight lies in memory; docs/cpu_core.md draws each.
-enum class Format : uint8_t { kF32, kBf16, kInt8, kInt8Group, kQ4, kQ4Min, kQ4K };
+enum class Format : uint8_t { kF32, kBf16, kInt8, kInt8Group, kQ4, kQ4Min, kQ4K, kF8, kF8Block };
 
 // What a linear layer's input is converted to, row by row, before it meets the weights.
 enum class InputForm : uint8_t { kF32, kBf16, kInt8 };
 
-enum class KvType : uint8_t { kF32, kBf16 };
+// What keys and values are kept as: rounded numbers, or 8-bit integers with a scale for each token and head.
+enum class KvType : uint8_t { kF32, kBf16, kF8, kInt8 };
 
 struct Range {
   int begin;

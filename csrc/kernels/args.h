@@ -89,15 +89,18 @@ struct LinearArgs {
   Epilogue epilogue;
 };
 
-// The KV cache of one layer, in units of 32 bits: one float, or a pair of bf16. A head of a block is
-//   keys    [block positions / 16][head_dim / per_unit][16 positions]   (pairs of neighbouring dimensions)
-//   values  [block positions / per_unit][head_dim padded to 16]         (pairs of neighbouring positions)
+// The KV cache of one layer, in cells: one float, a pair of bf16, or one byte. A head of a block is
+//   keys    [block positions / 16][head_dim / per_cell][16 positions]   (pairs of neighbouring dimensions)
+//   values  [block positions / per_cell][head_dim padded to 16]         (pairs of neighbouring positions)
+//   kInt8:  float scale of keys [block positions], of values [block positions]
+// Strides and offsets count 32 bits.
 struct KvLayer {
   KvType type;
   uint32_t* data;
   size_t block_stride;
   size_t head_stride;
   size_t values_offset;
+  size_t scales_offset;
   int block_size;
   int num_kv_heads;
   int head_dim;
@@ -106,6 +109,12 @@ struct KvLayer {
     return data + static_cast<size_t>(block) * block_stride + static_cast<size_t>(head) * head_stride;
   }
   VLLM_ALWAYS_INLINE uint32_t* values(int block, int head) const { return keys(block, head) + values_offset; }
+  VLLM_ALWAYS_INLINE float* key_scales(int block, int head) const {
+    return reinterpret_cast<float*>(keys(block, head) + scales_offset);
+  }
+  VLLM_ALWAYS_INLINE float* value_scales(int block, int head) const {
+    return key_scales(block, head) + round_up(block_size, kLanes);
+  }
 };
 
 // Item: one token's KV head with the query heads that share it (token * num_kv_heads + head).

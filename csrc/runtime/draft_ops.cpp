@@ -80,6 +80,7 @@ class ExpandOp : public Op {
   ExpandOp(const OpSpec& spec, const Builder& builder)
       : x_(spec.inputs.at(0)), y_(spec.output), ids_(static_cast<size_t>(x_.width)) {
     const float* ids = builder.vector(spec.weight("ids"), x_.width);
+    if (!builder.has_weights) return;
     for (size_t i = 0; i < ids_.size(); ++i) {
       ids_[i] = static_cast<int>(ids[i]);
       if (ids_[i] < 0 || ids_[i] >= y_.width || (i && ids_[i] <= ids_[i - 1]))

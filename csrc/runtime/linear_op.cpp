@@ -7,9 +7,13 @@ namespace {
 
 // Up to this many values every thread converts for itself: cheaper than waiting for the others.
 constexpr int kPrivateValues = 4096;
+// Up to this many rows every thread has a share of the tiles, one run of memory. With more, tiles are handed out in runs,
+// so that a thread that other programs hold up takes fewer; with few rows that costs more than it saves.
+constexpr int kSharedRows = 32;
+constexpr int kRunsPerThread = 8;
 
 InputForm input_form(Format format) {
-  if (format == Format::kF32) return InputForm::kF32;
+  if (format == Format::kF32 || format == Format::kF8 || format == Format::kF8Block) return InputForm::kF32;
   return format == Format::kBf16 ? InputForm::kBf16 : InputForm::kInt8;
 }
 
@@ -47,7 +51,7 @@ ConvertedRows lay_out(Format format, int dim, int rows, uint8_t* memory) {
 
 }  // namespace
 
-LinearOp::LinearOp(const OpSpec& spec, const Builder& builder)
+LinearOp::LinearOp(const OpSpec& spec, const Builder& builder, int index)
     : x_(spec.inputs.at(0)),
       y_(spec.output),
       weight_(builder.matrix(spec.weight("weight"))),
@@ -94,8 +98,15 @@ LinearOp::LinearOp(const OpSpec& spec, const Builder& builder)
     case Format::kQ4K:
       multiply_ = kernels.linear_q4_k;
       break;
+    case Format::kF8:
+      multiply_ = kernels.linear_f8;
+      break;
+    case Format::kF8Block:
+      multiply_ = kernels.linear_f8_block;
+      break;
   }
   max_rows_ = builder.max_rows(x_);
+  index_ = index;
 }
 
 ScratchBytes LinearOp::scratch() const {
@@ -122,9 +133,21 @@ void LinearOp::run(const Run& run, const Worker& worker, int rows) const {
       weight_,  input_rows(run, worker, rows), rows, bias_, reinterpret_cast<float*>(run.arena + y_.offset), y_.width,
       epilogue_};
   const int items = epilogue_ == Epilogue::kSiluMul ? weight_.num_tiles() / 2 : weight_.num_tiles();
+  if (rows > kSharedRows) return multiply_by_runs(run, worker, args, items);
   const Range mine = worker.share(items);
   multiply_(args, mine.begin, mine.end);
   worker.sync();
+}
+
+void LinearOp::multiply_by_runs(const Run& run, const Worker& worker, LinearArgs& args, int items) const {
+  std::atomic<int>& next = run.counters[index_];
+  const int count = std::max(items / (worker.count * kRunsPerThread), 1);
+  for (int first = next.fetch_add(count, std::memory_order_relaxed); first < items;
+       first = next.fetch_add(count, std::memory_order_relaxed))
+    multiply_(args, first, std::min(first + count, items));
+  worker.sync();
+  // The op runs again for the next slice of samples, which is after further barriers.
+  if (worker.index == 0) next.store(0, std::memory_order_relaxed);
 }
 
 }  // namespace vllm

@@ -7,11 +7,13 @@ namespace vllm {
 
 class LinearOp : public Op {
  public:
-  LinearOp(const OpSpec& spec, const Builder& builder);
+  // index: of the op's counter.
+  LinearOp(const OpSpec& spec, const Builder& builder, int index);
   void run(const Run& run, const Worker& worker, int rows) const override;
   ScratchBytes scratch() const override;
 
  private:
+  void multiply_by_runs(const Run& run, const Worker& worker, LinearArgs& args, int items) const;
   ConvertedRows input_rows(const Run& run, const Worker& worker, int rows) const;
   bool converts() const { return form_ != InputForm::kF32 || norm_; }
 
@@ -28,6 +30,7 @@ class LinearOp : public Op {
   Convert convert_;
   Multiply multiply_;
   int max_rows_;
+  int index_;
 };
 
 }  // namespace vllm

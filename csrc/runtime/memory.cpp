@@ -32,7 +32,6 @@ void Mapping::swap(Mapping& other) noexcept {
   std::swap(reserved_size_, other.reserved_size_);
 }
 
-// Reserves addresses that begin at a huge page; what lies there is up to the caller.
 Mapping Mapping::reserve(size_t size) {
   const size_t reserved_size = size + kHugePage;
   void* reserved = mmap(nullptr, reserved_size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);

@@ -26,9 +26,10 @@ class Mapping {
   static Mapping of_file(const std::string& path);
   // Zeroed pages, huge ones where the system gives them; touched when first used. Throws std::bad_alloc.
   static Mapping zeroed(size_t size);
+  // Addresses that begin at a huge page, with nothing there: what touches them dies. Throws std::bad_alloc.
+  static Mapping reserve(size_t size);
 
  private:
-  static Mapping reserve(size_t size);
   void swap(Mapping& other) noexcept;
 
   uint8_t* data_ = nullptr;

@@ -10,7 +10,8 @@ namespace {
 Format format_of(const std::string& name) {
   static const std::map<std::string, Format> formats = {
       {"f32", Format::kF32}, {"bf16", Format::kBf16},    {"int8", Format::kInt8}, {"int8_group", Format::kInt8Group},
-      {"q4", Format::kQ4},   {"q4_min", Format::kQ4Min}, {"q4_k", Format::kQ4K},
+      {"q4", Format::kQ4},   {"q4_min", Format::kQ4Min}, {"q4_k", Format::kQ4K},  {"f8", Format::kF8},
+      {"f8_block", Format::kF8Block},
   };
   const auto found = formats.find(name);
   if (found == formats.end()) throw std::invalid_argument("unknown weight format '" + name + "'");
@@ -37,8 +38,19 @@ size_t tile_bytes(Format format, int num_in) {
     case Format::kQ4K:
       return static_cast<size_t>(ceil_div(num_in, kGroup * kSuperGroups)) * kTile * 4 + plane +
              groups * kGroup * kTile / 2;
+    case Format::kF8:
+      return kTile * 4 + static_cast<size_t>(num_in) * kTile;
+    case Format::kF8Block:
+      return static_cast<size_t>(ceil_div(num_in, kF8Group)) * kTile * 4 + static_cast<size_t>(num_in) * kTile;
   }
   return 0;
+}
+
+// Bytes of a file that holds all of them.
+size_t end_of(const std::map<std::string, WeightSpec>& weights) {
+  size_t end = 0;
+  for (const auto& [name, entry] : weights) end = std::max(end, entry.offset + entry.num_bytes);
+  return align_up(end, 4096);
 }
 
 }  // namespace
@@ -46,7 +58,8 @@ size_t tile_bytes(Format format, int num_in) {
 Model::Model(ModelSpec spec)
     : spec_(std::move(spec)),
       isa_(find_isa(spec_.isa)),
-      weights_(Mapping::of_file(spec_.weights_path)),
+      weights_(spec_.weights_path.empty() ? Mapping::reserve(end_of(spec_.weights))
+                                          : Mapping::of_file(spec_.weights_path)),
       kv_(spec_.kv) {
   if (!spec_.pool) throw std::invalid_argument("a model needs threads");
   for (const auto& [name, entry] : spec_.weights)
@@ -99,7 +112,8 @@ int Model::add_program(const ProgramSpec& spec) {
                         spec.max_tokens,
                         spec.max_samples,
                         spec_.max_context,
-                        spec_.hidden.get()};
+                        spec_.hidden.get(),
+                        !spec_.weights_path.empty()};
   auto program = std::make_unique<Program>();
   program->max_tokens = spec.max_tokens;
   program->max_samples = spec.max_samples;
@@ -166,6 +180,7 @@ void Model::prepare(const Step& step) {
 
 void Model::run(int handle, const Step& step, const SamplingRows& sampling, const Outputs& outputs) {
   const Program& program = this->program(handle);
+  if (spec_.weights_path.empty()) throw std::invalid_argument("a model without weights cannot run");
   check_step(step, {program.max_tokens, program.num_embeddings, spec_.vocab, spec_.kv.num_blocks, spec_.kv.block_size});
   prepare(step);
   const Run run{step,

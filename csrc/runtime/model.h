@@ -29,7 +29,8 @@ struct ModelSpec {
 
 class Model {
  public:
-  // Maps the weights. Throws std::invalid_argument or std::runtime_error.
+  // Maps the weights; without a path nothing is read, and the model can only be asked what it would take. Throws
+  // std::invalid_argument or std::runtime_error.
   explicit Model(ModelSpec spec);
 
   // Builds a program, and sees to it that there is memory to run it. Returns its handle.

@@ -271,7 +271,7 @@ std::unique_ptr<Op> build_op(const OpSpec& spec, const Builder& builder, int ind
   if (spec.kind == "embed") return std::make_unique<EmbedOp>(spec, builder);
   if (spec.kind == "rms_norm") return std::make_unique<RmsNormOp>(spec, builder);
   if (spec.kind == "rotary_angles") return std::make_unique<RotaryAnglesOp>(spec, builder);
-  if (spec.kind == "linear") return std::make_unique<LinearOp>(spec, builder);
+  if (spec.kind == "linear") return std::make_unique<LinearOp>(spec, builder, index);
   if (spec.kind == "rope_kv") return std::make_unique<RopeKvOp>(spec, builder);
   if (spec.kind == "attention") return std::make_unique<AttentionOp>(spec, builder, index);
   if (spec.kind == "silu_mul") return std::make_unique<SiluMulOp>(spec, builder);

@@ -53,6 +53,7 @@ struct Builder {
   int max_samples;
   int max_context;
   const HiddenCache* hidden = nullptr;
+  bool has_weights = true;  // false: nothing lies behind what `matrix` and `vector` return
 
   int max_rows(const BufferSpec& buffer) const { return buffer.samples ? max_samples : max_tokens; }
 };

@@ -110,6 +110,17 @@ VLLM_INLINE f32x16 load_u8(const uint8_t* p) {
   return {_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(sixteen)),
           _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_srli_si128(sixteen, 8)))};
 }
+VLLM_INLINE f32x16 load_s8(const int8_t* p) {
+  const __m128i sixteen = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(sixteen)),
+          _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(sixteen, 8)))};
+}
+// Sign, exponent and mantissa, moved to where half precision has them.
+VLLM_INLINE f32x16 load_f8(const uint8_t* p) {
+  const __m256i wide = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  const __m256i half = _mm256_and_si256(_mm256_slli_epi16(wide, 7), _mm256_set1_epi16(static_cast<int16_t>(0xbf80)));
+  return {_mm256_cvtph_ps(_mm256_castsi256_si128(half)), _mm256_cvtph_ps(_mm256_extracti128_si256(half, 1))};
+}
 VLLM_INLINE void store_int8(int8_t* p, i32x16 a) {
   const __m256i mixed = _mm256_permute4x64_epi64(_mm256_packs_epi32(a.lo, a.hi), 0xd8);
   const __m128i packed = _mm_packs_epi16(_mm256_castsi256_si128(mixed), _mm256_extracti128_si256(mixed, 1));
@@ -171,11 +182,19 @@ VLLM_INLINE codes load_codes(const uint8_t* p) {
   return {centred, {_mm256_abs_epi8(centred.lo), _mm256_abs_epi8(centred.hi)}};
 }
 VLLM_INLINE __m256i add_pairs(__m256i shorts) { return _mm256_madd_epi16(shorts, _mm256_set1_epi16(1)); }
+// Makes the compiler finish a sum before it begins the next product; else it forms all products of a group first, and has
+// to keep them in memory.
+template <class Sums>
+VLLM_INLINE Sums in_turn(Sums sums) {
+  asm("" : "+x"(sums.lo), "+x"(sums.hi));
+  return sums;
+}
+
 VLLM_INLINE i32x16 begin_int8(int32_t) { return int_zeros(); }
 VLLM_INLINE i32x16 dot_int8(i32x16 acc, codes c, bytes s) {
   const __m256i lo = _mm256_maddubs_epi16(c.magnitude.lo, _mm256_sign_epi8(s.lo, c.centred.lo));
   const __m256i hi = _mm256_maddubs_epi16(c.magnitude.hi, _mm256_sign_epi8(s.hi, c.centred.hi));
-  return add(acc, {add_pairs(lo), add_pairs(hi)});
+  return in_turn(add(acc, {add_pairs(lo), add_pairs(hi)}));
 }
 
 // Sums of pairs, in 16 bits: 15 * 127 * 2 * 8 steps is less than 2^15.
@@ -184,8 +203,8 @@ struct nibble_sums {
 };
 VLLM_INLINE nibble_sums begin_int4(int32_t) { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
 VLLM_INLINE nibble_sums dot_int4(nibble_sums acc, bytes u, bytes s) {
-  return {_mm256_add_epi16(acc.lo, _mm256_maddubs_epi16(u.lo, s.lo)),
-          _mm256_add_epi16(acc.hi, _mm256_maddubs_epi16(u.hi, s.hi))};
+  return in_turn(nibble_sums{_mm256_add_epi16(acc.lo, _mm256_maddubs_epi16(u.lo, s.lo)),
+                             _mm256_add_epi16(acc.hi, _mm256_maddubs_epi16(u.hi, s.hi))});
 }
 VLLM_INLINE i32x16 end_int4(nibble_sums acc, int32_t start) {
   return add(broadcast(start), {add_pairs(acc.lo), add_pairs(acc.hi)});

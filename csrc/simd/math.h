@@ -22,6 +22,23 @@ VLLM_INLINE f32x16 exp(f32x16 x) {
   return select(normal, mul(e, exponent_of_two(power)), zeros());
 }
 
+// 16 numbers in 8-bit floating point (e4m3): to nearest, ties to even; beyond +-448, and for NaN, +-448.
+VLLM_INLINE void store_f8(uint8_t* p, f32x16 x) {
+  uint32_t bits[16], small[16];
+  const f32x16 size = min(abs(x), broadcast(448.0f));
+  // The last bit of 2^14 + size is worth 2^-9, as that of numbers below 2^-6 is here.
+  const f32x16 steps = add(size, broadcast(16384.0f));
+  std::memcpy(bits, &size, sizeof bits);
+  std::memcpy(small, &steps, sizeof small);
+  uint32_t signs[16];
+  std::memcpy(signs, &x, sizeof signs);
+  for (int i = 0; i < 16; ++i) {
+    const uint32_t normal = ((bits[i] + 0x7ffff + (bits[i] >> 20 & 1)) >> 20) - (120 << 3);
+    const uint32_t code = bits[i] < 0x3c800000 ? small[i] & 15 : normal;
+    p[i] = static_cast<uint8_t>(code | (signs[i] >> 24 & 0x80));
+  }
+}
+
 // x * sigmoid(x)
 VLLM_INLINE f32x16 silu(f32x16 x) {
   const f32x16 one = broadcast(1.0f);

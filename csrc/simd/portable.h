@@ -105,6 +105,18 @@ VLLM_INLINE f32x16 load_u8(const uint8_t* p) {
   for (int i = 0; i < 16; ++i) a.v[i] = static_cast<float>(p[i]);
   return a;
 }
+VLLM_INLINE f32x16 load_s8(const int8_t* p) {
+  f32x16 a;
+  for (int i = 0; i < 16; ++i) a.v[i] = static_cast<float>(p[i]);
+  return a;
+}
+VLLM_INLINE f32x16 load_f8(const uint8_t* p) {
+  Words code;
+  for (int i = 0; i < 16; ++i) code[i] = p[i];
+  // As for half precision: the exponent is off by 127 - 7, of which 2^-8 stays.
+  const Words finite = (Words)((Floats)((code & 0x7f) << 20) * 0x1p112f);
+  return {(Floats)((code & 0x80) << 24 | finite)};
+}
 VLLM_INLINE void store_int8(int8_t* p, i32x16 a) {
   for (int i = 0; i < 16; ++i) p[i] = static_cast<int8_t>(a.v[i]);
 }

@@ -14,8 +14,9 @@
 //   to_int (nearest, ties to even), to_float, exponent_of_two (2^i for -126 <= i <= 127)
 //   ge_mask(a, b), gt_mask(a, b)           bit i: a[i] >= b[i]
 //   select(mask, a, b)                     bit set: a, else b
-//   load_f16, load_u8                      16 half-precision or unsigned 8-bit numbers
-//   store_bf16, store_int8                 round (ties to even) or truncate to 16 numbers side by side
+//   load_f16, load_u8, load_s8             16 half-precision, unsigned or signed 8-bit numbers
+//   load_f8                                16 numbers of 8-bit floating point (e4m3), times 2^-8; exact, NaN reads as 480
+//   store_bf16, store_int8, store_f8       round (ties to even), truncate, or round and saturate 16 numbers side by side
 //   load_units, broadcast_unit             dot_bf16(acc, a, b): acc + a.even * b.even + a.odd * b.odd
 //   load_bytes, broadcast_bytes            low_nibbles, high_nibbles: of every byte, as bytes
 //

@@ -22,6 +22,9 @@ size_t matrix_bytes(const std::string& format, int out, int in) {
   if (format == "bf16") return tiles * static_cast<size_t>(round_up(in, 2)) * kTile * 2;
   if (format == "int8") return tiles * (kTile * 4 + codes);
   if (format == "int8_group") return tiles * (plane + codes);
+  if (format == "f8") return tiles * (kTile * 4 + static_cast<size_t>(in) * kTile);
+  if (format == "f8_block")
+    return tiles * (static_cast<size_t>(ceil_div(in, kF8Group)) * kTile * 4 + static_cast<size_t>(in) * kTile);
   if (format == "q4_k")
     return tiles * (static_cast<size_t>(ceil_div(in, kGroup * kSuperGroups)) * kTile * 4 + plane + codes / 2);
   return tiles * (plane * (format == "q4_min" ? 2 : 1) + codes / 2);
@@ -61,7 +64,7 @@ class Weights {
           static_cast<uint16_t>(0x2c00 + random_() % 0x0800 + (format_ == "f32" || format_ == "bf16" ? 0x1000 : 0));
       std::memcpy(&data_[offset + i], &value, sizeof value);
     }
-    if (format_ == "int8")
+    if (format_ == "int8" || format_ == "f8" || format_ == "f8_block")
       for (size_t tile = 0; tile < bytes; tile += bytes / static_cast<size_t>(ceil_div(out, kTile)))
         for (size_t i = 0; i < kTile; ++i) {
           const float scale = 0.001f * static_cast<float>(i + 1);
@@ -166,11 +169,11 @@ std::vector<float> run(const Weights& weights, const std::string& isa, KvType kv
 TEST(chunks_and_threads_change_no_bit) {
   std::vector<int32_t> tokens;
   for (int i = 0; i < 45; ++i) tokens.push_back(i * 31 % kVocab);
-  for (const char* format : {"f32", "bf16", "int8", "int8_group", "q4", "q4_min", "q4_k"}) {
+  for (const char* format : {"f32", "bf16", "int8", "int8_group", "q4", "q4_min", "q4_k", "f8", "f8_block"}) {
     const Weights weights(format);
     for (const Isa& isa : all_isas()) {
       if (!isa.supported()) continue;
-      for (KvType kv : {KvType::kF32, KvType::kBf16}) {
+      for (KvType kv : {KvType::kF32, KvType::kBf16, KvType::kF8, KvType::kInt8}) {
         const std::vector<float> expected = run(weights, isa.name, kv, 1, tokens, 45);
         for (float value : expected) CHECK(std::isfinite(value));
         CHECK(run(weights, isa.name, kv, 3, tokens, 45) == expected);

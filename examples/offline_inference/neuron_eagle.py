@@ -11,22 +11,15 @@ import sys
 import time
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from small_pair import small_pair
+
 from vllm import LLM, SamplingParams
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def small_pair() -> tuple[str, str]:
-    """A target and its EAGLE head, made unless they are there."""
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    from train_drafts import make_drafts
-
-    made = make_drafts("tiny", ("eagle",))
-    return made["target"]["directory"], made["eagle"]["directory"]
 
 
 def main() -> None:
-    model, draft = sys.argv[1:3] if len(sys.argv) > 2 else small_pair()
+    model, draft = sys.argv[1:3] if len(sys.argv) > 2 else small_pair("eagle")
     speculation = {"method": sys.argv[3] if len(sys.argv) > 3 else "eagle", "model": draft, "num_speculative_tokens": 3}
     prompts = ["The statement is executed", "A class definition is", "If the expression is"]
     params = SamplingParams(temperature=0.0, max_tokens=64)
@@ -40,7 +33,8 @@ def main() -> None:
     for output in outputs:
         print(f"Prompt: {output.prompt!r}, generated text: {output.outputs[0].text!r}")
         print(output.outputs[0].spec_decode_metrics)
-    assert texts["plain"] == texts["speculative"]
+    if texts["plain"] != texts["speculative"]:
+        raise SystemExit("the texts differ")
 
 
 if __name__ == "__main__":

@@ -188,7 +188,6 @@ def test_prefix_caching_is_a_grid_of_programs_and_blocks_with_a_sink(capsys):
 def test_all_faults_at_once(capsys):
     words = (
         *("--instance", "inf2.48xlarge", "-tp", "32", "--max-model-len", "200000", "--nxdi-version", "0.7.0"),
-        "--async-scheduling",
         *("--override-neuron-config", '{"context_encoding_buckts": [1], "token_generation_batches": [4]}'),
     )
     status, found = plan(capsys, "llama-3.1-8b", *words)
@@ -196,7 +195,6 @@ def test_all_faults_at_once(capsys):
     assert status == 1 and not found["ok"]
     assert set(faults) == {
         "max_model_len",
-        "async_scheduling",
         "context_encoding_buckts",
         "token_generation_batches",
         "tensor_parallel_size",

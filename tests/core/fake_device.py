@@ -74,14 +74,16 @@ class Row:
     lora_id: int
     version: int
     num_cached: int
+    max_len: int
     can_decode: bool = False
+    failed: bool = False
 
 
 @dataclass
 class FakeDevice:
     """Drafts what it is granted, a beginning of it rightly.
 
-    fused_drafts: tokens a decode makes by itself, asked or not, as programs of a fixed width do.
+    fused_drafts: tokens that a decode drafts, asked or not, as programs of a fixed width do.
     fail: req_ids that raise an error at their next step.
     version: of the weights; a row must not see KV older than itself.
     store: what the KV store holds; store_size: blocks beyond which it forgets. Every bad_copy-th copy fails; 0: none.
@@ -150,7 +152,7 @@ class FakeDevice:
     def _add(self, new: NewRequest) -> None:
         _check(new.req_id not in self.rows, f"{new.req_id} is new twice")
         _check(0 <= new.num_computed_tokens < len(new.prompt_token_ids), "nothing of the prompt is left to compute")
-        params = new.sampling_params
+        params, max_len = new.sampling_params, self.config.model_config.max_len
         self.rows[new.req_id] = Row(
             list(new.block_ids),
             list(new.prompt_token_ids),
@@ -160,12 +162,14 @@ class FakeDevice:
             new.lora_id,
             self.version,
             -(-new.num_computed_tokens // self.config.cache_config.block_size) * self.config.cache_config.block_size,
+            min(len(new.prompt_token_ids) + (params.max_tokens or max_len), max_len),
         )
 
     def _extend(self, known: CachedRequest) -> None:
         _check(known.req_id in self.rows, f"{known.req_id} is known to the scheduler only")
         row = self.rows[known.req_id]
-        _check(known.num_computed_tokens == row.computed, f"{known.req_id}: computed {row.computed}, told {known}")
+        agrees = row.failed or known.num_computed_tokens == row.computed
+        _check(agrees, f"{known.req_id}: computed {row.computed}, told {known}")
         row.block_ids += known.new_block_ids
 
     def _check_blocks(self) -> None:
@@ -189,7 +193,12 @@ class FakeDevice:
         _check(step.num_draft_tokens.keys() <= step.num_scheduled_tokens.keys(), "drafts for a row that does not run")
         num_drafts = sum(step.num_draft_tokens.values())
         _check(all(0 < n <= limits.num_lookahead_tokens for n in step.num_draft_tokens.values()), "too many drafts")
-        prompts = {req_id: n for req_id, n in step.num_scheduled_tokens.items() if not self.rows[req_id].can_decode}
+        rows = {req_id: self.rows[req_id] for req_id in step.num_scheduled_tokens}
+        prompts = {
+            req_id: step.num_scheduled_tokens[req_id]
+            for req_id, row in rows.items()
+            if not (row.can_decode or row.failed)
+        }
         _check(len(prompts) <= limits.prefill_batch_size, "too many prompts in a step")
         if limits.max_num_batched_tokens:
             num_tokens = step.total_num_scheduled_tokens + num_drafts
@@ -203,9 +212,10 @@ class FakeDevice:
     def _check_steps_kind(self, step: SchedulerOutput) -> None:
         """Rows able to decode: all or none in a step, and none left out for longer than promised."""
         limits = self.config.scheduler_config
-        able = {req_id for req_id, row in self.rows.items() if row.can_decode}
+        able = {req_id for req_id, row in self.rows.items() if row.can_decode and not self._is_full(row)}
         decoded = able & set(step.num_scheduled_tokens)
-        prompts = set(step.num_scheduled_tokens) - able
+        failed = {req_id for req_id, row in self.rows.items() if row.failed}
+        prompts = step.num_scheduled_tokens.keys() - able - failed
         _check(decoded in (set(), able), f"rows {able - decoded} are missing from a decode step")
         if limits.mixed_steps:
             _check(decoded == able, "a mixed step left decodes out")
@@ -216,9 +226,9 @@ class FakeDevice:
 
     def _run(self, req_id: str, num_tokens: int, num_drafts: int, result: ModelRunnerOutput) -> None:
         row = self.rows[req_id]
-        if req_id in self.fail:
+        if req_id in self.fail or row.failed:
             result.errors[req_id] = "told to fail"
-            row.can_decode = False
+            row.can_decode, row.failed = False, True
             return
         start, stop = row.computed, row.computed + num_tokens
         _check(stop <= len(row.tokens), f"{req_id}: {num_tokens} tokens are not known")
@@ -247,20 +257,24 @@ class FakeDevice:
             if sampled[-1] != draft:
                 break
         if row.can_decode:
-            sampled += self._make_more(row, row.tokens + sampled)
+            sampled += self._make_more(row, row.tokens + sampled, self.fused_drafts - len(drafts))
         row.tokens += sampled
         row.computed = len(row.tokens) - 1
         row.can_decode = True
         result.sampled_token_ids[req_id] = sampled
         result.logprobs[req_id] = [TokenLogprobs(token, -1.0, 1) for token in sampled]
 
-    def _make_more(self, row: Row, tokens: list[int]) -> list[int]:
-        """Fused speculation: further tokens in the same step, as far as the sequence and its blocks go."""
+    def _make_more(self, row: Row, tokens: list[int], count: int) -> list[int]:
+        """Fused speculation: what a program of a fixed width drafts beyond what was granted, as far as sequences go."""
         start = len(tokens)
-        for _ in range(min(self.fused_drafts, self.config.model_config.max_len - start)):
+        for _ in range(min(count, self.config.model_config.max_len - start)):
             self._write_kv(row, len(tokens) - 1, tokens[-1])
             tokens = [*tokens, next_token(tokens)]
         return tokens[start:]
+
+    def _is_full(self, row: Row) -> bool:
+        """Whether a row is about to be ended for its length. With contiguous KV it is in every decode until then."""
+        return len(row.tokens) >= row.max_len and self.config.cache_config.block_size < self.config.model_config.max_len
 
     def _propose(self, tokens: list[int], num_drafts: int) -> list[int]:
         """Drafts of which a beginning that depends on the tokens is right; sometimes fewer than may be."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, field
 
 from tests.core.fake_device import EOS, FakeDevice, solo
 from vllm.config import VllmConfig
+from vllm.core.contract import PromptImages, SchedulerOutput
 from vllm.core.outputs import EngineCoreOutput
 from vllm.core.request import Request
 from vllm.core.scheduler import Scheduler
@@ -24,10 +26,16 @@ class Told:
 
 
 class Engine:
-    """Every request is told whole; each step checks that the scheduler's books balance."""
+    """Every request is told whole; each step checks that the scheduler's books balance.
 
-    def __init__(self, config: VllmConfig, **device: int) -> None:
+    run_ahead: steps are scheduled before the last one is updated, where the scheduler can.
+    """
+
+    def __init__(self, config: VllmConfig, *, run_ahead: bool = False, **device: int) -> None:
         self.config = config
+        self.depth = 2 if run_ahead else 1
+        self.under_way: deque[SchedulerOutput] = deque()
+        self.num_ahead = 0
         self.device = FakeDevice(config, **device)  # type: ignore[arg-type]
         self.now = 0.0
         self.scheduler = Scheduler(config, clock=self._tick)
@@ -47,6 +55,7 @@ class Engine:
         priority: int = 0,
         lora_id: int = 0,
         cache_salt: str | None = None,
+        image_hashes: tuple[str, ...] = (),
         **params: object,
     ) -> str:
         req_id = req_id or f"r{self.num_added}"
@@ -61,6 +70,7 @@ class Engine:
             priority=priority,
             lora_id=lora_id,
             cache_salt=cache_salt,
+            images=PromptImages(b"", (0, 0, 0, 0), image_hashes) if image_hashes else None,
         )
         self.scheduler.add_request(request)
         self.told[req_id] = Told(request)
@@ -73,7 +83,9 @@ class Engine:
         self.scheduler.check_integrity()
 
     def change_weights(self) -> None:
-        """From now on the KV of finished requests is worth nothing."""
+        """From now on the KV of finished requests is worth nothing. Steps under way are run first."""
+        while self.under_way:
+            self._finish_step()
         self.device.version += 1
         self.device.store.clear()
         self.scheduler.reset_prefix_cache(reset_store=True)
@@ -81,9 +93,18 @@ class Engine:
 
     def step(self, abort_between: tuple[str, ...] = ()) -> list[EngineCoreOutput]:
         """schedule -> execute -> update; `abort_between` are aborted while the device runs."""
-        work = self.scheduler.schedule()
-        self.admitted += [new.req_id for new in work.new_requests]
-        self.scheduler.check_integrity()
+        while len(self.under_way) < self.depth and (not self.under_way or self.scheduler.can_run_ahead):
+            work = self.scheduler.schedule()
+            self.admitted += [new.req_id for new in work.new_requests]
+            self.scheduler.check_integrity()
+            if self.under_way and not (work.num_scheduled_tokens or work.finished_req_ids):
+                break
+            self.num_ahead += bool(self.under_way and work.num_scheduled_tokens)
+            self.under_way.append(work)
+        return self._finish_step(abort_between)
+
+    def _finish_step(self, abort_between: tuple[str, ...] = ()) -> list[EngineCoreOutput]:
+        work = self.under_way.popleft()
         result = self.device.execute(work)
         for req_id in abort_between:
             self.abort(req_id)
@@ -96,7 +117,8 @@ class Engine:
     def run(self, max_steps: int = 10_000) -> None:
         """Step until nothing is left, neither work nor finished ids to deliver."""
         for _ in range(max_steps):
-            if not (self.scheduler.has_unfinished_requests() or self.scheduler.has_finished_requests()):
+            scheduler = self.scheduler
+            if not (self.under_way or scheduler.has_unfinished_requests() or scheduler.has_finished_requests()):
                 return
             self.step()
         raise AssertionError("the scheduler does not come to an end")

@@ -84,6 +84,49 @@ def test_salts_and_adapters_share_nothing_and_wait_for_nobody() -> None:
     assert found(engine, [*range(1, 10)], cache_salt="c") == 0
 
 
+def test_other_images_share_nothing_not_even_the_text_before_them() -> None:
+    """Placeholder tokens are the same for all images; what they stand for is not."""
+    engine = engine_with(max_num_seqs=4, **MODES[2])
+    cat, dog = "cat", "dog"
+    for images in ((), (cat,), (dog,), (cat, dog), (dog, cat)):
+        assert found(engine, [*range(1, 10)], image_hashes=images) == 0
+        assert found(engine, [*range(1, 10)], image_hashes=images) == 8
+    assert found(engine, [*range(1, 10)], image_hashes=(cat,), cache_salt="a") == 0
+    assert found(engine, [*range(1, 10)], image_hashes=(cat,), lora_id=1) == 0
+
+
+def test_cached_blocks_survive_idle_times() -> None:
+    engine = engine_with(max_num_seqs=2, num_blocks=40)
+    assert found(engine, [*range(1, 10)]) == 0
+    for _ in range(1000):
+        engine.now += 86_400.0
+        engine.step()
+    assert found(engine, [*range(1, 10)]) == 8
+    engine.check_clean()
+
+
+def test_answers_to_the_same_prompt_share_it() -> None:
+    """What `n=4` comes to: the first computes the prompt, the others its last token alone."""
+    engine = engine_with(max_num_seqs=4, **MODES[2])
+    prompt = [*range(1, 17)]
+    ids = [engine.add(prompt, max_tokens=3, seed=i) for i in range(4)]
+    engine.run()
+    assert [engine.told[req_id].end.num_cached_tokens for req_id in ids] == [0, 15, 15, 15]
+    engine.check_clean()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_few_shot_prompts_find_the_shots(mode: dict[str, object]) -> None:
+    """18 tokens of examples are 4 whole blocks of 4; each question finds those, whatever it is itself."""
+    engine = engine_with(max_num_seqs=4, max_model_len=64, num_blocks=80, **mode)
+    shots = [*range(1, 19)]
+    assert found(engine, [*shots, 50]) == 0
+    ids = [engine.add([*shots, 60 + i, 70 + i, 80 + i], max_tokens=2) for i in range(9)]
+    engine.run()
+    assert [engine.told[req_id].end.num_cached_tokens for req_id in ids] == [16] * 9
+    engine.check_texts()
+
+
 def test_one_row_finds_its_own_past() -> None:
     """A long chat on the smallest engine there is: each turn finds all whole blocks of the last."""
     engine = engine_with(max_num_seqs=1, num_blocks=9)

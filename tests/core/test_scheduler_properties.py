@@ -84,14 +84,18 @@ def random_traffic(engine: Engine, rng: random.Random, num_actions: int) -> None
 
 
 @settings(max_examples=300, deadline=None)
-@given(config=configs(), seed=st.integers(0, 2**32), speculation=st.sampled_from(["granted", "fused"]))
-def test_random_traffic_keeps_the_contract(config: VllmConfig, seed: int, speculation: str) -> None:
+@given(
+    config=configs(),
+    seed=st.integers(0, 2**32),
+    speculation=st.sampled_from(["granted", "fused"]),
+    run_ahead=st.booleans(),
+)
+def test_random_traffic_keeps_the_contract(config: VllmConfig, seed: int, speculation: str, run_ahead: bool) -> None:
     lookahead = config.scheduler_config.num_lookahead_tokens
-    # Programs that draft unasked are an accelerator's, where speculation goes with contiguous KV alone.
-    contiguous = config.cache_config.block_size == config.model_config.max_len
     engine = Engine(
         config,
-        fused_drafts=lookahead if speculation == "fused" and contiguous else 0,
+        run_ahead=run_ahead,
+        fused_drafts=lookahead if speculation == "fused" else 0,
         store_size=seed % 20 + 1,
         bad_copy=(0, 3, 7)[seed % 3],
     )
@@ -126,6 +130,7 @@ def test_requests_start_in_order(config: VllmConfig, seed: int) -> None:
     engine.check_clean()
 
 
+@pytest.mark.parametrize("run_ahead", [False, True])
 @pytest.mark.parametrize(
     "config",
     [
@@ -143,8 +148,8 @@ def test_requests_start_in_order(config: VllmConfig, seed: int) -> None:
     ],
     ids=["contiguous", "blocks"],
 )
-def test_ten_thousand_random_steps_leave_nothing_behind(config: VllmConfig) -> None:
-    engine = Engine(config)
+def test_ten_thousand_random_steps_leave_nothing_behind(config: VllmConfig, run_ahead: bool) -> None:
+    engine = Engine(config, run_ahead=run_ahead)
     rng = random.Random(7)
     for _ in range(20):
         random_traffic(engine, rng, 500)
@@ -154,3 +159,4 @@ def test_ten_thousand_random_steps_leave_nothing_behind(config: VllmConfig) -> N
         engine.told.clear()
         engine.device.fail.clear()
     assert engine.num_added > 3000
+    assert (engine.num_ahead > 3000) == run_ahead

@@ -90,9 +90,10 @@ def test_drafting_is_never_slower_than_plain_decoding_by_more_than_three_per_cen
 @pytest.mark.parametrize("machine", MACHINES)
 @pytest.mark.parametrize("num_rows", [1, 4, 16])
 @pytest.mark.parametrize("rate", [0.6, 0.8, 0.95])
-def test_most_of_what_can_be_gained_is(machine: Machine, num_rows: int, rate: float) -> None:
+@pytest.mark.parametrize("seed", [0, 1])
+def test_most_of_what_can_be_gained_is(machine: Machine, num_rows: int, rate: float, seed: int) -> None:
     most = machine.best_gain(num_rows, rate)
-    assert gain(machine, num_rows, rate) > 1.0 + 0.8 * (most - 1.0) - 0.035
+    assert gain(machine, num_rows, rate, seed=seed) > 1.0 + 0.8 * (most - 1.0) - 0.02
 
 
 def test_with_many_rows_nothing_is_drafted_where_tokens_are_not_free() -> None:

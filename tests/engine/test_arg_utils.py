@@ -134,7 +134,10 @@ def test_an_unknown_keyword_names_the_nearest():
         ({"logits_processors": ["x"]}, "logits_processors"),
         ({"enable_lora": True}, "no adapter is named|neuronx target alone"),
         ({"lora_modules": ["a=/a"]}, "neuronx target alone"),
-        ({"structured_outputs_config": {"backend": "x"}}, "structured_outputs_config"),
+        ({"structured_outputs_config": {"backend": "x"}}, "structured_outputs_config: backend 'x'.*guidance"),
+        ({"structured_outputs_config": {"disable_any_white_space": True}}, "mean 'disable_any_whitespace'"),
+        ({"structured_outputs_config": {"disable_any_whitespace": "yes"}}, "must be of type bool"),
+        ({"structured_outputs_config": {"enable_in_reasoning": True}}, "enable_in_reasoning"),
     ],
 )
 def test_what_cannot_be_had_is_refused_by_name(tiny_llama, options, message):
@@ -150,9 +153,8 @@ def test_options_without_effect_are_noted(tiny_llama, notices, name):
 
 
 def test_options_of_ours_without_effect_are_noted(tiny_llama, notices):
-    _config(tiny_llama, enforce_eager=True, gpu_memory_utilization=0.5)
+    _config(tiny_llama, enforce_eager=True)
     assert "enforce_eager=True has no effect" in notices.text
-    assert "gpu_memory_utilization=0.5 has no effect" in notices.text
 
 
 def test_defaults_are_not_noted(tiny_llama, notices):

@@ -7,6 +7,8 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.neuron.driver import resolved_config
+from tests.neuron.test_speculation import speculating
+from vllm import EngineArgs
 from vllm.engine.core_client import InprocClient
 from vllm.engine.messages import EngineCoreRequest
 from vllm.engine.metrics import EngineMetrics
@@ -47,6 +49,7 @@ def _values(metrics, name: str, **labels: str) -> list:
         ("vllm:kv_cache_usage_perc", {}, 0),
         ("vllm:num_preemptions", {}, 0),
         ("vllm:num_slots", {}, 2),
+        ("vllm:decode_stall_bound_tokens", {}, 4 * 64),
     ],
 )
 def test_counters_and_gauges(metrics, name, labels, value):
@@ -67,6 +70,23 @@ def test_histograms(metrics, name, count):
     assert [metric.count for metric in _values(metrics, name)] == [count]
 
 
+def test_waits_of_streams_for_prompts_are_seen(tiny_llama):
+    """The prompt in two pieces of 20 and 10: the stream beside it waits for both."""
+    args = EngineArgs(model=str(tiny_llama), device="null", max_num_seqs=2, max_num_batched_tokens=21)
+    config = args.create_engine_config()
+    client = InprocClient(config)
+    metrics = EngineMetrics(config, client.executor_stats)
+    params = SamplingParams(temperature=0.0, max_tokens=4, ignore_eos=True)
+    client.add_request(EngineCoreRequest("stream", [5, 6, 7], params))
+    metrics.record_step(client.step())
+    client.add_request(EngineCoreRequest("prompt", list(range(10, 40)), params))
+    while client.core.has_work:
+        metrics.record_step(client.step())
+    (stalls,) = _values(metrics, "vllm:decode_stall_seconds")
+    assert (stalls.count, stalls.sum > 0) == (2, True)
+    assert [metric.value for metric in _values(metrics, "vllm:decode_stall_bound_tokens")] == [21]
+
+
 def test_padding_is_what_the_compiled_shapes_would_cost(metrics):
     prefill = _values(metrics, "vllm:bucket_padding_tokens", kind="prefill")
     assert sum(metric.value for metric in prefill) == 3 * 64 - 45
@@ -83,3 +103,23 @@ def test_the_exposition_parses_and_names_the_model(metrics):
     labels = families["vllm:generation_tokens"].samples[0].labels
     assert labels["engine"] == "0" and labels["model_name"]
     assert "vllm:time_to_first_token_seconds" in families
+
+
+def test_speculation_is_counted_and_logged(tiny_llama, monkeypatch, caplog):
+    """A text of one token, four drafts a step: all of them are right."""
+    monkeypatch.setenv("VLLM_LOG_STATS_INTERVAL", "1e-9")
+    config = speculating(resolved_config(tiny_llama, "null"), "ngram", 4)
+    client = InprocClient(config)
+    metrics = EngineMetrics(config, client.executor_stats)
+    params = SamplingParams(temperature=0.0, max_tokens=11, ignore_eos=True, allowed_token_ids=[9])
+    metrics.record_arrival("a", 0.0, 4, 11)
+    client.add_request(EngineCoreRequest("a", [9] * 4, params))
+    with caplog.at_level("INFO"):
+        while client.core.has_work:
+            metrics.record_step(client.step())
+        metrics.log()
+    for name, value in (("drafts", 2), ("draft_tokens", 8), ("accepted_tokens", 8)):
+        assert [metric.value for metric in _values(metrics, f"vllm:spec_decode_num_{name}")] == [value]
+    by_position = _values(metrics, "vllm:spec_decode_num_accepted_tokens_per_pos")
+    assert {metric.labels["position"]: metric.value for metric in by_position} == dict.fromkeys("0123", 2)
+    assert "acceptance length 5.00, 100% of 8 drafts accepted" in caplog.text

@@ -25,10 +25,10 @@ def _request(rng: random.Random, req_id: str) -> EngineCoreRequest:
     return EngineCoreRequest(req_id, prompt, params, [2], priority=rng.randrange(3))
 
 
-@pytest.mark.parametrize("policy", ["fcfs", "priority"])
-def test_nothing_is_left_behind(tiny_llama, policy):
+@pytest.mark.parametrize(("policy", "overlap"), [("fcfs", False), ("fcfs", True), ("priority", True)])
+def test_nothing_is_left_behind(tiny_llama, policy, overlap):
     rng = random.Random(policy)
-    config = resolved_config(tiny_llama, "null", max_num_seqs=8, scheduling_policy=policy)
+    config = resolved_config(tiny_llama, "null", max_num_seqs=8, scheduling_policy=policy, async_scheduling=overlap)
     client = InprocClient(config)
     batch = client.core.executor.worker.runner.batch
     live: set[str] = set()

@@ -135,6 +135,18 @@ def test_schema_as_text_and_closed(llm: LLM) -> None:
         assert set(json.loads(text)) <= {"a"}
 
 
+def test_defaults_of_the_engine(tiny_llama: Path) -> None:
+    """They hold for every request; what a request asks for itself stays."""
+    open_schema = {"type": "object", "properties": {"a": {"type": "boolean"}}}
+    defaults = {"disable_any_whitespace": True, "disable_additional_properties": True, "backend": "guidance"}
+    llm = LLM.from_engine_args(engine_args(tiny_llama, max_model_len=512, structured_outputs_config=defaults))
+    try:
+        asked = [constrained(seed, json=open_schema, disable_any_whitespace=seed % 2 == 0) for seed in range(8)]
+        assert set(texts(llm, asked)) <= {"{}", '{"a":true}', '{"a":false}'}
+    finally:
+        llm.shutdown()
+
+
 def test_whitespace_pattern(llm: LLM) -> None:
     for text in texts(llm, [constrained(seed, json=SCHEMA, whitespace_pattern="[ ]") for seed in range(8)]):
         jsonschema.validate(json.loads(text), SCHEMA)

@@ -44,7 +44,7 @@ def steps(block_size: int) -> list[Step]:
     ]
 
 
-@pytest.mark.parametrize("kv_dtype", ["f32", "bf16"])
+@pytest.mark.parametrize("kv_dtype", ["f32", "bf16", "f8", "int8"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_against_torch(
     tmp_path: Path, isa: str, family: str, kv_dtype: str, checkpoints: dict[str, Checkpoint]
@@ -52,7 +52,7 @@ def test_against_torch(
     checkpoint = checkpoints[family]
     graph = build_graph(checkpoint.config)
     block_size = 32
-    rounding = {"f32": "float32", "bf16": "bfloat16"}
+    rounding = {"f32": "float32", "bf16": "bfloat16", "f8": "fp8", "int8": "int8"}
     reference = ReferenceProgram(graph, load_weights(graph, checkpoint), 6, block_size, kv_dtype=rounding[kv_dtype])
     model, program = native(
         tmp_path, graph, checkpoint, "f32", isa=isa, num_blocks=6, block_size=block_size, kv_dtype=kv_dtype
@@ -70,7 +70,7 @@ def test_bf16_and_4_bits_stay_near(tmp_path: Path, isa: str, checkpoints: dict[s
     reference = ReferenceProgram(graph, load_weights(graph, checkpoint), 6, 32)
     step = steps(32)[0]
     expected = reference.run(step)
-    for scheme, most in (("bf16", 0.03), ("int8", 0.1), ("q4_min", 0.6)):
+    for scheme, most in (("bf16", 0.03), ("int8", 0.1), ("f8", 0.2), ("q4_min", 0.6)):
         model, program = native(tmp_path, graph, checkpoint, scheme, isa=isa, num_blocks=6, block_size=32)
         logits = model.run(program, step, want_logits=True).logits
         assert np.abs(logits - expected).mean() < most * np.abs(expected).mean()
@@ -88,7 +88,9 @@ def alone(model: NativeModel, program: int, tokens: list[int]) -> np.ndarray:
 @given(
     isa=st.sampled_from(SUPPORTED),
     family=st.sampled_from(["llama", "mistral", "qwen3"]),
-    types=st.sampled_from([("f32", "f32"), ("bf16", "bf16"), ("int8", "bf16"), ("q4_min", "bf16")]),
+    types=st.sampled_from(
+        [("f32", "f32"), ("bf16", "bf16"), ("int8", "bf16"), ("q4_min", "bf16"), ("f8", "f8"), ("f32", "int8")]
+    ),
     block_size=st.sampled_from([16, 32, 64, 100]),
     num_threads=st.integers(1, 3),
     max_samples=st.sampled_from([1, 5, 64]),
@@ -137,3 +139,17 @@ def test_results_do_not_depend_on_company(
         for i, start, count in places:
             np.testing.assert_array_equal(logits[at : at + count], expected[i][start : start + count])
             at += count
+
+
+def test_many_rows_in_several_slices_on_threads(tmp_path: Path, isa: str, checkpoints: dict[str, Checkpoint]) -> None:
+    """Tiles of many rows go to whichever thread is free, again for each slice of the selected positions."""
+    checkpoint = checkpoints["llama"]
+    graph = build_graph(checkpoint.config)
+    tokens = [31 * i % VOCAB_SIZE for i in range(120)]
+    step = make_step([(tokens, 0, [0])], 128, "all")
+    shape: dict[str, Any] = {"isa": isa, "max_tokens": 128, "num_blocks": 1, "block_size": 128}
+    one, program = native(tmp_path, graph, checkpoint, "bf16", num_threads=1, max_samples=128, **shape)
+    expected = one.run(program, step, want_logits=True).logits
+    many, program = native(tmp_path, graph, checkpoint, "bf16", num_threads=3, max_samples=40, **shape)
+    for _ in range(3):
+        np.testing.assert_array_equal(many.run(program, step, want_logits=True).logits, expected)

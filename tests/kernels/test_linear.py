@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,8 +18,16 @@ GGUF_FORMATS = ["q4_0", "q4_1", "q8_0"]
 NATIVE = {"q4_0": "q4", "q4_1": "q4_min", "q8_0": "int8_group"}
 
 
+def e4m3(codes: np.ndarray) -> np.ndarray:
+    """8-bit floats as torch reads them, in float64."""
+    return np.asarray(torch.from_numpy(np.ascontiguousarray(codes)).view(torch.float8_e4m3fn).double().numpy())
+
+
 def decode(codes: Codes, format: str, width: int) -> np.ndarray:
     """What the codes stand for, in float64."""
+    if format.startswith("f8"):
+        scales = np.repeat(codes.planes[0].astype(np.float64), 128 if format == "f8_block" else width, axis=1)
+        return np.asarray(e4m3(codes.values)[:, :width] * scales[:, :width])
     values = codes.values.astype(np.float64)
     zero = {"int8": 128, "int8_group": 128, "q4": 8, "q4_min": 0}[format]
     planes = [np.repeat(plane.astype(np.float64), values.shape[1] // plane.shape[1], axis=1) for plane in codes.planes]
@@ -38,15 +47,15 @@ def packed_values(checkpoint: FakeCheckpoint, name: str, scheme: str) -> np.ndar
     if scheme == "bf16":
         return bf16(values).astype(np.float64)
     row_scales = None
-    if scheme == "int8_tensor":
-        row_scales = np.full(len(values), np.abs(values).max() / 127, np.float32)
-    format = "int8" if scheme == "int8_tensor" else scheme
+    format = scheme.removesuffix("_tensor")
+    if format != scheme:
+        row_scales = np.full(len(values), np.abs(values).max() / {"int8": 127, "f8": 448}[format], np.float32)
     return decode(quantize_rows(values, format, row_scales), format, values.shape[1])
 
 
 def rounded_input(x: np.ndarray, scheme: str) -> np.ndarray:
     """The input as the kernel sees it."""
-    if scheme == "f32":
+    if scheme == "f32" or scheme.startswith("f8"):
         return x.astype(np.float64)
     if scheme == "bf16":
         return bf16(x).astype(np.float64)
@@ -88,7 +97,7 @@ def test_q4_k(tmp_path: Path, isa: str) -> None:
 SHAPES = [(64, 96), (32, 64), (160, 100), (33, 32)]
 CASES = [
     (scheme, shape)
-    for scheme in ("f32", "bf16", "int8", "int8_tensor", "q4_min", *GGUF_FORMATS)
+    for scheme in ("f32", "bf16", "int8", "int8_tensor", "f8", "f8_tensor", "q4_min", *GGUF_FORMATS)
     for shape in SHAPES
     if scheme not in GGUF_FORMATS or shape[0] % 32 == 0
 ]
@@ -116,7 +125,7 @@ def test_against_numpy(tmp_path: Path, isa: str, scheme: str, shape: tuple[int, 
 def test_rows_do_not_depend_on_neighbours(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     """Any rows in any order, on any number of threads: each result is the one the row has alone."""
     isa = data.draw(st.sampled_from(SUPPORTED))
-    scheme = data.draw(st.sampled_from(["f32", "bf16", "int8", "q4_min", *GGUF_FORMATS]))
+    scheme = data.draw(st.sampled_from(["f32", "bf16", "int8", "f8", "q4_min", *GGUF_FORMATS]))
     format = scheme if scheme in GGUF_FORMATS else "f32"
     scheme = "native" if format != "f32" else scheme
     width = 32 * data.draw(st.integers(1, 5)) if format != "f32" else data.draw(st.integers(1, 130))

@@ -22,6 +22,7 @@ def resolved_config(
     max_num_seqs: int = 4,
     max_model_len: int = 64,
     scheduling_policy: str = "fcfs",
+    async_scheduling: bool | None = None,
     tensor_parallel_size: int = 1,
     override: dict[str, Any] | None = None,
     **model_options: Any,
@@ -39,7 +40,10 @@ def resolved_config(
         ),
         cache_config=CacheConfig(enable_prefix_caching=False),
         scheduler_config=SchedulerConfig(
-            max_num_seqs=max_num_seqs, scheduling_policy=scheduling_policy, enable_chunked_prefill=False
+            max_num_seqs=max_num_seqs,
+            scheduling_policy=scheduling_policy,
+            async_scheduling=async_scheduling,
+            enable_chunked_prefill=False,
         ),
         parallel_config=ParallelConfig(tensor_parallel_size=tensor_parallel_size),
         neuron_options=NeuronOptions(device=device, override_neuron_config=override or {}),

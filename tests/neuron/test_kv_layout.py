@@ -107,6 +107,72 @@ def test_the_error_says_how_many_blocks_suffice():
     )
 
 
+PREFIX_GUIDE = {
+    "is_prefix_caching": True,
+    "is_block_kv_layout": True,
+    "pa_num_blocks": 1024,
+    "pa_block_size": 32,
+    "context_encoding_buckets": [512, 1024],
+    "prefix_buckets": [512, 1024],
+}
+CHUNK_GUIDE = {
+    "is_block_kv_layout": True,
+    "chunked_prefill_config": {"max_num_seqs": 8, "kernel_q_tile_size": 128, "kernel_kv_tile_size": 1024},
+    "pa_num_blocks": 256,
+}
+
+
+def test_every_subset_of_the_prefix_caching_guide_means_the_same():
+    """Any key left out is derived; the number of blocks and the whole grid of buckets too."""
+    whole = resolve(build(block_size=32, enable_chunked_prefill=False, override_neuron_config=PREFIX_GUIDE))
+    assert (whole.cache_config.block_size, whole.cache_config.num_blocks) == (32, 1024)
+    for left_out in PREFIX_GUIDE:
+        override = {name: value for name, value in PREFIX_GUIDE.items() if name != left_out}
+        found = resolve(build(enable_chunked_prefill=False, override_neuron_config=override))
+        if left_out == "pa_num_blocks":
+            assert found.neuron_config.pa_num_blocks == found.cache_config.num_blocks == 1280
+        else:
+            assert found.neuron_config == whole.neuron_config, left_out
+            assert found.cache_config.num_blocks == 1024, left_out
+
+
+@pytest.mark.parametrize("asked", ["1", "true"])
+def test_the_chunked_prefill_guide_as_it_is_written(monkeypatch, asked):
+    """The scheduler by its variable, the tiles by their section, as many blocks as sequences need: none to add."""
+    monkeypatch.setenv("DISABLE_NEURON_CUSTOM_SCHEDULER", asked)
+    options = {"max_num_seqs": 8, "max_num_batched_tokens": 256, "enable_prefix_caching": False}
+    config = resolve(build(**options, num_gpu_blocks_override=256, override_neuron_config=CHUNK_GUIDE))
+    assert config.scheduler_config.mixed_steps and config.scheduler_config.max_num_batched_tokens == 256
+    assert config.neuron_config.pa_num_blocks == config.cache_config.num_blocks == 8 * 1024 // 32
+    assert config.neuron_config.chunked_prefill_config.kernel_q_tile_size == 128
+    for left_out in CHUNK_GUIDE:
+        override = {name: value for name, value in CHUNK_GUIDE.items() if name != left_out}
+        again = resolve(build(**options, override_neuron_config=override))
+        assert (again.neuron_config, again.scheduler_config) == (config.neuron_config, config.scheduler_config), (
+            left_out
+        )
+
+
+def test_a_guide_with_several_slips_is_one_error_with_a_mended_value_for_each(monkeypatch):
+    monkeypatch.setenv("DISABLE_NEURON_CUSTOM_SCHEDULER", "1")
+    override = {**PREFIX_GUIDE, "is_block_kv_layout": False, "pa_block_size": 64, "prefix_buckets": [100, 1024]}
+    faults = faults_of(
+        block_size=32, num_gpu_blocks_override=900, max_num_batched_tokens=16, override_neuron_config=override
+    )
+    assert set(faults) == {
+        "is_block_kv_layout",
+        "pa_block_size",
+        "pa_num_blocks",
+        "prefix_buckets",
+        "num_gpu_blocks_override",
+        "max_num_batched_tokens",
+    }
+    assert "give block_size=64" in faults["pa_block_size"]
+    assert "num_gpu_blocks_override=1024" in faults["pa_num_blocks"]
+    assert "Use 1024 or more" in faults["num_gpu_blocks_override"]
+    assert "Use 32 or more" in faults["max_num_batched_tokens"]
+
+
 def test_one_half_of_the_bucket_grid_gives_the_other():
     override = {"prefix_buckets": [512]}
     neuron = resolve(build(enable_prefix_caching=True, override_neuron_config=override)).neuron_config

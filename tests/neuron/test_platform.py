@@ -12,7 +12,7 @@ from tests.neuron.configs import QWEN25_7B, TINYLLAMA, build
 from vllm.config import VllmConfig
 from vllm.neuron import platform
 from vllm.neuron.faults import NeuronConfigError
-from vllm.neuron.platform import resolve, resolve_quietly
+from vllm.neuron.platform import examine, resolve, resolve_quietly
 
 
 def faults_of(**options):
@@ -57,7 +57,7 @@ def test_defaults():
     config = resolve(build())
     scheduler = config.scheduler_config
     assert scheduler.max_num_seqs == 32
-    assert scheduler.max_num_batched_tokens == 512
+    assert scheduler.max_num_batched_tokens == 256
     assert (scheduler.prefill_batch_size, scheduler.max_prefill_tokens, scheduler.max_prompt_len) == (32, 0, 1024)
     assert (scheduler.mixed_steps, scheduler.num_lookahead_tokens) == (True, 0)
     assert (config.cache_config.block_size, config.cache_config.num_blocks) == (32, 40 * 32)
@@ -175,7 +175,6 @@ def test_everything_wrong_is_in_one_error():
         kv_cache_dtype="fp8",
         enable_prefix_caching=True,
         enable_chunked_prefill=True,
-        async_scheduling=True,
         enable_lora=True,
         speculative_config={"method": "medusa"},
         kv_transfer_config={"kv_role": "kv_producer"},
@@ -194,7 +193,6 @@ def test_everything_wrong_is_in_one_error():
         "kv_cache_dtype",
         "enable_prefix_caching",
         "enable_chunked_prefill",
-        "async_scheduling",
         "enable_lora",
         "speculative_config.method",
         "kv_transfer_config",
@@ -235,8 +233,8 @@ def test_quantised_gguf_files_may_say_so():
         {"speculation_length": 3},
         {"lora_config": {}},
         {"lora_config": {"lora_ckpt_paths": {"a": "/a"}}},
-        {"kv_cache_quant": True},
-        {"kv_quant_config": {}},
+        {"kv_quant_config": {"quant_dtype": "float8_e5m2"}},
+        {"kv_quant_config": {"direct_cast": False}},
         {"tensor_capture_config": {}},
         {"on_device_sampling_config": {"dynamic": False}},
         {"on_device_sampling_config": {"deterministic": True}},
@@ -263,6 +261,42 @@ def test_a_step_must_hold_the_longest_prompt():
         assert config.scheduler_config.max_num_batched_tokens == tokens
     assert resolve(build(max_num_batched_tokens=1023)).scheduler_config.mixed_steps
     assert "max_num_batched_tokens" in faults_of(max_num_batched_tokens=16, max_model_len=8, max_num_seqs=32)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "override", "settled"),
+    [
+        ("auto", {}, "auto"),
+        ("fp8", {}, "fp8"),
+        ("fp8_e4m3", {}, "fp8"),
+        ("int8", {}, "int8"),
+        ("auto", {"kv_cache_quant": True}, "fp8"),
+        ("fp8", {"kv_cache_quant": True}, "fp8"),
+        ("auto", {"kv_cache_quant": False}, "auto"),
+        ("auto", {"kv_quant_config": {}}, "fp8"),
+        ("fp8_e4m3", {"kv_quant_config": {"quant_dtype": "float8_e4m3fn"}}, "fp8"),
+    ],
+)
+def test_a_kv_cache_of_8_bits_has_many_names(dtype, override, settled):
+    config = resolve(build(kv_cache_dtype=dtype, override_neuron_config=override, device="cpu"))
+    assert config.cache_config.kv_cache_dtype == settled
+    assert resolve(config) == config
+
+
+def test_a_kv_cache_of_8_bits_is_not_served_everywhere():
+    for given in ({"kv_cache_dtype": "int8"}, {"override_neuron_config": {"kv_cache_quant": True}}):
+        faults = examine(build(**given), "neuronx").faults
+        assert any("quantised KV cache is not served" in fault.why for fault in faults.found)
+
+
+def test_names_of_the_kv_type_must_agree():
+    faults = faults_of(kv_cache_dtype="int8", override_neuron_config={"kv_cache_quant": True})
+    assert "kv_cache_dtype is int8" in faults["kv_cache_quant"]
+
+
+@pytest.mark.parametrize("share", [0.0, -0.1, 1.5])
+def test_a_share_of_memory_is_a_share(share):
+    assert set(faults_of(gpu_memory_utilization=share)) == {"gpu_memory_utilization"}
 
 
 def test_kv_memory_is_reckoned_before_anything_is_read():

@@ -191,13 +191,14 @@ def test_a_draft_of_another_family(library, model, tmp_path):
         assert _tokens(device) == _tokens(_llm(model, device="cpu"))
 
 
-def test_zero_is_a_token_and_not_padding(library, model, drafts, tmp_path, monkeypatch):
-    """Token 0 in the middle of what was accepted, in versions that pad with 0 and in others."""
+@pytest.mark.parametrize("padding", [0, -1])
+def test_zero_is_a_token_and_not_padding(newest, model, drafts, padding, tmp_path, monkeypatch):
+    """Token 0 in the middle of what was accepted and at its end, with what versions up to 0.7 pad, and later ones."""
     device = _device(model, drafts["itself"], "draft_model", tmp_path)
     import torch
 
     fused = [
-        torch.tensor([[5, 0, 0, 7], [6, 0, 0, 0]], dtype=torch.int32),
+        torch.tensor([[5, 0, 0, 7], [6, 0, padding, padding]], dtype=torch.int32),
         torch.zeros(2, 1),
         None,
         torch.tensor([[9], [5]], dtype=torch.int32),

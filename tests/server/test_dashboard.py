@@ -17,13 +17,15 @@ needs_browser = pytest.mark.skipif(
     not (CHROMIUM and DRIVER), reason="no Chromium here: apt-get install chromium chromium-driver"
 )
 SMALL = ("--max-model-len", "256", "--max-num-seqs", "8", "--enable-prefix-caching", "--block-size", "16")
+SPECULATION = '{"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_min": 1, "adaptive": false}'
 PAGE_STATE = "document.getElementById('state').textContent"
 PAGE = Path(__file__).parents[2] / "vllm/entrypoints/openai/dashboard.html"
 
 
 @pytest.fixture(scope="module")
 def server(tiny_llama: Path) -> Iterator[ServerProcess]:
-    with serve(tiny_llama, *SMALL, "--api-key", "secret", env={"VLLM_NULL_STEP_MS": "5"}) as running:
+    options = (*SMALL, "--api-key", "secret", "--speculative-config", SPECULATION)
+    with serve(tiny_llama, *options, env={"VLLM_NULL_STEP_MS": "5"}) as running:
         yield running
 
 
@@ -42,12 +44,14 @@ def ask(server: ServerProcess, prompt: str, **fields: object) -> httpx.Response:
 def test_figures_are_those_of_the_engine(server: ServerProcess) -> None:
     before = _figures(server)
     for _ in range(2):
-        assert ask(server, "x" * 64).status_code == 200
+        assert ask(server, "x" * 64, allowed_token_ids=[9]).status_code == 200
     after = _figures(server)
     assert after["counters"]["generation_tokens"] - before["counters"]["generation_tokens"] == 40
     assert after["counters"]["prompt_tokens"] > before["counters"]["prompt_tokens"]
     assert 0 < after["counters"]["cache_hits"] < after["counters"]["cache_queries"]
     assert after["counters"]["finished"]["length"] - before["counters"]["finished"]["length"] == 2
+    drafts, tokens, accepted = (after["counters"][name] for name in ("drafts", "draft_tokens", "accepted_tokens"))
+    assert 0 < drafts < accepted <= tokens <= 3 * drafts
     assert after["latency"]["first_token"]["count"] == before["latency"]["first_token"]["count"] + 2
     assert after["rows"] == {"used": 0, "total": 8} and after["waiting"] == 0
     assert after["models"] == ["test-model"] and after["target"] == "null" and after["ready"]

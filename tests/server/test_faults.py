@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
+import contextlib
 import json
 import signal
 import socket
@@ -14,6 +16,7 @@ from typing import Any
 
 import httpx
 import openai
+import psutil
 import pytest
 
 from tests.server.process import ServerProcess, serve, wait_until
@@ -156,6 +159,52 @@ def test_stuck_engine(tiny_llama: Path) -> None:
         engine.resume()
         wait_until(lambda: server.get("/health").status_code == 200, 4)
         assert httpx.post(f"{server.url}/v1/completions", json={"prompt": "a"}).status_code == 200
+
+
+@pytest.mark.parametrize("restarts", [0, 1])
+def test_engine_that_hangs_in_a_step(tiny_llama: Path, restarts: int) -> None:
+    """/health says so within two seconds; when the step is given up, streams are told, and the engine is replaced or
+    the server ends."""
+    env = {"VLLM_NULL_HANG_AFTER": "5", "VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS": "4"}
+    with serve(tiny_llama, *SMALL, "--max-engine-restarts", str(restarts), env=env) as server:
+        first = server.engine
+        with httpx.stream(
+            "POST", f"{server.url}/v1/completions", json={**LONG, "stream": True}, timeout=20
+        ) as response:
+            lines = filter(None, response.iter_lines())
+            assert "choices" in json.loads(next(lines)[6:])
+            wait_until(lambda: server.get("/health").status_code == 503, 2)
+            assert first.is_running(), "unhealthy before it is given up"
+            events = list(lines)
+        assert "VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS" in "".join(server.log)
+        assert events[-1] == "data: [DONE]" and json.loads(events[-2][6:])["error"]["code"] == 503
+        if not restarts:
+            assert server.process.wait(15) == 1
+            return
+        wait_until(lambda: server.get("/health").status_code == 200)
+        answer = httpx.post(f"{server.url}/v1/completions", json={"prompt": "a", "max_tokens": 2})
+        assert answer.json()["usage"]["completion_tokens"] == 2 and server.engine != first
+
+
+def test_a_pause_of_all_is_held_against_nobody(tiny_llama: Path) -> None:
+    """A frozen container goes on as if nothing had been, whoever wakes first: requests that came meanwhile are
+    answered on connections that were idle, and the engine is not held to be stuck."""
+    with (
+        serve(tiny_llama, *SMALL, env={"VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "1"}) as server,
+        contextlib.ExitStack() as stack,
+    ):
+        front, engine = psutil.Process(server.process.pid), server.engine
+        clients = [stack.enter_context(httpx.Client(base_url=server.url, timeout=20)) for _ in range(4)]
+        for client in clients:
+            assert client.get("/health").status_code == 200
+        front.suspend()
+        engine.suspend()
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            answers = [pool.submit(client.get, "/health") for client in clients]
+            time.sleep(2.5)
+            front.resume()
+            engine.resume()
+            assert [answer.result().status_code for answer in answers] == [200] * 4
 
 
 def test_no_process_is_left_behind(tiny_llama: Path) -> None:

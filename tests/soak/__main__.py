@@ -45,7 +45,7 @@ async def soak(server: ServerProcess, args: argparse.Namespace) -> tuple[Traffic
     samples: list[Sample] = []
     # The client drops an idle connection before the server does, or a request could meet the server's closing it.
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=32, keepalive_expiry=2)
-    async with httpx.AsyncClient(base_url=server.url, timeout=120, limits=limits) as http:
+    async with httpx.AsyncClient(base_url=server.url, timeout=900, limits=limits) as http:
         traffic = Traffic(http, rate=args.rate, max_model_len=MAX_MODEL_LEN, seed=args.seed)
         await traffic.learn()
         sampling = asyncio.create_task(_sample_regularly(server, http, samples, args.interval))

@@ -14,6 +14,7 @@ from vllm.checkpoint.errors import CheckpointError
 from vllm.checkpoint.gguf_file import GgufFile, read_gguf
 from vllm.checkpoint.gguf_model import gguf_config, gguf_generation_config, gguf_tensors
 from vllm.checkpoint.safetensors_file import read_safetensors
+from vllm.checkpoint.scaled import with_scales
 from vllm.checkpoint.tensor import Tensor
 
 _INDEX = "model.safetensors.index.json"
@@ -162,7 +163,7 @@ def _open_hf(path: Path, tensors: dict[str, Tensor], files: list[Path]) -> Check
         tokenizer_config=tokenizer_config,
         chat_template=read_chat_template(path, tokenizer_config),
         files=files,
-        _tensors=tensors,
+        _tensors=with_scales(tensors, config),
     )
     if not files:
         from vllm.checkpoint.dummy import dummy_tensors

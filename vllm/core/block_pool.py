@@ -23,11 +23,17 @@ class IntegrityError(RuntimeError):
     """Books that do not balance: a leaked block, row or queue entry."""
 
 
-def root_hash(lora_id: int, cache_salt: str | None, mm_hashes: Sequence[str] = ()) -> bytes:
-    """Where the hash chain of a request's blocks starts. mm_hashes: one an image, none of which holds a comma."""
+def root_hash(lora_id: int, cache_salt: str | None, image_hashes: Sequence[str] = ()) -> bytes:
+    """Where the hash chain of a request's blocks starts.
+
+    image_hashes: one of each image's content, in the order in which the prompt shows them. Placeholder tokens of
+    different images are alike, so prompts with different images share nothing, not even the text before them.
+    """
     salt = b"" if cache_salt is None else b"salt:" + cache_salt.encode(errors="surrogatepass")
-    images = b"images:" + hashlib.sha256(",".join(mm_hashes).encode()).digest() if mm_hashes else b""
-    return hashlib.sha256(lora_id.to_bytes(8, "little", signed=True) + images + salt).digest()
+    root = hashlib.sha256(lora_id.to_bytes(8, "little", signed=True) + salt).digest()
+    for image_hash in image_hashes:
+        root = hashlib.sha256(root + b"image:" + image_hash.encode()).digest()
+    return root
 
 
 def hash_block(parent: bytes, token_ids: Sequence[int]) -> bytes:

@@ -143,6 +143,11 @@ class SchedulerOutput:
     def total_num_scheduled_tokens(self) -> int:
         return sum(self.num_scheduled_tokens.values())
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether the device side has nothing to do and nothing to learn."""
+        return not (self.num_scheduled_tokens or self.finished_req_ids or self.kv_saves or self.kv_loads)
+
 
 @dataclass(slots=True)
 class TokenLogprobs:

@@ -58,11 +58,12 @@ class Request:
     arrival_time: monotonic seconds.
     priority: lower goes first, under the priority policy.
     has_grammar: each token needs its own mask, which only the tokens before it decide: nothing is drafted.
-    lora_id, cache_salt, mm_hashes: part of the identity of the request's KV: prefixes are shared only between equals.
-    images: what stands for the prompt's placeholders; mm_hashes are those of each.
+    lora_id, cache_salt, image_hashes: part of the identity of the request's KV: prefixes are shared only between equals
+        (`block_pool.root_hash`).
+    images: what stands for the prompt's placeholders.
 
-    num_tokens: prompt and output so far. num_computed_tokens: how many of them have their KV in block_ids or are being
-        computed by the step under way.
+    num_tokens: prompt and output so far. num_pending: output tokens that steps under way will bring, one each.
+        num_computed_tokens: how many of both have their KV in block_ids or are being computed by steps under way.
     max_total_tokens, max_num_blocks: set by the scheduler at arrival: the length and the KV blocks it cannot exceed.
     num_hashed_blocks: leading blocks that the prefix cache knows.
     drafts: what became of its drafts.
@@ -86,6 +87,7 @@ class Request:
         "num_external_tokens",
         "num_hashed_blocks",
         "num_local_tokens",
+        "num_pending",
         "num_prompt_tokens",
         "num_tokens",
         "output_token_ids",
@@ -130,6 +132,7 @@ class Request:
         self.drafts = RequestDrafts()
         self.num_prompt_tokens = len(prompt_token_ids)
         self.num_tokens = self.num_prompt_tokens
+        self.num_pending = 0
         self.num_computed_tokens = 0
         self.num_cached_tokens = 0
         self.num_local_tokens: int | None = None
@@ -150,6 +153,16 @@ class Request:
     @property
     def num_output_tokens(self) -> int:
         return self.num_tokens - self.num_prompt_tokens
+
+    @property
+    def num_expected_tokens(self) -> int:
+        """Tokens there will be when all steps under way have ended, unless one of their tokens ends the request."""
+        return self.num_tokens + self.num_pending
+
+    @property
+    def will_end(self) -> bool:
+        """Whether it ends with the steps under way, since no more tokens fit."""
+        return self.num_expected_tokens >= self.max_total_tokens
 
     @property
     def is_prefilling(self) -> bool:
@@ -180,7 +193,7 @@ class Request:
         return len(token_ids)
 
     @property
-    def mm_hashes(self) -> tuple[str, ...]:
+    def image_hashes(self) -> tuple[str, ...]:
         """One an image of the prompt, in order."""
         return self.images.hashes if self.images else ()
 
@@ -197,7 +210,7 @@ class Request:
         hashes = self._block_hashes
         while len(hashes) < num_blocks:
             start = len(hashes) * block_size
-            parent = hashes[-1] if hashes else root_hash(self.lora_id, self.cache_salt, self.mm_hashes)
+            parent = hashes[-1] if hashes else root_hash(self.lora_id, self.cache_salt, self.image_hashes)
             hashes.append(hash_block(parent, self.tokens_between(start, start + block_size)))
         return hashes[:num_blocks]
 

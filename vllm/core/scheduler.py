@@ -26,8 +26,10 @@ Steps, by what the target can run (`SchedulerConfig`):
   own, and prompts are whole unless steps are mixed.
 - Every sequence able to decode is in every step that decodes: with contiguous KV a missing row would be overwritten.
 
-Steps are updated in the order in which they were scheduled. A request may end at any time, also between its step's
-schedule and update; what that step computes for it is then dropped.
+Steps are updated in the order in which they were scheduled. A step may be scheduled before the last one is updated
+(`can_run_ahead`): the tokens that steps under way will sample are counted (`Request.num_pending`), and the device side
+fills them in. A request may end at any time, also between its step's schedule and update; what that step computes for
+it is then dropped, and its blocks, free again, are nobody's before that step has run.
 """
 
 from __future__ import annotations
@@ -43,6 +45,7 @@ from vllm.core.offload import OffloadIndex
 from vllm.core.outputs import EngineCoreOutput, SchedulerStats
 from vllm.core.request import Request, RequestQueue, RequestStatus
 from vllm.core.speculation import DraftController
+from vllm.core.stalls import StallMeter
 
 
 class Scheduler:
@@ -74,6 +77,7 @@ class Scheduler:
         adaptive, max_draft_len = (speculation.adaptive, speculation.max_model_len) if speculation else (True, None)
         self._drafts = DraftController(self.num_lookahead_tokens, adaptive=adaptive)
         self._max_draft_len = max_draft_len or self.max_model_len
+        self.stalls = StallMeter()
 
         self.offload = OffloadIndex(
             saves_evicted=cache.kv_offloading_size is not None, saves_computed=cache.kv_offloading_dir is not None
@@ -106,6 +110,17 @@ class Scheduler:
     def has_unfinished_requests(self) -> bool:
         return bool(self._running) or len(self._waiting) > 0
 
+    @property
+    def can_run_ahead(self) -> bool:
+        """Whether the next step can be scheduled although the last one is not updated yet.
+
+        Not where a step's number of tokens is the device's choice, nor where blocks are loaded into. And with
+        contiguous KV not while a row is about to end: the device still has it, and the decode would miss it.
+        """
+        if self.num_lookahead_tokens or self.offload.enabled:
+            return False
+        return self.block_size < self.max_model_len or not any(each.will_end for each in self._running.values())
+
     def has_finished_requests(self) -> bool:
         """Whether the device side is still to be told of finished requests; the next `schedule` does."""
         return bool(self._finished_req_ids) or self.offload.has_saves
@@ -136,9 +151,10 @@ class Scheduler:
         """The next step. Without work it holds at most the ids of finished requests."""
         output = SchedulerOutput(finished_req_ids=self._finished_req_ids)
         self._finished_req_ids = []
-        step = _Step(output)
+        step = _Step(output, self._clock())
         prefilling = [request for request in self._running.values() if request.is_prefilling]
         decoding = [request for request in self._running.values() if not request.is_prefilling]
+        step.has_streams = bool(decoding)
         if self.mixed_steps:
             self._schedule_decodes(step, decoding)
             self._schedule_prompts(step, prefilling)
@@ -176,6 +192,13 @@ class Scheduler:
             raise ValueError("a step was updated twice, or before an older one")
         step = self._steps.popleft()
         now = self._clock()
+        self.stalls.note(
+            step.started,
+            now,
+            has_prompts=step.has_prompts,
+            has_streams=step.has_streams,
+            decodes=step.decodes,
+        )
         outputs = []
         if step.decodes_only:
             self._observe_drafts(step, model_output)
@@ -230,8 +253,9 @@ class Scheduler:
 
     def _schedule_decodes(self, step: _Step, requests: list[Request]) -> None:
         for request in requests:
-            num_tokens = request.num_tokens - request.num_computed_tokens
-            if num_tokens:
+            num_tokens = request.num_expected_tokens - request.num_computed_tokens
+            if num_tokens and not request.will_end:
+                step.decodes = True
                 self._schedule_known(step, request, num_tokens)
 
     def _grant_drafts(self, step: _Step) -> None:
@@ -270,6 +294,7 @@ class Scheduler:
             num_tokens = min(request.num_tokens - request.num_computed_tokens, budget)
             if not num_tokens:
                 return
+            step.has_prompts = True
             self._schedule_known(step, request, num_tokens)
             budget -= num_tokens
         for _ in range(num_prompts - len(prefilling)):
@@ -306,6 +331,7 @@ class Scheduler:
             return 0
         self.pool.hold(cached_block_ids)
         self.pool.promise(num_promised)
+        step.has_prompts = True
         self._start(self._waiting.pop(), cached_block_ids, num_cached_tokens)
         self._allocate(request, num_cached_tokens + num_tokens)
         step.output.new_requests.append(
@@ -363,11 +389,12 @@ class Scheduler:
     def _update_request(
         self, request: Request, num_computed: int, result: ModelRunnerOutput, now: float
     ) -> EngineCoreOutput | None:
-        req_id = request.req_id
+        req_id, samples = request.req_id, num_computed >= request.num_tokens
+        request.num_pending -= samples
         if req_id in result.errors:
             return self.finish_request(req_id, "error", result.errors[req_id])
         prompt_logprobs = result.prompt_logprobs.get(req_id)
-        if num_computed < request.num_tokens:
+        if not samples:
             self._cache_blocks(request, num_computed)
             return request.output([], None, prompt_logprobs, with_times=False) if prompt_logprobs else None
         token_ids = result.sampled_token_ids.get(req_id)
@@ -381,8 +408,8 @@ class Scheduler:
         """Append sampled tokens. The KV of all but the last is computed: those before it are accepted drafts."""
         req_id, times = request.req_id, request.times
         num_taken = request.append(token_ids)
-        request.num_computed_tokens = request.num_tokens - 1
-        self._cache_blocks(request, request.num_computed_tokens)
+        request.num_computed_tokens = request.num_expected_tokens - 1
+        self._cache_blocks(request, request.num_tokens - 1)
         is_first = not times.first_token
         if is_first:
             times.first_token = now
@@ -556,19 +583,22 @@ class Scheduler:
 class _Step:
     """A step under way. progress: its requests, each with how many of its tokens it will have computed.
 
+    started: when it was scheduled. has_streams: sequences were able to decode. decodes, has_prompts: what is in it.
     decodes_only: nothing but decodes is in it, so that drafts may be.
     """
 
-    __slots__ = ("decodes_only", "num_tokens", "output", "progress")
+    __slots__ = ("decodes", "decodes_only", "has_prompts", "has_streams", "num_tokens", "output", "progress", "started")
 
-    def __init__(self, output: SchedulerOutput) -> None:
+    def __init__(self, output: SchedulerOutput, started: float) -> None:
         self.output = output
+        self.started = started
         self.progress: list[tuple[Request, int]] = []
         self.num_tokens = 0
-        self.decodes_only = False
+        self.has_streams = self.decodes = self.has_prompts = self.decodes_only = False
 
     def add(self, request: Request, num_tokens: int) -> None:
         self.output.num_scheduled_tokens[request.req_id] = num_tokens
         self.num_tokens += num_tokens
         request.num_computed_tokens += num_tokens
+        request.num_pending += request.num_computed_tokens == request.num_expected_tokens
         self.progress.append((request, request.num_computed_tokens))

@@ -11,9 +11,10 @@ t is measured, step by step, for the powers of two of `rows`; between measured c
 larger than all measured ones is taken to be as dear as they make it look, so that it is tried. What a draft model needs
 to catch up with a prompt is spread over the steps that follow. Counts beside the best one, and 0, are measured again
 from time to time, so seldom that all of it together costs about one per cent: a count that would lose a share s of a
-step's time waits for at least `REGRET_STEPS * s` steps. A probe whose drafts are all accepted is followed by another.
+step's time waits for at least `REGRET_STEPS * s` steps, so that what is nearly as good is never lost sight of. A probe
+whose drafts are all accepted is followed by another.
 
-A request whose own drafts keep failing, where others' do not, is left out for a while that doubles each time.
+A request whose own drafts fail, beyond what chance explains, is left out for a while that doubles each time.
 
 None of it touches the text: what is verified is what would have been sampled.
 """
@@ -25,13 +26,13 @@ from collections import deque
 from collections.abc import Sequence
 from statistics import median
 
-LEAST_GAIN = 1.02
+LEAST_GAIN = 1.01
 """Drafting must promise so much more than plain decoding to be done at all."""
-PROBE_STEPS = 64
+PROBE_STEPS = 8
 PROBES_IN_A_ROW = 8
 REGRET_STEPS = 250
 OVERHEAD_STEPS = 32
-_FORGET = 0.97
+_FORGET = 0.985
 _PRIOR_RATE, _PRIOR_WEIGHT = 0.7, 4.0
 _SAMPLES = 9
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 8, 128
@@ -45,13 +46,13 @@ class RequestDrafts:
     num_drafts: verifications that had drafts; num_drafted, num_accepted: their tokens. wait: steps left to sit out.
     """
 
-    __slots__ = ("_gain", "_pause", "_weight", "num_accepted", "num_drafted", "num_drafts", "wait")
+    __slots__ = ("_gain", "_pause", "_spread", "_weight", "num_accepted", "num_drafted", "num_drafts", "wait")
 
     def __init__(self) -> None:
         self.num_drafts = self.num_drafted = self.num_accepted = 0
         self.wait = 0
         self._pause = _SHORTEST_PAUSE
-        self._gain = self._weight = 0.0
+        self._gain = self._spread = self._weight = 0.0
 
     def observe(self, drafted: int, accepted: int, needed: float) -> None:
         """Take in one verification. needed: accepted tokens at which so many drafts begin to pay."""
@@ -59,13 +60,15 @@ class RequestDrafts:
         self.num_drafted += drafted
         self.num_accepted += accepted
         self._weight = _OWN_FORGET * self._weight + 1.0
-        self._gain += (accepted - needed - self._gain) / self._weight
+        difference = accepted - needed - self._gain
+        self._gain += difference / self._weight
+        self._spread += (difference * (accepted - needed - self._gain) - self._spread) / self._weight
         if self._weight < _OWN_WEIGHT:
             return
-        if self._gain < 0.0:
+        if self._gain + math.sqrt(self._spread / self._weight) < 0.0:
             self.wait = self._pause
             self._pause = min(2 * self._pause, _LONGEST_PAUSE)
-            self._gain = self._weight = 0.0
+            self._gain = self._spread = self._weight = 0.0
         else:
             self._pause = _SHORTEST_PAUSE
 

@@ -36,6 +36,7 @@ from vllm.config import (
     VllmConfig,
 )
 from vllm.engine.foreign_args import FOREIGN_OPTIONS, ForeignOption
+from vllm.engine.structured_outputs.defaults import OutputDefaults
 from vllm.logger import init_logger
 from vllm.neuron import platform
 from vllm.neuron.faults import Faults
@@ -58,10 +59,6 @@ SECTIONS: dict[str, type] = {
 
 _NO_EFFECT = {
     "enforce_eager": "programs are always compiled",
-    "gpu_memory_utilization": "the KV cache holds max_num_seqs sequences; bound it by kv_cache_memory_bytes",
-}
-_REFUSED = {
-    "structured_outputs_config": "there is one backend, and each request says what it wants",
 }
 _AT_LEAST = {
     "stream_interval": 1,
@@ -178,8 +175,8 @@ class EngineArgs(_Options):  # type: ignore[misc]
                 _refuse_or_note(each.name, value, foreign.reason, foreign.refused)
         elif each.name in _NO_EFFECT and value != each.default:
             _refuse_or_note(each.name, value, _NO_EFFECT[each.name], refused=False)
-        elif each.name in _REFUSED and value:
-            _refuse_or_note(each.name, value, _REFUSED[each.name], refused=True)
+        elif each.name == "structured_outputs_config":
+            OutputDefaults.parse(value)
 
 
 @dataclass

@@ -1,8 +1,12 @@
-"""The loop: schedule, execute, update. One request's fault ends that request."""
+"""The loop: schedule, execute, update. One request's fault ends that request.
+
+With `async_scheduling` the next step is scheduled and handed over while one runs, so that the device does not wait for
+the host: a step's outputs are told while the next one computes. Not while a request with a grammar runs, whose masks
+need the tokens of the step before.
+"""
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 from vllm.config import VllmConfig
@@ -10,6 +14,7 @@ from vllm.core.contract import Executor, SchedulerOutput
 from vllm.core.outputs import EngineCoreOutput, SchedulerStats
 from vllm.core.scheduler import Scheduler
 from vllm.engine.grammar_stage import Ending, GrammarStage
+from vllm.engine.lane import StepLane
 from vllm.engine.messages import EngineCoreRequest, StepOutput
 from vllm.engine.structured_outputs.matcher_tokenizer import GrammarTokenizer
 from vllm.logger import init_logger
@@ -29,6 +34,7 @@ class EngineCore:
         self.scheduler = Scheduler(config)
         self.scheduler.offload.learn(executor.stored_prefixes())
         self.grammars = GrammarStage(config.model_config.vocab_size)
+        self._lane = StepLane(executor, 2 if config.scheduler_config.async_scheduling else 1)
 
     def set_grammar_tokenizer(self, tokenizer: GrammarTokenizer) -> None:
         self.grammars.set_tokenizer(tokenizer)
@@ -54,7 +60,7 @@ class EngineCore:
 
     @property
     def has_work(self) -> bool:
-        return self._scheduler_has_work or self.grammars.num_waiting > 0
+        return self._scheduler_has_work or len(self._lane) > 0 or self.grammars.num_waiting > 0
 
     @property
     def _scheduler_has_work(self) -> bool:
@@ -63,20 +69,35 @@ class EngineCore:
     def step(self) -> StepOutput:
         """One round. Raises only when the device is lost. While grammars alone are compiled, a short wait for one."""
         outputs = self._admit_compiled()
-        if not self._scheduler_has_work:
+        while self._may_submit and self._submit_next(outputs):
+            pass
+        if not self._lane:
             return StepOutput(outputs, self.stats())
-        scheduled = self.scheduler.schedule()
-        if self.grammars.num_running:
-            failures = self.grammars.fill_masks(scheduled.grammar_masks, self.scheduler.sampling_req_ids())
-            outputs += self._end(failures)
-        started = time.monotonic()
-        result = self.executor.execute(scheduled)
-        seconds = time.monotonic() - started
+        scheduled, result, seconds = self._lane.take()
         outputs += self.scheduler.update_from_output(scheduled, result)
         if self.grammars.num_running:
             outputs += self._end(self.grammars.advance(outputs))
         num_tokens = scheduled.total_num_scheduled_tokens
-        return StepOutput(outputs, self.stats(), result.bucket_uses, seconds, num_tokens)
+        stalls = self.scheduler.stalls.take()
+        return StepOutput(outputs, self.stats(), result.bucket_uses, seconds, num_tokens, stalls)
+
+    @property
+    def _may_submit(self) -> bool:
+        if not self._lane:
+            return self._scheduler_has_work
+        is_known = self.grammars.num_running == 0
+        return len(self._lane) < self._lane.depth and is_known and self.scheduler.can_run_ahead
+
+    def _submit_next(self, outputs: list[EngineCoreOutput]) -> bool:
+        """Schedule a step and hand it over, if there is anything in it."""
+        scheduled = self.scheduler.schedule()
+        if self.grammars.num_running:
+            failures = self.grammars.fill_masks(scheduled.grammar_masks, self.scheduler.sampling_req_ids())
+            outputs += self._end(failures)
+        if scheduled.is_empty:
+            return False
+        self._lane.submit(scheduled)
+        return True
 
     def stats(self) -> SchedulerStats:
         stats = self.scheduler.stats()
@@ -127,5 +148,6 @@ class EngineCore:
 
     def shutdown(self) -> None:
         self.grammars.close()
+        self._lane.close()
         self._save_computed()
         self.executor.shutdown()

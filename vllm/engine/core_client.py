@@ -2,8 +2,8 @@
 
 `InprocClient` is driven by its caller, step by step. `ProcessClient` owns a child process (`core_proc`), a private
 directory with its sockets, and a thread that watches it: an ended child is seen at once; one that shows no life for
-STALL_SECONDS is unhealthy by `check_health`, and well again when it answers; one that stays silent for
-GIVE_UP_SECONDS, or whose step takes longer than a step may, is killed, and every request hears of it.
+STALL_SECONDS, or hangs in a step, is unhealthy by `check_health`, and well again when it goes on (`liveness`); one that
+stays silent for GIVE_UP_SECONDS, or whose step takes longer than any may, is killed, and every request hears of it.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from vllm.config import VllmConfig
 from vllm.core.contract import Capabilities
 from vllm.engine.core import CALLS, EngineCore
 from vllm.engine.core_proc import encode_config
+from vllm.engine.liveness import STALL_SECONDS, LivedTime
 from vllm.engine.messages import (
     Abort,
     Call,
@@ -52,7 +53,6 @@ from vllm.neuron.executor import NeuronExecutor
 
 logger = init_logger(__name__)
 
-STALL_SECONDS = 1.5
 GIVE_UP_SECONDS = 30.0
 _POLL_MS = 250
 _GRACE_SECONDS = 5.0
@@ -86,6 +86,11 @@ class InprocClient:
         output.outputs = refused + output.outputs
         return output
 
+    def settle(self) -> None:
+        """After everything was aborted: let the device side learn of it."""
+        while self.core.has_work:
+            self.core.step()
+
     def call(self, method: str, *args: Any) -> Any:
         """One of `core.CALLS`."""
         if method not in CALLS:
@@ -108,8 +113,8 @@ class ProcessClient:
         self.dead_error: EngineDeadError | None = None
         self.on_death: Callable[[EngineDeadError], None] = lambda error: None
         self._closing = False
-        self._last_beat = time.monotonic()
-        self._step_age = 0.0
+        self._silence = LivedTime(time.monotonic())
+        self._beat = Heartbeat()
         self._call_ids = itertools.count()
         self._replies: dict[int, asyncio.Future[Any]] = {}
 
@@ -179,14 +184,15 @@ class ProcessClient:
                 self._die(message.message)
 
     def check_health(self) -> None:
-        """Raises EngineDeadError if the child is gone or shows no life."""
+        """Raises EngineDeadError if the child is gone, shows no life, or hangs in a step."""
         if self.dead_error is not None:
             raise self.dead_error
         if self.process.poll() is not None:
             raise EngineDeadError(self._obituary())
-        silence = time.monotonic() - self._last_beat
-        if silence > STALL_SECONDS:
-            raise EngineDeadError(f"the engine process has shown no life for {silence:.1f} s")
+        if self._silence.seconds > STALL_SECONDS:
+            raise EngineDeadError(f"the engine process has shown no life for {self._silence.seconds:.1f} s")
+        if self._beat.step_age > self._beat.step_allowance:
+            raise EngineDeadError(f"a step of the engine has taken {self._beat.step_age:.1f} s and goes on")
 
     def shutdown(self) -> None:
         """Stop the child, kindly at first, and remove the sockets. Safe to call twice."""
@@ -224,7 +230,7 @@ class ProcessClient:
             raise EngineDeadError(message.message)
         if not isinstance(message, Ready):
             raise EngineDeadError(f"the engine process began with {type(message).__name__} instead of Ready")
-        self._last_beat = time.monotonic()
+        self._silence.restart(time.monotonic())
         return message
 
     def _first_message(self, progress: StartProgress, deadline: float) -> FromCore:
@@ -263,17 +269,17 @@ class ProcessClient:
         while not self._closing and self.dead_error is None:
             if self._beats.poll(_POLL_MS):
                 beat = from_core_decoder.decode(self._beats.recv())
-                self._last_beat = time.monotonic()
-                self._step_age = beat.step_age if isinstance(beat, Heartbeat) else 0.0
+                self._beat = beat if isinstance(beat, Heartbeat) else Heartbeat()
+                self._silence.restart(time.monotonic())
             if self._closing:
                 return
             limit = envs.VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS
-            silence = time.monotonic() - self._last_beat
+            silence = self._silence.look(time.monotonic())
             if self.process.poll() is not None:
                 self._die(self._obituary())
             elif silence > GIVE_UP_SECONDS:
                 self._kill(f"the engine process showed no life for {silence:.0f} s")
-            elif self._step_age > limit:
+            elif self._beat.step_age > limit:
                 self._kill(f"a step of the engine took more than VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS={limit:g} s")
 
     def _kill(self, message: str) -> None:

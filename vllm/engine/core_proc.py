@@ -19,6 +19,7 @@ import zmq
 
 from vllm.config import VllmConfig
 from vllm.engine.core import CALLS, EngineCore
+from vllm.engine.liveness import StepWatch
 from vllm.engine.messages import (
     Abort,
     Call,
@@ -147,11 +148,11 @@ class CoreProcess:
             return Reply(call.call_id, error=f"{type(error).__name__}: {error}")
 
     def _beat(self) -> None:
+        watch = StepWatch()
         while self.running:
-            started = self.step_started
-            age = time.monotonic() - started if started else 0.0
+            watch.look(self.step_started, time.monotonic())
             try:
-                self.heartbeat.send(encoder.encode(Heartbeat(age)))
+                self.heartbeat.send(encoder.encode(Heartbeat(watch.age, watch.allowance)))
             except zmq.ZMQError:
                 if self.running:
                     raise

@@ -13,6 +13,7 @@ from vllm.engine.input_processor import InputProcessor
 from vllm.engine.messages import EngineCoreRequest, StepOutput
 from vllm.engine.metrics import EngineMetrics
 from vllm.engine.output_processor import OutputProcessor
+from vllm.engine.structured_outputs.defaults import OutputDefaults
 from vllm.engine.structured_outputs.preparer import GrammarPreparer
 from vllm.engine.tokenizer import Tokenizer
 from vllm.exceptions import VLLMClientError
@@ -114,7 +115,7 @@ class LLMEngine:
     def abort_all(self) -> None:
         """End every request, and let the device free their rows."""
         self._abort(self.output_processor.abort_all())
-        self.engine_core.step()
+        self.engine_core.settle()
 
     def _abort(self, core_ids: list[str]) -> None:
         self.engine_core.abort(core_ids)
@@ -181,8 +182,14 @@ class LLMEngine:
 def make_preparer(
     config: VllmConfig, core: InprocClient | ProcessClient, tokenizer: Tokenizer | None, inputs: InputProcessor
 ) -> GrammarPreparer:
-    vocab_size = config.model_config.vocab_size
-    return GrammarPreparer(core.capabilities, tokenizer, vocab_size, inputs.eos_token_ids, core.set_grammar_tokenizer)
+    return GrammarPreparer(
+        core.capabilities,
+        tokenizer,
+        config.model_config.vocab_size,
+        inputs.eos_token_ids,
+        core.set_grammar_tokenizer,
+        OutputDefaults.parse(config.structured_outputs_config),
+    )
 
 
 def load_config_tokenizer(config: VllmConfig) -> Tokenizer | None:

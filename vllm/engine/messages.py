@@ -80,13 +80,17 @@ class Ready(msgspec.Struct, tag="ready"):
 
 
 class StepOutput(msgspec.Struct, tag="step", gc=False):
-    """What a step (or an abort, or a refusal) brought. step_seconds: of the device's work."""
+    """What a step (or an abort, or a refusal) brought. step_seconds: of the device's work.
+
+    stalls: seconds for which running streams waited for prompts (`core.stalls`), where such a wait ended.
+    """
 
     outputs: list[EngineCoreOutput] = []
     stats: SchedulerStats | None = None
     bucket_uses: list[BucketUse] = []
     step_seconds: float = 0.0
     num_tokens: int = 0
+    stalls: list[float] = []
 
 
 class Reply(msgspec.Struct, tag="reply"):
@@ -102,9 +106,10 @@ class Fatal(msgspec.Struct, tag="fatal"):
 
 
 class Heartbeat(msgspec.Struct, tag="beat"):
-    """Sent several times a second. step_age: seconds since the step under way began; 0 when idle."""
+    """Sent several times a second. Both in seconds, as in `liveness.StepWatch`."""
 
     step_age: float = 0.0
+    step_allowance: float = 0.0
 
 
 ToCore = EngineCoreRequest | GrammarTokenizer | Abort | Call | Shutdown

@@ -5,6 +5,9 @@ monotonic clock. Labels are model_name and engine, and what each family adds. Be
 
     vllm:bucket_uses, vllm:bucket_tokens, vllm:bucket_padding_tokens {kind, bucket}
                                forwards by compiled shape, real tokens in them, and the padding an accelerator would pay
+    vllm:decode_stall_seconds  how long running streams waited for prompts, between two of their tokens
+    vllm:decode_stall_bound_tokens
+                               most tokens computed in that time, as the options bound them
     vllm:num_slots             rows of the compiled decode program
     vllm:artifact_hit          1 if this start compiled nothing
     vllm:startup_seconds {phase}
@@ -110,6 +113,8 @@ class EngineMetrics:
             self._record_output(output, now)
         if step.num_tokens:
             self._step_tokens.observe(step.num_tokens)
+        for seconds in step.stalls:
+            self._stalls.observe(seconds)
         if step.bucket_uses:
             self.padding.add(step.bucket_uses)
             for use in step.bucket_uses:
@@ -239,6 +244,11 @@ class EngineMetrics:
         self._rejections = self._counter("admission_rejections", "Requests turned away at the door.", "reason")
         self._first_token = self._histogram("time_to_first_token_seconds", "From arrival to first token.", _FIRST_TOKEN)
         self._inter_token = self._histogram("inter_token_latency_seconds", "Between two tokens.", _BETWEEN_TOKENS)
+        self._stalls = self._histogram(
+            "decode_stall_seconds",
+            "For how long running streams waited for steps with prompt tokens, between two of their tokens.",
+            _BETWEEN_TOKENS,
+        )
         self._per_output_token = self._histogram(
             "request_time_per_output_token_seconds", "Mean time between tokens of a request.", _BETWEEN_TOKENS
         )
@@ -281,6 +291,10 @@ class EngineMetrics:
             "enable_prefix_caching": str(cache.enable_prefix_caching),
         }
         self._gauge("cache_config_info", "How KV is laid out.", *facts).labels(**self._labels, **facts).set(1)
+        bound = self._gauge(
+            "decode_stall_bound_tokens", "Most tokens computed in such a wait, as the options bound them."
+        )
+        bound.set(stall_bound_tokens(config))
         self._gauge("num_slots", "Rows of the compiled decode program.").set(config.scheduler_config.max_num_seqs or 0)
         self._gauge("artifact_hit", "1 if this start compiled nothing.").set(executor_stats.get("artifact_hit", 0))
         seconds = self._gauge("startup_seconds", "Seconds of this start, by phase.", "phase")
@@ -313,6 +327,13 @@ class _SpeculationMetrics:
         before = seen.spec_num_accepted_by_position or (0,) * len(stats.spec_num_accepted_by_position)
         for position, (now, then) in enumerate(zip(stats.spec_num_accepted_by_position, before, strict=True)):
             self._by_position.labels(**self._labels, position=str(position)).inc(now - then)
+
+
+def stall_bound_tokens(config: VllmConfig) -> int:
+    """Most tokens computed from one token of a running stream to its next while prompts wait."""
+    limits = config.scheduler_config
+    step_tokens = limits.max_num_batched_tokens or 0
+    return step_tokens if limits.mixed_steps else limits.max_consecutive_prefills * step_tokens
 
 
 def served_name(config: VllmConfig) -> str:
@@ -355,7 +376,7 @@ def _drafting_line(stats: SchedulerStats, seen: SchedulerStats) -> str:
         return ""
     drafted = stats.spec_num_draft_tokens - seen.spec_num_draft_tokens
     accepted = stats.spec_num_accepted_tokens - seen.spec_num_accepted_tokens
-    return f"speculation: {1 + accepted / drafts:.2f} tokens a draft, {accepted / drafted:.0%} accepted of {drafted}; "
+    return f"acceptance length {1 + accepted / drafts:.2f}, {accepted / drafted:.0%} of {drafted} drafts accepted; "
 
 
 class Collectable(Protocol):

@@ -8,8 +8,6 @@ import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from tqdm.auto import tqdm
-
 from vllm.config import ModelConfig
 from vllm.engine.arg_utils import EngineArgs
 from vllm.engine.beam_search import BeamSearch, next_logprobs, step_params
@@ -383,11 +381,18 @@ def _pooling_error(method: str, kind: str) -> ValueError:
     )
 
 
+def _tqdm(**options: Any) -> Any:
+    """tqdm's bar; imported with the first, since that takes longer than a start should."""
+    from tqdm.auto import tqdm
+
+    return tqdm(**options)
+
+
 class _ProgressBar:
     """Prompts done, and tokens in and out a second."""
 
     def __init__(self, use_tqdm: Progress, total: int) -> None:
-        make = tqdm if use_tqdm is True else use_tqdm
+        make = _tqdm if use_tqdm is True else use_tqdm
         self._bar = make(total=total, desc="Processed prompts", dynamic_ncols=True) if callable(make) else None
         self._started = time.monotonic()
         self._num_in = self._num_out = 0

@@ -177,9 +177,12 @@ def find_artifact(config: VllmConfig, target: type[DeviceModel]) -> Found:
     return Found(found, info, key)
 
 
-def open_or_compile(config: VllmConfig, target: type[DeviceModel], progress: Progress) -> Opened:
+def open_or_compile(
+    config: VllmConfig, target: type[DeviceModel], progress: Progress, *, to_load: bool = False
+) -> Opened:
     """The artifact of a resolved config, verified; compiled and published first where there is none.
 
+    to_load: it will be loaded here, so that what would not fit is not compiled.
     Raises ArtifactError where none matches and compiling was forbidden (`compile=False`) or cannot be written.
     """
     found, info, key = find_artifact(config, target)
@@ -192,6 +195,8 @@ def open_or_compile(config: VllmConfig, target: type[DeviceModel], progress: Pro
     if store is None:
         where = ", ".join(str(store.directory) for store in stores)
         raise ArtifactError(f"{info.reason}, and none can be written to {where}. Set NEURON_COMPILED_ARTIFACTS")
+    if to_load:
+        target.check_fits(config)
     logger.info("%s: compiling%s", info.reason, _listed(info.diff))
     return _compile(config, target, progress, store, key, info)
 

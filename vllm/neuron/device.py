@@ -49,6 +49,10 @@ class DeviceModel(ABC):
     def compile(cls, config: VllmConfig, directory: Path, progress: Progress) -> None:
         """Write a complete artifact into `directory` (empty, private to this call). Leaves publishing to the caller."""
 
+    @classmethod  # noqa: B027 (a target that knows no bound has nothing to check)
+    def check_fits(cls, config: VllmConfig) -> None:
+        """Raise ValueError if `load` would take more memory than there is. Reads no weight. `load` checks it too."""
+
     @classmethod
     @abstractmethod
     def load(cls, config: VllmConfig, directory: Path) -> DeviceModel:

@@ -44,7 +44,7 @@ def load_model(config: VllmConfig, report: PhaseReport | None = None) -> tuple[D
     target = resolve_target(config.target)
     started = time.perf_counter()
     report("artifact", 0.0, "")
-    directory, hit, _ = open_or_compile(config, target, CompileProgress(report))
+    directory, hit, _ = open_or_compile(config, target, CompileProgress(report), to_load=True)
     found = time.perf_counter()
     report("load", 0.0, "")
     device = target.load(config, Path(directory))

@@ -91,6 +91,7 @@ class NeuronModelRunner:
         return result
 
     def _update_rows(self, step: SchedulerOutput, result: ModelRunnerOutput) -> list[Work]:
+        """The step's rows. One that lacks a token failed in the step before, unknown when this one was scheduled."""
         for req_id in step.finished_req_ids:
             self.batch.remove(req_id)
         works: list[Work] = []
@@ -105,7 +106,7 @@ class NeuronModelRunner:
                 result.errors[req_id] = f"cannot place the request on the device: {error}"
                 continue
             num_new = step.num_scheduled_tokens.get(req_id, 0)
-            if num_new:
+            if num_new and request.num_computed_tokens + num_new <= row.num_tokens:
                 works.append(Work(row, request.num_computed_tokens, num_new, step.num_draft_tokens.get(req_id, 0)))
         return works
 

@@ -1,7 +1,8 @@
 """Every key of NxD Inference's NeuronConfig: name, type, default, range and meaning.
 
 Names and defaults are the library's; some defaults are replaced by vLLM's settings (`neuron_config`). Each class below
-is one group of the reference in `docs/neuron_config.md`; together they are `NeuronConfig`.
+is one group of the reference in `docs/neuron_config.md`; together they are `NeuronConfig`. A group is never built by
+itself, so it gets no methods of its own: making those of 200 fields anew for each group takes long at every import.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def _as_list(given: Any) -> Any:
     return [given] if isinstance(given, int) and not isinstance(given, bool) else given
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
 class ShapeKeys(Section):
     """Batch, lengths and types."""
 
@@ -101,7 +102,7 @@ class ShapeKeys(Section):
     vocab_parallel: bool = flag("Shard the embedding over the vocabulary.")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
 class BucketKeys(ShapeKeys):
     """Buckets."""
 
@@ -124,7 +125,7 @@ class BucketKeys(ShapeKeys):
     bucket_n_active_tokens: bool = flag("Internal to NxD Inference.")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
 class SamplingKeys(BucketKeys):
     """Sampling."""
 
@@ -135,7 +136,7 @@ class SamplingKeys(BucketKeys):
     async_mode: bool = flag("Run one decode step ahead of the host.")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
 class CacheKeys(SamplingKeys):
     """KV cache."""
 
@@ -171,7 +172,7 @@ class CacheKeys(SamplingKeys):
     kv_quant_config: KVQuantizationConfig | None = key(None, "fp8 KV cache, library versions from 0.8.")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
 class QuantizationKeys(CacheKeys):
     """Weight quantisation."""
 
@@ -209,7 +210,7 @@ class QuantizationKeys(CacheKeys):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
 class SpeculationKeys(QuantizationKeys):
     """Speculative decoding and adapters."""
 
@@ -230,7 +231,7 @@ class SpeculationKeys(QuantizationKeys):
     lora_config: LoraServingConfig | None = key(None, "LoRA adapters.")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
 class ParallelKeys(SpeculationKeys):
     """Parallelism."""
 
@@ -273,7 +274,7 @@ class ParallelKeys(SpeculationKeys):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
 class KernelKeys(ParallelKeys):
     """Kernels and compiler."""
 
@@ -342,7 +343,7 @@ class KernelKeys(ParallelKeys):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
 class ModelKeys(KernelKeys):
     """Mixture of experts and vision."""
 

@@ -12,6 +12,8 @@ times out of four, as a hash of the context decides. Verification is a forward o
 from __future__ import annotations
 
 import json
+import math
+import threading
 import time
 from collections.abc import Sequence
 from functools import lru_cache
@@ -44,6 +46,7 @@ class NullDeviceModel(DeviceModel):
         self.speculation = config.speculative_config
         self.kv_block_bytes = self.block_size * self.kv.itemsize
         self.step_seconds = envs.VLLM_NULL_STEP_MS / 1000
+        self.steps_left = envs.VLLM_NULL_HANG_AFTER or math.inf
         self.capabilities = Capabilities(
             target="null",
             sampling=HOST_SAMPLING,
@@ -71,6 +74,9 @@ class NullDeviceModel(DeviceModel):
     def forward(self, model_input: ModelInput) -> ModelOutput:
         if self.step_seconds:
             time.sleep(self.step_seconds)
+        self.steps_left -= 1
+        if self.steps_left < 0:
+            threading.Event().wait()
         if model_input.kind is Kind.VERIFY:
             return self._verify(model_input)
         self._write_kv(model_input)

@@ -22,21 +22,25 @@ from vllm.config import VllmConfig
 from vllm.logger import init_logger
 from vllm.neuron.device import TARGETS
 from vllm.neuron.faults import Faults, NeuronConfigError, nearest
+from vllm.neuron.kv_dtype import kv_token_bytes, settled_kv_dtype
 from vllm.neuron.kv_layout import BLOCK_KV_KEYS, KVModes, default_block_size, kv_layout, kv_modes
 from vllm.neuron.lora import settle_lora
 from vllm.neuron.neuron_config import NeuronConfig, default_neuron_config, torch_dtype
 from vllm.neuron.neuron_config_sections import TORCH_DTYPES, dtype_name
 from vllm.neuron.options import merged_override
-from vllm.neuron.parallel import HeadSharding, degree_fault, kv_bytes_per_token
+from vllm.neuron.parallel import HeadSharding, degree_fault
 from vllm.neuron.refusals import refuse_keys, refuse_options
 from vllm.neuron.section import keys, plain
-from vllm.neuron.speculation import settle_speculation
+from vllm.neuron.speculation import METHOD_KEYS, settle_speculation
 
 logger = init_logger(__name__)
 
 DEFAULT_MAX_NUM_SEQS = 32
-DEFAULT_STEP_TOKENS = 512
-"""Tokens of a mixed step: what a running stream may have to wait for between two of its tokens."""
+DEFAULT_STEP_TOKENS = 256
+"""Tokens of a mixed step: what a running stream may have to wait for between two of its tokens. More make it wait
+longer and bring no throughput (docs/prefix_caching.md)."""
+DEFAULT_CHUNK = 512
+"""The same on the accelerator, where a step is a compiled chunk and its padding is computed."""
 BLOCK_KV_BY_DEFAULT = frozenset({"cpu", "null"})
 """Targets that cache prefixes and mix pieces of prompts with decodes unless told not to."""
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
@@ -90,6 +94,7 @@ def examine(config: VllmConfig, target: str | None = None) -> Examined:
     faults = Faults()
     target = target or choose_target(config.neuron_options.device, faults)
     override = merged_override(config.neuron_options, faults)
+    config = _with_kv_bound(config, target)
     _check_environment(override, faults)
     refuse_options(config, target, faults)
     config = config.replace(lora_config=settle_lora(config, override, target, faults))
@@ -185,7 +190,11 @@ def _settle(config: VllmConfig, override: Mapping[str, Any], modes: KVModes, fau
             enable_chunked_prefill=modes.chunked_prefill,
         ),
         parallel_config=replace(parallel, tensor_parallel_size=degree or 1),
-        cache_config=replace(cache, enable_prefix_caching=modes.prefix_caching),
+        cache_config=replace(
+            cache,
+            enable_prefix_caching=modes.prefix_caching,
+            kv_cache_dtype=settled_kv_dtype(cache.kv_cache_dtype, override, faults),
+        ),
     )
     block_size = _agreed("pa_block_size", override, "block_size", cache.block_size, faults)
     token_bytes = _kv_bytes_per_token(settled)
@@ -246,7 +255,9 @@ def _agreed_dtype(dtype: str, override: Mapping[str, Any], faults: Faults) -> st
 
 def _build_neuron_config(config: VllmConfig, override: Mapping[str, Any], faults: Faults) -> NeuronConfig | None:
     entries = {
-        name: value for name, value in override.items() if name not in AGREED_KEYS and not _is_settled(name, value)
+        name: value
+        for name, value in override.items()
+        if name not in AGREED_KEYS and not _is_settled(config, name, value)
     }
     if override.get("torch_dtype") is not None and config.model_config.dtype in BYTES:
         del entries["torch_dtype"]
@@ -257,9 +268,13 @@ def _build_neuron_config(config: VllmConfig, override: Mapping[str, Any], faults
         return None
 
 
-def _is_settled(name: str, value: Any) -> bool:
-    """Whether `kv_modes` has taken a key in. Values of wrong types are left for the Neuron config to complain of."""
-    return name in BLOCK_KV_KEYS and (value is None or isinstance(value, bool))
+def _is_settled(config: VllmConfig, name: str, value: Any) -> bool:
+    """Whether a key was judged before. Values of wrong types are left for the Neuron config to complain of.
+
+    `kv_modes` takes its keys in; `settle_speculation` has complained of its own wherever nothing speculates.
+    """
+    keys = BLOCK_KV_KEYS if config.speculative_config is not None else (*BLOCK_KV_KEYS, *METHOD_KEYS)
+    return name in keys and (value is None or isinstance(value, bool))
 
 
 def _with_step_limits(config: VllmConfig, neuron_config: NeuronConfig, target: str) -> VllmConfig:
@@ -273,8 +288,8 @@ def _with_step_limits(config: VllmConfig, neuron_config: NeuronConfig, target: s
     lookahead = speculation.num_speculative_tokens if speculation else 0
     step_tokens = scheduler.max_num_batched_tokens
     if step_tokens is None:
-        together = longest if target == "neuronx" else longest * rows
-        prompt_tokens = min(DEFAULT_STEP_TOKENS, together) if mixed else longest * prompts
+        most = min(DEFAULT_CHUNK, longest) if target == "neuronx" else min(DEFAULT_STEP_TOKENS, longest * rows)
+        prompt_tokens = most if mixed else longest * prompts
         step_tokens = max(prompt_tokens, rows * (1 + lookahead))
     return config.replace(
         scheduler_config=replace(
@@ -335,21 +350,33 @@ def _check_model(config: VllmConfig, neuron_config: NeuronConfig | None, faults:
         faults.add("windowed_context_encoding_size", encoding_window, why, f"Use {window}")
 
 
+def _with_kv_bound(config: VllmConfig, target: str) -> VllmConfig:
+    """The config with the environment's bound of the KV cache, where no option bounds it."""
+    if target != "cpu" or config.cache_config.kv_cache_memory_bytes is not None or not envs.VLLM_CPU_KVCACHE_SPACE:
+        return config
+    bound = int(envs.VLLM_CPU_KVCACHE_SPACE * 2**30)
+    return config.replace(cache_config=replace(config.cache_config, kv_cache_memory_bytes=bound))
+
+
 def _check_kv_memory(config: VllmConfig, faults: Faults) -> None:
     cache, limit = config.cache_config, config.cache_config.kv_cache_memory_bytes
+    if not 0 < cache.gpu_memory_utilization <= 1:
+        faults.add(
+            "gpu_memory_utilization", cache.gpu_memory_utilization, "it is a share", "Use more than 0, at most 1"
+        )
     if limit is None or not cache.block_size:
         return
     needed = _kv_bytes_per_token(config) * cache.block_size * cache.num_blocks
     if needed > limit:
         why = f"the KV cache takes {needed} bytes: {cache.num_blocks} blocks of {cache.block_size} tokens"
-        faults.add("kv_cache_memory_bytes", limit, why, "Lower max_num_seqs or max_model_len, or raise it")
+        fix = "Lower max_num_seqs or max_model_len, or raise it (or VLLM_CPU_KVCACHE_SPACE, where that set it)"
+        faults.add("kv_cache_memory_bytes", limit, why, fix)
 
 
 def _kv_bytes_per_token(config: VllmConfig) -> int:
     """Bytes of one token's KV; 0 where they are not known."""
-    dtype = config.cache_config.kv_cache_dtype
-    dtype = torch_dtype(config.model_config.dtype if dtype == "auto" else dtype)
-    return kv_bytes_per_token(config.model_config.hf_config, BYTES[dtype]) if dtype in BYTES else 0
+    model = config.model_config
+    return kv_token_bytes(model.hf_config, config.cache_config.kv_cache_dtype, torch_dtype(model.dtype))
 
 
 def _notices(config: VllmConfig, neuron_config: NeuronConfig) -> Iterator[str]:

@@ -10,6 +10,7 @@ import importlib
 from vllm import envs
 from vllm.config import CacheConfig, ModelConfig, VllmConfig
 from vllm.neuron.faults import Faults
+from vllm.neuron.kv_dtype import refuse_kv_dtype, refuse_kv_keys
 from vllm.neuron.neuron_config import NeuronConfig
 
 BLOCK_KV_TARGETS = frozenset({"cpu", "null", "neuronx"})
@@ -36,7 +37,6 @@ _UNSERVED = {
     "drafts are a chain, not a tree": ("token_tree_config",),
     "Medusa heads are not served": ("is_medusa",),
     "it is set by NxD Inference on the draft's copy": ("is_eagle_draft",),
-    "a quantised KV cache is not served yet": ("kv_cache_quant", "kv_quant_config"),
     "tensors cannot be captured or replaced while serving": ("tensor_capture_config", "tensor_replacement_config"),
 }
 
@@ -45,11 +45,7 @@ def refuse_options(config: VllmConfig, target: str, faults: Faults) -> None:
     """Settings of vLLM that mean something here but cannot be had."""
     _refuse_parallelism(config, faults)
     _refuse_model_options(config.model_config, faults)
-    if config.cache_config.kv_cache_dtype not in ("auto", "bfloat16", "float32"):
-        given = config.cache_config.kv_cache_dtype
-        faults.add("kv_cache_dtype", given, "a quantised KV cache is not served yet", "Leave it out")
-    if config.scheduler_config.async_scheduling:
-        faults.add("async_scheduling", True, "steps are not overlapped yet", "Leave it out")
+    refuse_kv_dtype(config.cache_config.kv_cache_dtype, target, faults)
     if config.kv_transfer_config:
         faults.add("kv_transfer_config", config.kv_transfer_config, "KV transfer is not served yet", "Leave it out")
     _refuse_offloading(config.cache_config, target, faults)
@@ -128,6 +124,7 @@ def refuse_keys(options: VllmConfig, config: NeuronConfig, target: str, faults: 
         for name in names:
             if value := getattr(config, name):
                 faults.add(name, value, reason, "Leave it out")
+    refuse_kv_keys(config, target, faults)
     if config.is_block_kv_layout and target not in BLOCK_KV_TARGETS:
         why = f"block KV is not served on the {target} target yet"
         faults.add("is_block_kv_layout", True, why, "Leave out what asks for it")

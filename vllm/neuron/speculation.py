@@ -22,6 +22,8 @@ DEFAULT_NUM_DRAFTS = {"ngram": 8, "draft_model": 5, "eagle": 5, "eagle3": 5}
 DEFAULT_LOOKUP = (2, 4)
 """Fewest and most tokens at the end of the text that `ngram` looks for."""
 MOST_DRAFTS = 32
+METHOD_KEYS = ("enable_fused_speculation", "enable_eagle_speculation", "is_eagle3")
+"""Keys of the Neuron config that say how drafts are made."""
 
 _OTHER_SPELLINGS = {
     "spec_method": "method",
@@ -45,6 +47,17 @@ _FOREIGN = {
     "acceptance_method": "verification samples as without drafts, which is exact",
     "disable_logprobs": "log-probabilities are reported of every token",
 }
+_FOREIGN_METHODS = {
+    "suffix": (
+        "it drafts from a tree of all earlier answers, so that the pace of one user's stream tells what others were "
+        "answered; what a text repeats of itself is looked up by ngram",
+        'Use "ngram"',
+    ),
+    "medusa": ("heads of Medusa are not run", 'Use "eagle3" or "eagle"'),
+    "mlp_speculator": ("MLP speculators are not run", 'Use "eagle3" or "eagle"'),
+    "mtp": ("layers that predict several tokens are not run", 'Use "draft_model"'),
+}
+"""vLLM's methods that there are not: why, and what to use."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +99,10 @@ def merged_options(options: SpeculativeOptions, faults: Faults) -> SpeculativeSe
         values[name] = value
         sources.setdefault(name, option)
     if not values:
+        return None
+    method = values.get("method")
+    if isinstance(method, str) and method in _FOREIGN_METHODS:
+        faults.unreadable("speculative_config.method", method, *_FOREIGN_METHODS[method])
         return None
     try:
         return SpeculativeSection.from_dict(values)
@@ -175,7 +192,7 @@ def _own_length(hf_config: Mapping[str, Any]) -> int | None:
 
 
 def _refuse_keys_alone(override: Mapping[str, Any], faults: Faults) -> None:
-    for name in ("enable_fused_speculation", "enable_eagle_speculation", "speculation_length"):
+    for name in (*METHOD_KEYS, "speculation_length"):
         if override.get(name):
             fix = 'Give speculative_config={"model": ..., "num_speculative_tokens": ...}'
             faults.add(name, override[name], "nothing says what drafts", fix)
@@ -193,12 +210,8 @@ def _check_method(section: SpeculativeSection, method: str, override: Mapping[st
         for name in ("prompt_lookup_max", "prompt_lookup_min"):
             if getattr(section, name) is not None:
                 faults.add(f"speculative_config.{name}", getattr(section, name), "it belongs to ngram", "Leave it out")
-    expected = {
-        "enable_fused_speculation": method != "ngram",
-        "enable_eagle_speculation": method in ("eagle", "eagle3"),
-        "is_eagle3": method == "eagle3",
-    }
-    for name, value in expected.items():
+    expected = (method != "ngram", method in ("eagle", "eagle3"), method == "eagle3")
+    for name, value in zip(METHOD_KEYS, expected, strict=True):
         if override.get(name) not in (None, value):
             fix = f"Leave it out, or choose another method than {method!r}"
             faults.unreadable(name, override[name], f"speculative_config's method is {method!r}", fix)

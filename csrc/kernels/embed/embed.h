@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels/args.h"
+#include "kernels/linear/f8_weights.h"
 #include "kernels/linear/int_weights.h"
 #include "simd/vec.h"
 
@@ -35,6 +36,13 @@ VLLM_INLINE float byte_value(const uint8_t* codes, int column, int k) {
   return static_cast<float>(codes[(k / 4 * kTile + column) * 4 + k % 4] - 128);
 }
 
+template <class Scales>
+VLLM_INLINE float f8_value(const uint8_t* tile, int column, int k, int num_in) {
+  const uint8_t* codes = tile + Scales::header(num_in) + static_cast<ptrdiff_t>(k) * kTile;
+  const auto* scales = reinterpret_cast<const float*>(tile) + (Scales::kByBlock ? k / kF8Group * kTile : 0);
+  return lane(load_f8(codes + column / kLanes * kLanes), column % kLanes) * F8Lanes::kFactor * scales[column];
+}
+
 VLLM_INLINE float table_value(const PackedMatrix& table, const uint8_t* tile, int column, int k, int groups) {
   switch (table.format) {
     case Format::kF32:
@@ -52,6 +60,10 @@ VLLM_INLINE float table_value(const PackedMatrix& table, const uint8_t* tile, in
       return nibble_value<GroupMinima>(tile, column, k, groups);
     case Format::kQ4K:
       return nibble_value<SuperMinima>(tile, column, k, groups);
+    case Format::kF8:
+      return f8_value<F8OutputScales>(tile, column, k, table.num_in);
+    case Format::kF8Block:
+      return f8_value<F8BlockScales>(tile, column, k, table.num_in);
   }
   return 0.0f;
 }

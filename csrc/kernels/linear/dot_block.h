@@ -30,6 +30,9 @@ VLLM_INLINE void dot_block(const uint32_t* w, ptrdiff_t step_stride, ptrdiff_t v
   }
 }
 
+// Most rows whose sums of two vectors stay in registers.
+inline constexpr int kPairRows = kFloatRows * kColumns / 2;
+
 // The same, cut to the registers there are: one vector after the other as soon as rows alone keep the pipes busy.
 template <class Units, int M, int N>
 VLLM_INLINE void dot_vectors(const uint32_t* w, ptrdiff_t step_stride, ptrdiff_t vector_stride, const uint32_t* x,

@@ -31,22 +31,20 @@ VLLM_INLINE void rotate(float* head, const float* angles, int rotary_dim) {
   }
 }
 
-// Writes one head's key and value at `offset` of a block. Pairs of bf16 positions share a unit: a row's last token
-// leaves 0 in the other half, so that nothing stale is ever multiplied.
-VLLM_INLINE void write_kv(const KvLayer& kv, int block, int head, int offset, const float* key, const float* value,
-                          bool last) {
-  uint32_t* keys = kv.keys(block, head);
-  uint32_t* values = kv.values(block, head);
-  const int dim = kv.head_dim, padded = round_up(dim, kLanes);
-  if (kv.type == KvType::kF32) {
-    auto* k = reinterpret_cast<float*>(keys) + offset / kLanes * kLanes * dim + offset % kLanes;
-    for (int i = 0; i < dim; ++i) k[i * kLanes] = key[i];
-    std::memcpy(values + offset * padded, value, sizeof(float) * static_cast<size_t>(dim));
-    return;
-  }
-  const int pairs = dim / 2;
-  uint32_t* k = keys + offset / kLanes * kLanes * pairs + offset % kLanes;
-  auto* v = reinterpret_cast<uint16_t*>(values + offset / 2 * padded) + offset % 2;
+VLLM_INLINE void write_f32(const KvLayer& kv, int block, int head, int offset, const float* key, const float* value) {
+  const int dim = kv.head_dim;
+  auto* k = reinterpret_cast<float*>(kv.keys(block, head)) + offset / kLanes * kLanes * dim + offset % kLanes;
+  for (int i = 0; i < dim; ++i) k[i * kLanes] = key[i];
+  std::memcpy(kv.values(block, head) + offset * round_up(dim, kLanes), value, sizeof(float) * static_cast<size_t>(dim));
+}
+
+// Pairs of positions share a unit: a row's last token leaves 0 in the other half, so that nothing stale is ever
+// multiplied.
+VLLM_INLINE void write_bf16(const KvLayer& kv, int block, int head, int offset, const float* key, const float* value,
+                            bool last) {
+  const int dim = kv.head_dim, padded = round_up(dim, kLanes), pairs = dim / 2;
+  uint32_t* k = kv.keys(block, head) + offset / kLanes * kLanes * pairs + offset % kLanes;
+  auto* v = reinterpret_cast<uint16_t*>(kv.values(block, head) + offset / 2 * padded) + offset % 2;
   const bool clear = last && offset % 2 == 0;
   for (int i = 0; i < dim; i += kLanes) {
     const int n = dim - i < kLanes ? dim - i : kLanes;
@@ -57,6 +55,57 @@ VLLM_INLINE void write_kv(const KvLayer& kv, int block, int head, int offset, co
     for (int j = 0; j < n; ++j) v[2 * (i + j)] = half[j];
     if (clear)
       for (int j = 0; j < n; ++j) v[2 * (i + j) + 1] = 0;
+  }
+}
+
+// Into a cache of bytes: round_key and round_value turn 16 numbers into bytes.
+template <class RoundKey, class RoundValue>
+VLLM_INLINE void write_bytes(const KvLayer& kv, int block, int head, int offset, const float* key, const float* value,
+                             RoundKey&& round_key, RoundValue&& round_value) {
+  const int dim = kv.head_dim;
+  auto* k = reinterpret_cast<uint8_t*>(kv.keys(block, head)) + offset / kLanes * kLanes * dim + offset % kLanes;
+  auto* v = reinterpret_cast<uint8_t*>(kv.values(block, head)) + offset * round_up(dim, kLanes);
+  for (int i = 0; i < dim; i += kLanes) {
+    const int n = dim - i < kLanes ? dim - i : kLanes;
+    uint8_t rounded[kLanes];
+    round_key(rounded, load(key + i, n));
+    for (int j = 0; j < n; ++j) k[(i + j) * kLanes] = rounded[j];
+    round_value(rounded, load(value + i, n));
+    std::memcpy(v + i, rounded, static_cast<size_t>(n));
+  }
+}
+
+VLLM_INLINE float largest_size(const float* x, int dim) {
+  f32x16 most = zeros();
+  for (int i = 0; i < dim; i += kLanes) most = max(abs(load(x + i, dim - i < kLanes ? dim - i : kLanes)), most);
+  return largest(most);
+}
+
+// A scale for the token's key in this head, and one for its value: x = code * scale.
+VLLM_INLINE void write_int8(const KvLayer& kv, int block, int head, int offset, const float* key, const float* value) {
+  const float key_size = largest_size(key, kv.head_dim), value_size = largest_size(value, kv.head_dim);
+  const auto round_by = [](float size) {
+    return [inverse = size > 0.0f ? 127.0f / size : 0.0f](uint8_t* out, f32x16 x) {
+      store_int8(reinterpret_cast<int8_t*>(out), to_int(mul(x, broadcast(inverse))));
+    };
+  };
+  write_bytes(kv, block, head, offset, key, value, round_by(key_size), round_by(value_size));
+  kv.key_scales(block, head)[offset] = key_size / 127.0f;
+  kv.value_scales(block, head)[offset] = value_size / 127.0f;
+}
+
+// Writes one head's key and value at `offset` of a block.
+VLLM_INLINE void write_kv(const KvLayer& kv, int block, int head, int offset, const float* key, const float* value,
+                          bool last) {
+  switch (kv.type) {
+    case KvType::kF32:
+      return write_f32(kv, block, head, offset, key, value);
+    case KvType::kBf16:
+      return write_bf16(kv, block, head, offset, key, value, last);
+    case KvType::kF8:
+      return write_bytes(kv, block, head, offset, key, value, store_f8, store_f8);
+    case KvType::kInt8:
+      return write_int8(kv, block, head, offset, key, value);
   }
 }
 

@@ -10,13 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 from vllm.core.contract import Capabilities
 from vllm.engine.input_processor import ProcessedRequest
 from vllm.engine.structured_outputs.checker import NUM_SANDBOXES, GrammarChecker
+from vllm.engine.structured_outputs.defaults import BACKENDS, OutputDefaults
 from vllm.engine.structured_outputs.limits import MAX_REQUEST_GRAMMAR_CHARS
 from vllm.engine.structured_outputs.matcher_tokenizer import GrammarTokenizer
 from vllm.engine.tokenizer import Tokenizer
 from vllm.exceptions import VLLMValidationError
 from vllm.sampling_params import SamplingParams, StructuredOutputsParams
-
-BACKENDS = ("auto", "guidance")
 
 
 class GrammarPreparer:
@@ -29,12 +28,14 @@ class GrammarPreparer:
         vocab_size: int,
         eos_token_ids: list[int],
         send: Callable[[GrammarTokenizer], None],
+        defaults: OutputDefaults,
     ) -> None:
         self._capabilities = capabilities
         self._tokenizer = tokenizer
         self._vocab_size = vocab_size
         self._eos_token_ids = eos_token_ids
         self._send = send
+        self._defaults = defaults
         self._checker: GrammarChecker | None = None
         self._threads: ThreadPoolExecutor | None = None
         self._finalizers: list[weakref.finalize[..., GrammarPreparer]] = []
@@ -49,12 +50,12 @@ class GrammarPreparer:
 
         Raises VLLMValidationError for a constraint that cannot be used, or that this model cannot honour.
         """
-        constraint = params.structured_outputs
+        constraint = self._constraint(params)
         return None if constraint is None else self._started(constraint).check(constraint)
 
     async def check_async(self, params: SamplingParams) -> str | None:
         """The same, without blocking the event loop."""
-        constraint = params.structured_outputs
+        constraint = self._constraint(params)
         if constraint is None:
             return None
         checker = self._started(constraint)
@@ -86,6 +87,10 @@ class GrammarPreparer:
             self._checker.close()
         if self._threads is not None:
             self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _constraint(self, params: SamplingParams) -> StructuredOutputsParams | None:
+        given = params.structured_outputs
+        return None if given is None else self._defaults.applied_to(given)
 
     def _started(self, constraint: StructuredOutputsParams) -> GrammarChecker:
         if not self._capabilities.structured_outputs:

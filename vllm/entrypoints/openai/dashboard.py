@@ -31,6 +31,7 @@ _COUNTERS = {
     "cache_queries": "vllm:prefix_cache_queries",
     "cache_hits": "vllm:prefix_cache_hits",
     "rejected": "vllm:admission_rejections",
+    "drafts": "vllm:spec_decode_num_drafts",
     "draft_tokens": "vllm:spec_decode_num_draft_tokens",
     "accepted_tokens": "vllm:spec_decode_num_accepted_tokens",
 }

@@ -5,7 +5,8 @@ Here bytes that are no body are counted as they arrive: past the bound the answe
 closed. A connection that does not finish its headers in time is closed too. Trailers are dropped.
 
 What a client still sends after its answer is read and dropped for a moment, since closing at once could cost it the
-answer.
+answer. A connection whose time is over gets one more look before it is closed: where the loop, or the whole process,
+stood still, a request may have come in time and wait to be read.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 HEADER_SECONDS = 30
 LINGER_SECONDS = 2
+LAST_LOOK_SECONDS = 0.05
 
 
 class BoundedHttpProtocol(HttpToolsProtocol):
@@ -80,6 +82,10 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._stop_lingering()
         super().on_message_complete()
 
+    def timeout_keep_alive_handler(self) -> None:
+        """What arrives until then takes the timer back, as it always does."""
+        self.timeout_keep_alive_task = self.loop.call_later(LAST_LOOK_SECONDS, super().timeout_keep_alive_handler)
+
     def _refuse_headers(self) -> None:
         """With a request under way nothing can be said: its answer owns the connection."""
         if not self._in_body and (self.cycle is None or self.cycle.response_complete):
@@ -100,7 +106,10 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._linger_timer = None
 
     def _start_header_timer(self) -> None:
-        self._header_timer = self.loop.call_later(HEADER_SECONDS, self.transport.close)
+        self._header_timer = self.loop.call_later(HEADER_SECONDS, self._close_without_headers)
+
+    def _close_without_headers(self) -> None:
+        self._header_timer = self.loop.call_later(LAST_LOOK_SECONDS, self.transport.close)
 
     def _stop_header_timer(self) -> None:
         if self._header_timer is not None:

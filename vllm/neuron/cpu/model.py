@@ -15,7 +15,8 @@ Programs take packed rows, so padding costs nothing here; a compiled shape only 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +29,11 @@ from vllm.logger import init_logger
 from vllm.neuron.cpu.draft_pair import build_pair
 from vllm.neuron.cpu.drafts import Drafter, draft_program_shape
 from vllm.neuron.cpu.graph import Graph
+from vllm.neuron.cpu.memory import COMPILE_BYTES, check_memory
 from vllm.neuron.cpu.models import build_graph, resolve_architecture
 from vllm.neuron.cpu.models.eagle import kept_width
-from vllm.neuron.cpu.ops import HiddenCache, KvDtype, NativeModel, ThreadPool
-from vllm.neuron.cpu.packing import LAYOUT_VERSION, Scheme, pack
-from vllm.neuron.cpu.packing import Checkpoint as Tensors
+from vllm.neuron.cpu.ops import HiddenCache, KvDtype, NativeModel, ThreadPool, memory_needed
+from vllm.neuron.cpu.packing import LAYOUT_VERSION, Checkpoint, Scheme, lay_out, pack
 from vllm.neuron.cpu.plan import ProgramSpec, plan
 from vllm.neuron.cpu.step import build_step
 from vllm.neuron.device import DeviceModel, Progress
@@ -40,7 +41,7 @@ from vllm.neuron.model_input import ByteArray, Kind, ModelInput, ModelOutput
 
 logger = init_logger(__name__)
 
-COMPILER_VERSION = 2
+COMPILER_VERSION = 3
 SCORED_AT_ONCE = 64
 """Positions whose logits are in memory at once."""
 
@@ -48,8 +49,11 @@ _SCHEMES: dict[str, Scheme] = {"auto": "native", "float32": "f32", "bfloat16": "
 _QUANTISED: dict[str, Scheme] = {
     "int8_per_tensor": "int8_tensor",
     "int8_per_channel": "int8",
+    "f8e4m3_per_tensor": "f8_tensor",
+    "f8e4m3_per_channel": "f8",
     "int4": "q4_min",
 }
+_KV_DTYPES: dict[str, KvDtype] = {"bfloat16": "bf16", "float32": "f32", "fp8": "f8", "int8": "int8"}
 
 
 class CpuDeviceModel(DeviceModel):
@@ -83,7 +87,10 @@ class CpuDeviceModel(DeviceModel):
 
     @classmethod
     def artifact_key(cls, config: VllmConfig) -> dict[str, Any]:
+        speculation = config.speculative_config
+        drafts = speculation is not None and speculation.uses_model
         return {
+            **({"draft_scheme": draft_scheme(config)} if drafts else {}),
             "compiler": f"cpu-{COMPILER_VERSION}",
             "layout": LAYOUT_VERSION,
             "scheme": weight_scheme(config),
@@ -93,27 +100,25 @@ class CpuDeviceModel(DeviceModel):
 
     @classmethod
     def compile(cls, config: VllmConfig, directory: Path, progress: Progress) -> None:
-        model = config.model_config
-        resolve_architecture(model.hf_config)
-        graph = build_graph(model.hf_config, model.max_len)
-        checkpoint = open_checkpoint(model.model_path or model.model, load_format=model.load_format)
-        weights: Tensors = checkpoint
-        speculation = config.speculative_config
-        if speculation is not None and speculation.uses_model:
-            needs_norm = bool(config.neuron_config.enable_eagle_draft_input_norm)
-            pair = build_pair(graph, checkpoint, speculation, model.max_len, needs_norm)
-            graph, weights = pair.target, pair.target_weights
-            (directory / "draft").mkdir()
-            shapes = {"draft": draft_program_shape(config)}
-            _write_model(config, pair.draft, pair.draft_weights, shapes, directory / "draft", progress)
-        _write_model(config, graph, weights, program_shapes(config), directory, progress)
+        check_memory(config, {"compiling": COMPILE_BYTES})
+        for part in _parts(config):
+            part.write(config, directory, progress)
+
+    @classmethod
+    def check_fits(cls, config: VllmConfig) -> None:
+        parts = {part.name: part.lay_out(config) for part in _parts(config)}
+        hidden = _hidden_cache(config, parts[""][0]["hidden_width"])
+        check_memory(config, _memory_needed(config, parts, ThreadPool(), hidden))
 
     @classmethod
     def load(cls, config: VllmConfig, directory: Path) -> CpuDeviceModel:
-        pool, hidden = ThreadPool(), _hidden_cache(config, directory)
-        native, programs = _load_model(config, directory, pool, hidden)
-        has_draft = (directory / "draft").is_dir()
-        draft = _load_model(config, directory / "draft", pool, hidden)[0] if has_draft else None
+        index, specs = _read_part(directory)
+        pool, hidden = ThreadPool(), _hidden_cache(config, index["hidden_width"])
+        draft_directory = directory / DRAFT
+        parts = {"": (index, specs)} | ({DRAFT: _read_part(draft_directory)} if draft_directory.is_dir() else {})
+        check_memory(config, _memory_needed(config, parts, pool, hidden))
+        native, programs = _load_part(config, directory, parts[""], pool, hidden)
+        draft = _load_part(config, draft_directory, parts[DRAFT], pool, hidden)[0] if DRAFT in parts else None
         logger.info("cpu: %s kernels on %d threads", native.isa, native.num_threads)
         return cls(config, native, programs, draft, hidden)
 
@@ -151,12 +156,8 @@ class CpuDeviceModel(DeviceModel):
         return {"isa": self.native.isa}
 
     def memory(self) -> dict[str, int]:
-        memory = self.native.memory()
-        if self.hidden is not None:
-            memory["hidden_states"] = self.hidden.bytes
-        if self.draft is not None:
-            memory |= {f"draft_{kind}": size for kind, size in self.draft.memory().items()}
-        return memory
+        parts = {"": self.native.memory()} | ({DRAFT: self.draft.memory()} if self.draft is not None else {})
+        return _by_part(parts, self.hidden)
 
     def shutdown(self) -> None:
         """Threads and memory go with the last reference."""
@@ -165,6 +166,118 @@ class CpuDeviceModel(DeviceModel):
         if model_input.kind not in (Kind.PREFILL, Kind.CHUNK):
             return "decode"
         return "mixed" if self.capabilities.mixed_steps else f"prefill-{model_input.bucket}"
+
+
+Index = dict[str, Any]
+"""What `pack` returns, and beside it `kv` (what the KV cache looks like) and `hidden_width`."""
+Specs = Mapping[str, ProgramSpec]
+"""Programs by name."""
+DRAFT = "draft"
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """One of the models of an artifact. name: "" for the target, or DRAFT; its directory, and its prefix of memory."""
+
+    name: str
+    graph: Graph
+    weights: Checkpoint
+    scheme: Scheme
+    shapes: Mapping[str, tuple[int, int]]
+
+    def lay_out(self, config: VllmConfig) -> tuple[Index, Specs]:
+        """What `write` will write, without reading a weight."""
+        return self._described(lay_out(self.graph, self.weights, self.scheme)), self._programs(config)
+
+    def write(self, config: VllmConfig, directory: Path, progress: Progress) -> None:
+        directory = directory / self.name
+        (directory / "programs").mkdir(parents=True)
+        index = pack(self.graph, self.weights, self.scheme, directory / "weights.bin", progress)
+        (directory / "index.json").write_text(json.dumps(self._described(index)))
+        for name, spec in self._programs(config).items():
+            (directory / "programs" / f"{name}.json").write_text(json.dumps(spec))
+
+    def _described(self, index: Index) -> Index:
+        names = ("num_layers", "num_kv_heads", "head_dim", "vocab_size")
+        return {
+            **index,
+            "kv": {name: getattr(self.graph, name) for name in names},
+            "hidden_width": kept_width(self.graph),
+        }
+
+    def _programs(self, config: VllmConfig) -> Specs:
+        return {
+            name: plan(self.graph, tokens, samples, default_top_k(config))
+            for name, (tokens, samples) in self.shapes.items()
+        }
+
+
+def _parts(config: VllmConfig) -> list[_Part]:
+    """The target and, if one drafts, its draft; of their checkpoints nothing but headers is read."""
+    model, speculation = config.model_config, config.speculative_config
+    resolve_architecture(model.hf_config)
+    graph = build_graph(model.hf_config, model.max_len)
+    checkpoint = open_checkpoint(model.model_path or model.model, load_format=model.load_format)
+    if speculation is None or not speculation.uses_model:
+        return [_Part("", graph, checkpoint, weight_scheme(config), program_shapes(config))]
+    needs_norm = bool(config.neuron_config.enable_eagle_draft_input_norm)
+    pair = build_pair(graph, checkpoint, speculation, model.max_len, needs_norm)
+    return [
+        _Part("", pair.target, pair.target_weights, weight_scheme(config), program_shapes(config)),
+        _Part(DRAFT, pair.draft, pair.draft_weights, draft_scheme(config), {DRAFT: draft_program_shape(config)}),
+    ]
+
+
+def _read_part(directory: Path) -> tuple[Index, Specs]:
+    """What `_Part.write` wrote, less the weights."""
+    files = sorted((directory / "programs").glob("*.json"))
+    return json.loads((directory / "index.json").read_text()), {
+        file.stem: json.loads(file.read_text()) for file in files
+    }
+
+
+def _memory_needed(
+    config: VllmConfig, parts: Mapping[str, tuple[Index, Specs]], pool: ThreadPool, hidden: HiddenCache | None
+) -> dict[str, int]:
+    """What `CpuDeviceModel.memory` will say."""
+    shape = {**cache_shape(config), "pool": pool, "hidden": hidden}
+    return _by_part(
+        {name: memory_needed(index, specs.values(), **index["kv"], **shape) for name, (index, specs) in parts.items()},
+        hidden,
+    )
+
+
+def _by_part(parts: Mapping[str, dict[str, int]], hidden: HiddenCache | None) -> dict[str, int]:
+    """One table of bytes by kind."""
+    memory = {f"{part}_{kind}" if part else kind: size for part, kinds in parts.items() for kind, size in kinds.items()}
+    return memory if hidden is None else {**memory, "hidden_states": hidden.bytes}
+
+
+def _load_part(
+    config: VllmConfig, directory: Path, part: tuple[Index, Specs], pool: ThreadPool, hidden: HiddenCache | None
+) -> tuple[NativeModel, dict[str, int]]:
+    """A model, and its programs' handles by name."""
+    index, specs = part
+    native = NativeModel(
+        directory / "weights.bin", index, **index["kv"], **cache_shape(config), pool=pool, hidden=hidden
+    )
+    return native, {name: native.add_program(spec) for name, spec in specs.items()}
+
+
+def _hidden_cache(config: VllmConfig, width: int) -> HiddenCache | None:
+    """Of the target and its draft; None where the target keeps nothing for one."""
+    shape = cache_shape(config)
+    return HiddenCache(shape["num_blocks"] * shape["block_size"], width) if width else None
+
+
+def cache_shape(config: VllmConfig) -> dict[str, Any]:
+    """The KV cache's size and type, in the words of `NativeModel`."""
+    return {
+        "num_blocks": config.cache_config.num_blocks,
+        "block_size": config.cache_config.block_size or config.model_config.max_len,
+        "max_context": config.model_config.max_len,
+        "kv_dtype": kv_dtype(config),
+    }
 
 
 def program_shapes(config: VllmConfig) -> dict[str, tuple[int, int]]:
@@ -180,60 +293,6 @@ def program_shapes(config: VllmConfig) -> dict[str, tuple[int, int]]:
     tokens = rows * (1 + config.scheduler_config.num_lookahead_tokens)
     shapes["decode"] = (tokens, max(rows, min(SCORED_AT_ONCE, tokens)))
     return shapes
-
-
-def _write_model(
-    config: VllmConfig,
-    graph: Graph,
-    checkpoint: Tensors,
-    shapes: dict[str, tuple[int, int]],
-    directory: Path,
-    progress: Progress,
-) -> None:
-    index = pack(graph, checkpoint, weight_scheme(config), directory / "weights.bin", progress)
-    index["kv"] = {
-        "num_layers": graph.num_layers,
-        "num_kv_heads": graph.num_kv_heads,
-        "head_dim": graph.head_dim,
-        "vocab_size": graph.vocab_size,
-    }
-    index["hidden_width"] = kept_width(graph)
-    (directory / "index.json").write_text(json.dumps(index))
-    (directory / "programs").mkdir()
-    for name, (tokens, samples) in shapes.items():
-        spec = plan(graph, tokens, samples, default_top_k(config))
-        (directory / "programs" / f"{name}.json").write_text(json.dumps(spec))
-
-
-def _hidden_cache(config: VllmConfig, directory: Path) -> HiddenCache | None:
-    """Of the target and its draft; None where the target keeps nothing for one."""
-    width = json.loads((directory / "index.json").read_text())["hidden_width"]
-    cache = config.cache_config
-    num_slots = cache.num_blocks * (cache.block_size or config.model_config.max_len)
-    return HiddenCache(num_slots, width) if width else None
-
-
-def _load_model(
-    config: VllmConfig, directory: Path, pool: ThreadPool, hidden: HiddenCache | None
-) -> tuple[NativeModel, dict[str, int]]:
-    """A model that `_write_model` wrote, and its programs' handles by name."""
-    cache = config.cache_config
-    index = json.loads((directory / "index.json").read_text())
-    specs: dict[str, ProgramSpec] = {
-        path.stem: json.loads(path.read_text()) for path in sorted((directory / "programs").glob("*.json"))
-    }
-    native = NativeModel(
-        directory / "weights.bin",
-        index,
-        **index["kv"],
-        num_blocks=cache.num_blocks,
-        block_size=cache.block_size or config.model_config.max_len,
-        max_context=config.model_config.max_len,
-        kv_dtype=kv_dtype(config),
-        pool=pool,
-        hidden=hidden,
-    )
-    return native, {name: native.add_program(spec) for name, spec in specs.items()}
 
 
 def mixed_tokens(config: VllmConfig) -> int:
@@ -255,14 +314,25 @@ def weight_scheme(config: VllmConfig) -> Scheme:
     return _QUANTISED[quantisation]
 
 
+def draft_scheme(config: VllmConfig) -> Scheme:
+    """What becomes of a draft's weights: what its target's become, but floats become 8 bits unless a type is asked for.
+
+    A draft is run several times for one pass of its target, and its rounding changes no token, only how many are
+    accepted. A draft in a GGUF file stays as it is.
+    """
+    scheme, speculation = weight_scheme(config), config.speculative_config
+    own = (speculation.model_path or speculation.model) if speculation is not None else ""
+    return "int8" if scheme == "native" and not own.endswith(".gguf") else scheme
+
+
 def kv_dtype(config: VllmConfig) -> KvDtype:
     """The KV cache's type: what was asked for, else float32 beside float32 weights and bfloat16 beside all others."""
     asked = config.cache_config.kv_cache_dtype
     if asked == "auto":
         return "f32" if config.model_config.dtype == "float32" else "bf16"
-    if asked not in ("bfloat16", "float32"):
-        raise ValueError(f"the cpu target keeps KV as bfloat16 or float32, not as {asked}")
-    return "f32" if asked == "float32" else "bf16"
+    if asked not in _KV_DTYPES:
+        raise ValueError(f"the cpu target keeps KV as {', '.join(_KV_DTYPES)}, not as {asked}")
+    return _KV_DTYPES[asked]
 
 
 def default_top_k(config: VllmConfig) -> int:

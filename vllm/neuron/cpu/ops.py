@@ -6,7 +6,7 @@ process that made it: make it after a fork, not before.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -29,7 +29,7 @@ except ImportError as error:  # pragma: no cover
         "`pip install -e .` or `python setup.py build_ext --inplace`, which need a C++20 compiler"
     ) from error
 
-KvDtype = Literal["f32", "bf16"]
+KvDtype = Literal["f32", "bf16", "f8", "int8"]
 
 
 def known_isas() -> list[str]:
@@ -45,6 +45,55 @@ def supported_isas() -> list[str]:
 def measure_limits(num_threads: int | None = None, isa: str | None = None) -> dict[str, float]:
     """What this machine does at best, now: read_bytes, bf16_flops and int8_ops a second, by all threads together."""
     return dict(_cpu.measure_limits(choose_cpus(num_threads), isa or envs.VLLM_CPU_ISA))
+
+
+def memory_needed(
+    index: dict[str, Any],
+    programs: Iterable[ProgramSpec],
+    *,
+    num_layers: int,
+    num_kv_heads: int,
+    head_dim: int,
+    vocab_size: int,
+    num_blocks: int,
+    block_size: int,
+    max_context: int,
+    kv_dtype: KvDtype = "bf16",
+    pool: ThreadPool | None = None,
+    hidden: HiddenCache | None = None,
+) -> dict[str, int]:
+    """What `NativeModel.memory` will say with these programs added; no memory is touched."""
+    cache = _kv(kv_dtype, num_layers, num_kv_heads, head_dim, num_blocks, block_size)
+    model = _cpu.Model(
+        weights_path="",
+        weights=index["weights"],
+        kv=cache,
+        vocab=vocab_size,
+        max_context=max_context,
+        pool=(pool or ThreadPool()).native,
+        isa=envs.VLLM_CPU_ISA,
+        hidden=hidden,
+    )
+    for spec in programs:
+        model.add_program(spec)
+    return _memory(model)
+
+
+def _kv(
+    dtype: KvDtype, num_layers: int, num_kv_heads: int, head_dim: int, num_blocks: int, block_size: int
+) -> dict[str, Any]:
+    return {
+        "dtype": dtype,
+        "num_layers": num_layers,
+        "num_kv_heads": num_kv_heads,
+        "head_dim": head_dim,
+        "num_blocks": num_blocks,
+        "block_size": block_size,
+    }
+
+
+def _memory(model: Any) -> dict[str, int]:
+    return {"weights": model.weight_bytes, "kv_cache": model.kv_bytes, "arena": model.arena_bytes}
 
 
 @dataclass(slots=True)
@@ -110,14 +159,7 @@ class NativeModel:
         self.native = _cpu.Model(
             weights_path=str(weights_path),
             weights=index["weights"],
-            kv={
-                "dtype": kv_dtype,
-                "num_layers": num_layers,
-                "num_kv_heads": num_kv_heads,
-                "head_dim": head_dim,
-                "num_blocks": num_blocks,
-                "block_size": block_size,
-            },
+            kv=_kv(kv_dtype, num_layers, num_kv_heads, head_dim, num_blocks, block_size),
             vocab=vocab_size,
             max_context=max_context,
             pool=(pool or ThreadPool()).native,
@@ -136,8 +178,7 @@ class NativeModel:
 
     def memory(self) -> dict[str, int]:
         """Bytes by kind: weights (mapped, shared between processes), kv_cache, arena (buffers and scratch)."""
-        model = self.native
-        return {"weights": model.weight_bytes, "kv_cache": model.kv_bytes, "arena": model.arena_bytes}
+        return _memory(self.native)
 
     @property
     def kv_block_bytes(self) -> int:

@@ -9,14 +9,19 @@ Every matrix lies in tiles of 32 outputs, the last one padded with zeros; docs/c
     q4_min        float16 scale[k / 32][32], minimum[k / 32][32]; nibbles [k / 8][32][4]
     q4_k          float16 factors of scales [k / 256][32] and of minima; uint8 scale[k / 32][32], minimum[k / 32][32];
                   nibbles [k / 8][32][4]                               GGUF's Q4_K
+    f8            float32 scale[32]; codes [k][32]                       8-bit floating point, one scale an output
+    f8_block      float32 scale[k / 128][32]; codes [k][32]
     vector        float32, padded with zeros to whole tiles
 
-8-bit codes count from 128. A byte of nibbles holds k in its low half and k + 4 in its high half.
+8-bit integers count from 128. A byte of nibbles holds k in its low half and k + 4 in its high half.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from io import RawIOBase
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -24,22 +29,38 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from vllm.checkpoint.scaled import ScaledTensor
 from vllm.neuron.cpu.fusion import fused_weights
 from vllm.neuron.cpu.graph import Graph, Weight
-from vllm.neuron.cpu.quantize import Codes, Floats, codes_of_gguf, quantize_rows
+from vllm.neuron.cpu.quantize import (
+    F8_GROUP,
+    LARGEST_CODE,
+    Codes,
+    Floats,
+    codes_of_gguf,
+    codes_of_scaled,
+    native_format,
+    quantize_rows,
+)
+from vllm.neuron.cpu.threads import choose_cpus
 
 LAYOUT_VERSION = 1
 TILE = 32
 GROUP = 32
 ALIGNMENT = 4096
-_CHUNK_VALUES = 1 << 22
+_CHUNK_VALUES = 1 << 18
+"""Values that are worked on at once: few enough to stay in the second-level cache."""
 _WRITE_BYTES = 32 << 20
 
-Scheme = Literal["native", "f32", "bf16", "int8", "int8_tensor", "q4_min"]
+Scheme = Literal["native", "f32", "bf16", "int8", "int8_tensor", "f8", "f8_tensor", "q4_min"]
 """What becomes of the matrices. native: quantised weights keep their form as far as there is a kernel for it, all
-others become bf16. The rest: every matrix becomes that; int8_tensor is int8 with one scale a checkpoint tensor."""
+others become bf16. The rest: every matrix becomes that; with _tensor, one scale holds for a checkpoint's tensor."""
+
+_ONE_SCALE: dict[str, str] = {"int8_tensor": "int8", "f8_tensor": "f8"}
 
 Progress = Callable[[str, float], None]
+Piece = Callable[[], NDArray[Any]]
+"""Makes some packed bytes; runs on any thread."""
 
 _NATIVE = {"q4_0": "q4", "q4_1": "q4_min", "q8_0": "int8_group", "q4_k": "q4_k"}
 _BITS_8 = {"q5_0", "q5_1", "q5_k", "q6_k", "q3_k", "q2_k", "q8_k", "iq4_nl", "iq4_xs"}
@@ -65,33 +86,90 @@ class Checkpoint(Protocol):
 def pack(
     graph: Graph, checkpoint: Checkpoint, scheme: Scheme, out_file: Path, progress: Progress | None = None
 ) -> dict[str, Any]:
-    """Write the packed weights of `graph`; returns their index, which `ops.NativeModel` wants beside the file.
+    """Write the packed weights of `graph`; returns their index (`lay_out`), which `ops.NativeModel` wants beside them.
 
-    The index: {"version", "scheme", "num_bytes", "weights": {name: {"format", "shape", "offset", "num_bytes"}}}.
-    Weights made of the same tensors (tied embeddings) share their bytes. Raises ValueError for tensors whose shapes do
-    not fit the graph.
+    Raises ValueError for tensors whose shapes do not fit the graph, or whose values cannot be packed.
     """
+    index = lay_out(graph, checkpoint, scheme)
     interleaved = fused_weights(graph)
-    entries: dict[str, dict[str, Any]] = {}
-    written: dict[Any, dict[str, Any]] = {}
-    sizes = [int(np.prod(weight.shape)) for weight in graph.weights.values()]
-    done, total = 0, max(sum(sizes), 1)
-    with out_file.open("wb", buffering=0) as raw:
+    total = max(index["num_bytes"], 1)
+    threads = len(choose_cpus())
+    with out_file.open("wb", buffering=0) as raw, ThreadPoolExecutor(threads) as pool:
         file = _Writer(raw)
-        for (name, weight), size in zip(graph.weights.items(), sizes, strict=True):
+        for name, weight in graph.weights.items():
+            entry = index["weights"][name]
+            if entry["offset"] < file.position:
+                continue
             if progress is not None:
-                progress(f"packing {name}", done / total)
-            key = _identity(weight, name in interleaved)
-            if key not in written:
-                written[key] = _pack_weight(file, checkpoint, weight, scheme, name in interleaved)
-            entries[name] = written[key]
-            done += size
-        file.align(ALIGNMENT)
+                progress(f"packing {name}", file.position / total)
+            file.fill(entry["offset"])
+            jobs = _pieces(weight, checkpoint, entry["format"], scheme, name in interleaved)
+            for piece in _in_order(jobs, pool, 2 * threads):
+                file.write(piece)
+            if file.position != entry["offset"] + entry["num_bytes"]:
+                raise AssertionError(f"{name} was packed to {file.position}, not as laid out: {entry}")
+        file.fill(index["num_bytes"])
         file.flush()
-        num_bytes = file.position
     if progress is not None:
         progress("packed", 1.0)
+    return index
+
+
+def _in_order(jobs: Iterator[Piece], pool: ThreadPoolExecutor, ahead: int) -> Iterator[NDArray[Any]]:
+    """What the jobs give, in their order; at most `ahead` of them are begun before they are wanted."""
+    begun: deque[Future[NDArray[Any]]] = deque()
+    for job in jobs:
+        begun.append(pool.submit(job))
+        if len(begun) > ahead:
+            yield begun.popleft().result()
+    while begun:
+        yield begun.popleft().result()
+
+
+def lay_out(graph: Graph, checkpoint: Checkpoint, scheme: Scheme) -> dict[str, Any]:
+    """What `pack` writes and where, from the tensors' shapes and formats alone; no weight is read.
+
+    {"version", "scheme", "num_bytes", "weights": {name: {"format", "shape", "offset", "num_bytes"}}}, weights in the
+    file's order. Those made of the same tensors (tied embeddings) share their bytes.
+    """
+    interleaved = fused_weights(graph)
+    placed: dict[Any, dict[str, Any]] = {}
+    entries: dict[str, dict[str, Any]] = {}
+    end = 0
+    for name, weight in graph.weights.items():
+        key = _identity(weight, name in interleaved)
+        if key not in placed:
+            tensors = [checkpoint.get(source) for source in weight.sources]
+            _check_shapes(weight, tensors)
+            cut = weight.columns is not None
+            format = "vector" if weight.kind == "vector" else _choose_format(scheme, tensors, cut)
+            alignment = 64 if format == "vector" else ALIGNMENT
+            offset, num_bytes = -(-end // alignment) * alignment, _num_bytes(format, weight.shape)
+            placed[key] = {"format": format, "shape": list(weight.shape), "offset": offset, "num_bytes": num_bytes}
+            end = offset + num_bytes
+        entries[name] = placed[key]
+    num_bytes = -(-end // ALIGNMENT) * ALIGNMENT
     return {"version": LAYOUT_VERSION, "scheme": scheme, "num_bytes": num_bytes, "weights": entries}
+
+
+def _num_bytes(format: str, shape: tuple[int, ...]) -> int:
+    num_tiles = -(-shape[0] // TILE)
+    if format == "vector":
+        return num_tiles * TILE * 4
+    width = shape[1]
+    groups = -(-width // GROUP)
+    row_bytes = {
+        "f32": 4 * width,
+        "bf16": 2 * (width + width % 2),
+        "int8": 4 + groups * GROUP,
+        "int8_group": groups * (2 + GROUP),
+        "q4": groups * (2 + GROUP // 2),
+        "q4_min": groups * (4 + GROUP // 2),
+        "q4_k": 4 * -(-width // 256) + groups * (2 + GROUP // 2),
+        "f8": 4 + width,
+        "f8_block": 4 * -(-width // F8_GROUP) + width,
+    }[format]
+    return num_tiles * TILE * row_bytes
 
 
 class _Writer:
@@ -114,8 +192,9 @@ class _Writer:
             if self._used == _WRITE_BYTES:
                 self.flush()
 
-    def align(self, alignment: int) -> None:
-        self.write(np.zeros(-self.position % alignment, np.uint8))
+    def fill(self, position: int) -> None:
+        """Zeros up to `position`."""
+        self.write(np.zeros(position - self.position, np.uint8))
 
     def flush(self) -> None:
         rest = self._buffer[: self._used]
@@ -129,22 +208,13 @@ def _identity(weight: Weight, interleaved: bool) -> Any:
     return (kind, weight.sources, weight.value, weight.rows, weight.columns, interleaved)
 
 
-def _pack_weight(
-    file: _Writer, checkpoint: Checkpoint, weight: Weight, scheme: Scheme, interleaved: bool
-) -> dict[str, Any]:
-    alignment = 64 if weight.kind == "vector" else ALIGNMENT
-    file.align(alignment)
-    offset = file.position
+def _pieces(weight: Weight, checkpoint: Checkpoint, format: str, scheme: Scheme, interleaved: bool) -> Iterator[Piece]:
+    """The packed bytes of a weight, some of them a job."""
     tensors = [checkpoint.get(source) for source in weight.sources]
-    _check_shapes(weight, tensors)
-    if weight.kind == "vector":
-        format = "vector"
-        file.write(_padded_vector(weight, tensors))
+    if format == "vector":
+        yield partial(_padded_vector, weight, tensors)
     else:
-        format = _choose_format(scheme, tensors, cut=weight.columns is not None)
-        for piece in _tiles(weight, tensors, format, scheme, interleaved):
-            file.write(piece)
-    return {"format": format, "shape": list(weight.shape), "offset": offset, "num_bytes": file.position - offset}
+        yield from _tiles(weight, tensors, format, scheme, interleaved)
 
 
 def _check_shapes(weight: Weight, tensors: list[Tensor]) -> None:
@@ -183,30 +253,38 @@ def _padded_vector(weight: Weight, tensors: list[Tensor]) -> Floats:
 def _choose_format(scheme: Scheme, tensors: list[Tensor], cut: bool) -> str:
     """The one format of a matrix stacked of these tensors; `cut`: of some of their columns, which are rounded anew."""
     if scheme != "native":
-        return "int8" if scheme == "int8_tensor" else scheme
+        return _ONE_SCALE.get(scheme, scheme)
+    natives = {None if cut else _native_format(tensor) for tensor in tensors}
+    if len(natives) == 1 and (native := next(iter(natives))) is not None:
+        return native
     formats = {tensor.format for tensor in tensors}
-    if not cut and len(formats) == 1 and next(iter(formats)) in _NATIVE:
-        return _NATIVE[next(iter(formats))]
     quantised = formats & (_NATIVE.keys() | _BITS_8)
     return "int8_group" if quantised and quantised == formats else "bf16"
 
 
-def _tiles(
-    weight: Weight, tensors: list[Tensor], format: str, scheme: Scheme, interleaved: bool
-) -> Iterator[NDArray[Any]]:
-    """The packed bytes, some tiles at a time."""
+def _native_format(tensor: Tensor) -> str | None:
+    return native_format(tensor) if isinstance(tensor, ScaledTensor) else _NATIVE.get(tensor.format)
+
+
+def _tiles(weight: Weight, tensors: list[Tensor], format: str, scheme: Scheme, interleaved: bool) -> Iterator[Piece]:
+    """The packed bytes of a matrix, some tiles at a time."""
     num_rows, width = weight.shape
-    tensor_scales = _tensor_scales(tensors) if scheme == "int8_tensor" else None
+    tensor_scales = _tensor_scales(tensors, format) if scheme in _ONE_SCALE else None
     tiles_at_once = max(_CHUNK_VALUES // (width * TILE), 1)
     order = _row_order(num_rows, interleaved)
     if weight.rows:
         order = np.where(order < 0, -1, np.asarray(weight.rows)[order])
     for start in range(0, len(order), tiles_at_once * TILE):
         rows = _Rows(tensors, order[start : start + tiles_at_once * TILE], width, weight.columns)
-        if format in ("f32", "bf16"):
-            yield _float_tiles(rows.floats(), format)
-        else:
-            yield _code_tiles(rows.codes(format, tensor_scales), format)
+        yield partial(_packed, rows, format, tensor_scales)
+
+
+def _packed(rows: _Rows, format: str, tensor_scales: list[float] | None) -> NDArray[Any]:
+    if format == "f32":
+        return rows.floats().astype("<f4").reshape(-1, TILE, rows.width).transpose(0, 2, 1)
+    if format == "bf16":
+        return _pair_tiles(rows.halves())
+    return _code_tiles(rows.codes(format, tensor_scales), format)
 
 
 def _row_order(num_rows: int, interleaved: bool) -> NDArray[np.int64]:
@@ -216,15 +294,15 @@ def _row_order(num_rows: int, interleaved: bool) -> NDArray[np.int64]:
     return np.pad(np.arange(num_rows), (0, -num_rows % TILE), constant_values=-1)
 
 
-def _tensor_scales(tensors: list[Tensor]) -> list[float]:
-    """Per-tensor symmetric int8: the scale of each tensor."""
+def _tensor_scales(tensors: list[Tensor], format: str) -> list[float]:
+    """Per-tensor symmetric: the scale of each tensor."""
     scales = []
     for tensor in tensors:
         num_rows, step = tensor.shape[0], max(_CHUNK_VALUES // tensor.shape[1], 1)
         extremes = (
             np.abs(tensor.float32_rows(i, min(i + step, num_rows))).max(initial=0.0) for i in range(0, num_rows, step)
         )
-        scales.append(float(max(extremes)) / 127)
+        scales.append(float(max(extremes)) / LARGEST_CODE[format])
     return scales
 
 
@@ -251,9 +329,19 @@ class _Rows:
             rows[here] = tensor.float32_rows(first, last)[there - first, taken]
         return rows
 
+    def halves(self) -> NDArray[np.uint16]:
+        """As bfloat16; what is stored as such is taken as it is."""
+        if self.columns or any(tensor.format != "bf16" for tensor, _, _ in self.parts):
+            return to_bf16(self.floats())
+        rows = np.zeros((len(self.order), self.width), np.uint16)
+        for tensor, here, there in self.parts:
+            rows[here] = tensor.raw()[there].view("<u2")
+        return rows
+
     def codes(self, format: str, tensor_scales: list[float] | None) -> Codes:
-        if not self.columns and all(_NATIVE.get(tensor.format) == format for tensor, _, _ in self.parts):
-            parts = [(here, codes_of_gguf(tensor.raw()[there], tensor.format)) for tensor, here, there in self.parts]
+        native = tensor_scales is None and not self.columns
+        if native and all(_native_format(tensor) == format for tensor, _, _ in self.parts):
+            parts = [(here, _native_codes(tensor, there)) for tensor, here, there in self.parts]
             return Codes.scatter(parts, len(self.order))
         row_scales = None
         if tensor_scales is not None:
@@ -263,12 +351,17 @@ class _Rows:
         return quantize_rows(self.floats(), format, row_scales)
 
 
-def _float_tiles(rows: Floats, format: str) -> NDArray[Any]:
-    num_rows, width = rows.shape
-    if format == "f32":
-        return rows.astype("<f4").reshape(-1, TILE, width).transpose(0, 2, 1)
-    rows = np.pad(rows, ((0, 0), (0, width % 2)))
-    return to_bf16(rows).reshape(num_rows // TILE, TILE, -1, 2).transpose(0, 2, 1, 3)
+def _native_codes(tensor: Tensor, rows: NDArray[np.int64]) -> Codes:
+    if isinstance(tensor, ScaledTensor):
+        return codes_of_scaled(tensor, rows)
+    return codes_of_gguf(tensor.raw()[rows], tensor.format)
+
+
+def _pair_tiles(rows: NDArray[np.uint16]) -> NDArray[np.uint32]:
+    """Pairs of k in 32 bits, as which they are moved."""
+    rows = np.pad(rows, ((0, 0), (0, rows.shape[1] % 2)))
+    pairs = np.ascontiguousarray(rows).view(np.uint32).reshape(len(rows) // TILE, TILE, -1)
+    return pairs.transpose(0, 2, 1)
 
 
 def to_bf16(values: Floats) -> NDArray[np.uint16]:
@@ -282,10 +375,13 @@ def _code_tiles(codes: Codes, format: str) -> NDArray[np.uint8]:
     """Per tile: scales, minima, then codes, as bytes."""
     num_tiles = len(codes.values) // TILE
     parts = [_planes(plane, num_tiles) for plane in codes.planes]
-    values: NDArray[np.uint8] = codes.values.reshape(num_tiles, TILE, -1, 4).transpose(0, 2, 1, 3)
+    if format in ("f8", "f8_block"):
+        parts.append(codes.values.reshape(num_tiles, TILE, -1).transpose(0, 2, 1).reshape(num_tiles, -1))
+        return np.concatenate(parts, axis=1)
+    fours = np.ascontiguousarray(codes.values).view(np.uint32).reshape(num_tiles, TILE, -1)
     if format in ("q4", "q4_min", "q4_k"):
-        values = values[:, 0::2] | values[:, 1::2] << np.uint8(4)
-    parts.append(values.reshape(num_tiles, -1))
+        fours = fours[:, :, 0::2] | fours[:, :, 1::2] << np.uint32(4)
+    parts.append(np.ascontiguousarray(fours.transpose(0, 2, 1)).view(np.uint8).reshape(num_tiles, -1))
     return np.concatenate(parts, axis=1)
 
 

@@ -1,9 +1,10 @@
-"""Matrices as small integers with scales: out of GGUF blocks as they are, or rounded from floats.
+"""Matrices as 8- and 4-bit codes with scales: out of a checkpoint's own codes as they are, or rounded from floats.
 
-Codes of a matrix [rows, k], k padded to whole groups of 32:
+Codes of a matrix [rows, k], in the integer formats k padded to whole groups of 32:
     int8, int8_group   uint8, value = scale * (code - 128)
     q4                 0..15, value = scale * (code - 8)
     q4_min, q4_k       0..15, value = scale * code + minimum
+    f8, f8_block       8-bit floating point (OCP e4m3: no infinities, one NaN, up to 448), value = scale * e4m3(code)
 """
 
 from __future__ import annotations
@@ -14,7 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vllm.checkpoint.scaled import ScaledTensor
+
 GROUP = 32
+F8_GROUP = 128
+LARGEST_CODE = {"int8": 127.0, "f8": 448.0}
+"""The greatest size of a code where an output has one scale."""
 Floats = NDArray[np.float32]
 
 
@@ -22,7 +28,8 @@ Floats = NDArray[np.float32]
 class Codes:
     """values: uint8 [rows, padded k]. planes: what scales them, each [rows, entries], in packed order:
 
-    int8: (float32 scale [rows, 1]); int8_group, q4: (float16 scale); q4_min: (float16 scale, float16 minimum);
+    int8, f8: (float32 scale [rows, 1]); f8_block: (float32 scale, a 128 k each); int8_group, q4: (float16 scale);
+    q4_min: (float16 scale, float16 minimum);
     q4_k: (float16 factor of scales, float16 factor of minima, a 256 k each; uint8 scale, uint8 minimum, a group each).
     """
 
@@ -77,12 +84,40 @@ def _codes_of_q4_k(rows: NDArray[np.uint8]) -> Codes:
     return Codes(values.reshape(len(rows), -1), tuple(np.ascontiguousarray(plane) for plane in planes))
 
 
+def native_format(tensor: ScaledTensor) -> str | None:
+    """The packed format that takes a scaled tensor's codes and scales as they are; None: there is none."""
+    one_scale = tensor.scale.shape[1] == 1
+    if tensor.format == "i8":
+        return "int8" if one_scale else None
+    return "f8" if one_scale else "f8_block" if tensor.k_block == F8_GROUP else None
+
+
+def codes_of_scaled(tensor: ScaledTensor, rows: NDArray[np.int64]) -> Codes:
+    """Those rows of a scaled tensor that has a `native_format`. Raises ValueError where a value is not a number."""
+    codes, scales = tensor.raw()[rows], tensor.scale[rows // tensor.row_block]
+    if tensor.format == "i8":
+        return Codes(_padded(codes ^ np.uint8(0x80), 128), (scales,))
+    if ((codes & 0x7F) == 0x7F).any():
+        raise ValueError(f"{tensor.name} holds values that are not numbers (NaN)")
+    return Codes(codes, (scales,))
+
+
+def to_f8e4m3(values: Floats) -> NDArray[np.uint8]:
+    """Rounded to nearest, ties to even; what is beyond 448 becomes 448."""
+    size = np.minimum(np.abs(values, dtype=np.float32), np.float32(448))
+    bits = size.view(np.uint32)
+    normal = (bits + np.uint32(0x7FFFF) + ((bits >> np.uint32(20)) & np.uint32(1))) >> np.uint32(20)
+    # The last bit of 2^14 + size is worth 2^-9, as that of numbers below 2^-6 is here.
+    small = (size + np.float32(2**14)).view(np.uint32) & np.uint32(15)
+    codes = np.where(size < 2.0**-6, small, normal - np.uint32(120 << 3)).astype(np.uint8)
+    return codes | np.signbit(values).astype(np.uint8) << np.uint8(7)
+
+
 def quantize_rows(rows: Floats, format: str, row_scales: Floats | None = None) -> Codes:
-    """Round float32 [rows, k]; each output's (int8) or group's scale is the least that reaches its extremes."""
-    rows = np.pad(rows, ((0, 0), (0, -rows.shape[1] % GROUP)))
-    if format == "int8":
-        scale = np.abs(rows).max(axis=1) / np.float32(127) if row_scales is None else row_scales
-        return Codes(_round(rows, scale[:, None], 128, 1, 255), (scale.astype("<f4")[:, None],))
+    """Round float32 [rows, k]; each output's (int8, f8) or group's scale is the least that reaches its extremes."""
+    if format in LARGEST_CODE:
+        return _quantize_outputs(rows, format, row_scales)
+    rows = _padded(rows)
     groups = rows.reshape(len(rows), -1, GROUP)
     if format == "q4_min":
         minimum = groups.min(axis=2).astype(np.float16)
@@ -99,7 +134,27 @@ def quantize_rows(rows: Floats, format: str, row_scales: Floats | None = None) -
     return Codes(values.reshape(len(rows), -1), (scale,))
 
 
+def _quantize_outputs(rows: Floats, format: str, scales: Floats | None) -> Codes:
+    """One scale an output: int8 and f8."""
+    if scales is None:
+        scales = np.abs(rows).max(axis=1) / np.float32(LARGEST_CODE[format])
+    scales = scales.astype("<f4")[:, None]
+    if format == "f8":
+        return Codes(to_f8e4m3(rows * _inverse(scales)), (scales,))
+    return Codes(_round(_padded(rows), scales, 128, 1, 255), (scales,))
+
+
+def _padded(rows: NDArray[Any], value: int = 0) -> NDArray[Any]:
+    """Whole groups of k."""
+    return np.pad(rows, ((0, 0), (0, -rows.shape[1] % GROUP)), constant_values=value)
+
+
+def _inverse(scale: Floats) -> Floats:
+    """1 / scale, 0 for 0."""
+    return np.divide(1.0, scale, out=np.zeros_like(scale), where=scale != 0)
+
+
 def _round(values: Floats, scale: Floats, zero: int, lowest: int, highest: int) -> NDArray[np.uint8]:
-    inverse = np.divide(1.0, scale, out=np.zeros_like(scale), where=scale != 0)
+    inverse = _inverse(scale)
     codes: NDArray[np.uint8] = np.clip(np.rint(values * inverse) + zero, lowest, highest).astype(np.uint8)
     return codes

@@ -1,8 +1,8 @@
 """A `Graph` run in torch, op by op as `graph.py` defines them: the oracle of the native kernels.
 
-Arithmetic is float32. Weights, the inputs of `linear` and the KV cache can be rounded to bfloat16 first, so that what a
-kernel rounds can be rounded here too and only the order of sums differs. Rows are not independent to the last bit:
-torch chooses how to sum by shape.
+Arithmetic is float32. Weights and the inputs of `linear` can be rounded to bfloat16 first, the KV cache to whatever it
+can be kept as, so that what a kernel rounds can be rounded here too and only the order of sums differs. Rows are not
+independent to the last bit: torch chooses how to sum by shape.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from vllm.neuron.cpu.packing import Checkpoint as Tensors
 from vllm.neuron.cpu.step import Step
 
 Rounding = Literal["float32", "bfloat16"]
+KvRounding = Literal["float32", "bfloat16", "fp8", "int8"]
 Floats = NDArray[np.float32]
 
 
@@ -63,7 +64,7 @@ class ReferenceProgram:
         *,
         weight_dtype: Rounding = "float32",
         activation_dtype: Rounding = "float32",
-        kv_dtype: Rounding = "float32",
+        kv_dtype: KvRounding = "float32",
         hidden_cache: torch.Tensor | None = None,
     ) -> None:
         self.graph = graph
@@ -114,8 +115,8 @@ class ReferenceProgram:
         cos, sin = angles.cos() * attrs.attention_factor, angles.sin() * attrs.attention_factor
         q, k = _rotate(q, cos, sin, attrs.rotary_dim), _rotate(k, cos, sin, attrs.rotary_dim)
         slots = torch.from_numpy(step.slots).long()
-        self.k_cache[attrs.layer, slots] = _rounded(k, self.kv_dtype)
-        self.v_cache[attrs.layer, slots] = _rounded(v, self.kv_dtype)
+        self.k_cache[attrs.layer, slots] = _rounded_kv(k, self.kv_dtype)
+        self.v_cache[attrs.layer, slots] = _rounded_kv(v, self.kv_dtype)
         self.buffers[op.output] = torch.cat([part.flatten(1) for part in (q, k, v)], dim=1)
 
     def _attention(self, op: Op, attrs: SimpleNamespace, step: Step) -> None:
@@ -189,6 +190,17 @@ class ReferenceProgram:
 
 def _rounded(x: torch.Tensor, dtype: Rounding) -> torch.Tensor:
     return x if dtype == "float32" else x.to(torch.bfloat16).float()
+
+
+def _rounded_kv(x: torch.Tensor, dtype: KvRounding) -> torch.Tensor:
+    """x: [tokens, heads, head_dim]. fp8: e4m3, saturating; int8: with a scale a token and head."""
+    if dtype == "fp8":
+        return x.clamp(-448, 448).to(torch.float8_e4m3fn).float()
+    if dtype == "int8":
+        size = x.abs().amax(dim=-1, keepdim=True)
+        inverse = torch.where(size > 0, 127 / size, 0)
+        return (x * inverse).round() * (size / 127)
+    return _rounded(x, dtype)
 
 
 def _rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:

@@ -7,12 +7,14 @@ import os
 from pathlib import Path
 
 from vllm import envs
+from vllm.neuron.cpu.control_groups import ControlGroup, control_groups
 
 
-def choose_cpus(num_threads: int | None = None) -> list[int]:
+def choose_cpus(num_threads: int | None = None, root: Path = Path("/")) -> list[int]:
     """The processor of each thread, -1 for a thread that is not bound.
 
     num_threads: how many; None: as many as there are cores to use. VLLM_CPU_OMP_THREADS_BIND may name the processors.
+    root: where proc and sys lie.
     """
     if num_threads is not None and num_threads < 1:
         raise ValueError(f"the cpu target needs at least one thread, got {num_threads}")
@@ -25,9 +27,9 @@ def choose_cpus(num_threads: int | None = None) -> list[int]:
                 f"VLLM_CPU_OMP_THREADS_BIND={binding!r} names processors {unknown}; this process may use {allowed}"
             )
         return named[:num_threads]
-    cores = _one_a_core(allowed)
+    cores = _one_a_core(allowed, root)
     if num_threads is None:
-        num_threads = max(min(len(cores), _quota()), 1)
+        num_threads = max(min(len(cores), _quota(root)), 1)
     if binding == "nobind" or num_threads > len(allowed):
         return [-1] * num_threads
     return (cores + [cpu for cpu in allowed if cpu not in cores])[:num_threads]
@@ -48,11 +50,11 @@ def _parse(text: str) -> list[int]:
     return cpus
 
 
-def _one_a_core(cpus: list[int]) -> list[int]:
+def _one_a_core(cpus: list[int], root: Path) -> list[int]:
     """The first of each set of logical processors that share a core."""
     chosen, seen = [], set()
     for cpu in cpus:
-        path = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+        path = root / f"sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list"
         core = path.read_text().strip() if path.is_file() else str(cpu)
         if core not in seen:
             seen.add(core)
@@ -60,10 +62,20 @@ def _one_a_core(cpus: list[int]) -> list[int]:
     return chosen
 
 
-def _quota() -> int:
-    """Whole processors that the control group grants; a large number if it sets no limit."""
-    path = Path("/sys/fs/cgroup/cpu.max")
-    if not path.is_file():
-        return 1 << 16
-    quota, period = path.read_text().split()
-    return 1 << 16 if quota == "max" else math.ceil(int(quota) / int(period))
+def _quota(root: Path) -> int:
+    """Whole processors that the control groups grant, parts counting as one; a large number if none sets a limit."""
+    granted = [
+        math.ceil(quota / period)
+        for group in control_groups("cpu", root)
+        for quota, period in [_bandwidth(group)]
+        if quota > 0 and period > 0
+    ]
+    return min(granted, default=1 << 16)
+
+
+def _bandwidth(group: ControlGroup) -> tuple[int, int]:
+    """Microseconds of processor time granted, and in how many; (0, 0) without a limit."""
+    names = ["cpu.max"] if group.version == 2 else ["cpu.cfs_quota_us", "cpu.cfs_period_us"]
+    files = [group.directory / name for name in names]
+    words = " ".join(file.read_text() for file in files if file.is_file()).split()
+    return (int(words[0]), int(words[1])) if len(words) == 2 and words[0].isdigit() else (0, 0)
