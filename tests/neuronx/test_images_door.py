@@ -150,7 +150,7 @@ def test_images_cross_the_socket(preparer):
     ids, prepared = preparer.prepare("a<|image|>", [images.picture(6)], False)
     request = messages.EngineCoreRequest("r", ids, SamplingParams(), images=prepared)
     found = messages.to_core_decoder.decode(messages.encoder.encode(request))
-    assert found.images == prepared and found.to_request().mm_hashes == prepared.hashes
+    assert found.images == prepared and found.to_request().image_hashes == prepared.hashes
     plain = messages.EngineCoreRequest("r", ids, SamplingParams())
     assert b"images" not in messages.encoder.encode(plain)
 
