@@ -303,9 +303,48 @@ def test_plain_when_piped_and_light():
     assert "8,030,261,248" in result.stdout
 
 
-def test_what_is_not_counted_is_said(capsys, tmp_path):
-    model, draft = make_checkpoint(tmp_path / "model"), make_checkpoint(tmp_path / "draft")
-    speculation = json.dumps({"model": str(draft), "num_speculative_tokens": 3})
-    words = ["neuron", "plan", "--model", str(model), "--max-model-len", "128", "--dtype", "float32"]
-    assert main([*words, "--speculative-config", speculation]) == 0
-    assert "the draft's weights and KV cache are not counted" in capsys.readouterr().out
+def test_a_draft_and_the_longer_cache_it_needs_are_counted(capsys):
+    """8B drafts for 70B: its weights, its KV cache, and 5 positions more for both, up to a multiple of 128."""
+    shape = ("--instance", "trn2.48xlarge", "-tp", "64", "--max-model-len", "8192", "--max-num-seqs", "32")
+    speculation = json.dumps({"model": str(CONFIGS / "llama-3.1-8b"), "num_speculative_tokens": 4})
+    status, found = plan(capsys, "llama-3.1-70b", *shape, "--speculative-config", speculation)
+    _, alone = plan(capsys, "llama-3.1-70b", *shape)
+    _, draft = plan(capsys, "llama-3.1-8b", *shape)
+    memory = found["memory_per_core"]
+    assert status == 0 and not any("not counted" in notice for notice in found["notices"])
+    assert memory["weights"]["draft"] == draft["memory_per_core"]["weights_total"]
+    assert memory["weights_total"] == alone["memory_per_core"]["weights_total"] + memory["weights"]["draft"]
+    assert memory["kv_cache"] == 2 * (80 + 32) * 32 * 8320 * 128 * 2
+    assert found["limits"]["max_num_seqs"] < alone["limits"]["max_num_seqs"]
+
+
+def test_adapters_are_counted(capsys, tmp_path):
+    """q and v of rank 16 in a slot for the adapter, one of zeros and one for each of 16 rows; B is split, A is not."""
+    (tmp_path / "adapter_config.json").write_text('{"r": 16, "target_modules": ["q_proj", "v_proj"]}')
+    shape = ("--instance", "trn1.32xlarge", "-tp", "8", "--max-model-len", "4096", "--max-num-seqs", "16")
+    _, found = plan(capsys, "llama-3.1-8b", *shape, "--enable-lora", "--lora-modules", f"poet={tmp_path}")
+    slot = 32 * 16 * ((4096 + 4096 // 8) + (4096 + 1024 // 8)) * 2
+    assert found["memory_per_core"]["weights"]["adapters"] == (1 + 1 + 16) * slot
+
+
+def test_the_image_encoder_has_programs_files_and_a_degree_of_its_own(capsys):
+    """Its 16 heads are split over 16 of 64 cores; each of the four groups holds all of it."""
+    _, found = plan(capsys, "llama-4-scout", "--instance", "trn2.48xlarge", "-tp", "64", "--max-model-len", "16384")
+    encoders = [program for program in found["programs"] if program["kind"] == "vision_encoder"]
+    assert [(program["batch"], program["tokens"]) for program in encoders] == [(8, 144), (28, 144), (88, 144)]
+    paths = {entry["path"].split("/")[0] for entry in found["artifact"]["files"]}
+    assert {"text_model", "vision_model", "neuron_config.json"} <= paths
+    narrow = '{"vision_neuron_config": {"tp_degree": 8}}'
+    words = ("--instance", "trn2.48xlarge", "-tp", "64", "--max-model-len", "16384", "--override-neuron-config", narrow)
+    _, wider = plan(capsys, "llama-4-scout", *words)
+    sizes = [each["memory_per_core"]["weights"]["vision"] for each in (found, wider)]
+    assert sizes[1] == pytest.approx(2 * sizes[0], rel=1e-3)
+
+
+def test_a_config_without_its_image_encoder(capsys, tmp_path):
+    config = json.loads((CONFIGS / "llama-4-scout" / "config.json").read_text())
+    del config["vision_config"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    status, found = plan(capsys, tmp_path, "--max-model-len", "2048")
+    assert status == 1
+    assert "image_size" in " ".join(fault["why"] for fault in found["faults"] if fault["name"] == "config.json")

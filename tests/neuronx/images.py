@@ -26,20 +26,20 @@ CHAT_TEMPLATE = (
 
 
 def make_llama4(directory: Path, seed: int = 0) -> Path:
-    """A random model of two layers, of which one turns nothing, with four experts and a vision encoder of one layer."""
+    """A random model of four layers, the last of which turns nothing, with four experts and a small vision encoder."""
     text = {
         "vocab_size": tiny.VOCAB_SIZE + len(MARKERS),
         "hidden_size": 64,
         "intermediate_size": 48,
         "intermediate_size_mlp": 96,
-        "num_hidden_layers": 2,
+        "num_hidden_layers": 4,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
         "head_dim": 16,
         "num_local_experts": 4,
         "num_experts_per_tok": 1,
         "interleave_moe_layer_step": 1,
-        "no_rope_layers": [1, 0],
+        "no_rope_layers": [1, 1, 1, 0],
         "use_qk_norm": True,
         "attn_temperature_tuning": False,
         "attention_chunk_size": 4096,
@@ -110,15 +110,17 @@ class Reference:
     def generate(self, token_ids: list[int], pixels: np.ndarray | None, count: int) -> list[int]:
         known = list(token_ids)
         while len(known) < len(token_ids) + count:
-            known.append(int(self._logits(known, pixels)[0, -1].argmax()))
+            known.append(int(self._logits(known, len(token_ids), pixels)[0, -1].argmax()))
         return known[len(token_ids) :]
 
-    def _logits(self, token_ids: list[int], pixels: np.ndarray | None) -> torch.Tensor:
+    def _logits(self, token_ids: list[int], num_prompt_tokens: int, pixels: np.ndarray | None) -> torch.Tensor:
         ids = torch.tensor([token_ids])
         hidden = self.network.language_model.get_input_embeddings()(ids)
         if pixels is not None:
             features = self.network.vision_model(torch.from_numpy(pixels)).last_hidden_state
             features = self.network.multi_modal_projector(features.flatten(0, 1))
-            hidden = hidden.masked_scatter((ids == PLACEHOLDER_ID)[..., None], features)
+            placeholders = ids == PLACEHOLDER_ID
+            placeholders[:, num_prompt_tokens:] = False
+            hidden = hidden.masked_scatter(placeholders[..., None], features)
         logits: torch.Tensor = self.network.language_model(inputs_embeds=hidden, use_cache=False).logits
         return logits

@@ -118,6 +118,17 @@ def test_the_library_loses_images_of_prompts_that_fill_a_bucket(target):
     assert shown[0] == shown[1]
 
 
+def test_the_library_overwrites_the_last_position_of_the_last_bucket(target):
+    """What the stand-in does, as the library: so no prompt may be that long, and no shorter bucket be the last."""
+    _, device = target
+    prompt = list(range(20, 20 + 96))
+    shown = [
+        int(device.application.forward(**_arguments([*prompt[:-1], last], None)).tokens[0])
+        for last in (prompt[-1], 300)
+    ]
+    assert shown[0] == shown[1]
+
+
 def _arguments(prompt, pixels):
     import torch
 
@@ -127,8 +138,8 @@ def _arguments(prompt, pixels):
         "position_ids": torch.arange(len(prompt), dtype=torch.int32)[None],
         "seq_ids": torch.zeros(1, dtype=torch.int32),
         "sampling_params": torch.ones(1, 3),
-        "pixel_values": torch.from_numpy(pixels),
-        "vision_mask": (ids == images.PLACEHOLDER_ID)[..., None],
+        "pixel_values": None if pixels is None else torch.from_numpy(pixels),
+        "vision_mask": None if pixels is None else (ids == images.PLACEHOLDER_ID)[..., None],
     }
 
 

@@ -45,6 +45,8 @@ from vllm.neuron.speculation import draft_source
 
 logger = init_logger(__name__)
 
+OpenCheckpoint = Callable[..., Checkpoint]
+
 SECTIONS: dict[str, type] = {
     "model_config": ModelConfig,
     "cache_config": CacheConfig,
@@ -140,11 +142,14 @@ class EngineArgs(_Options):  # type: ignore[misc]
             token=values["hf_token"],
             load_format=values["load_format"],
         )
-        return platform.resolve(_complete(_build_config(values), checkpoint))
+        return platform.resolve(_complete(_build_config(values), checkpoint, open_checkpoint))
 
-    def unresolved_config(self, checkpoint: Checkpoint) -> VllmConfig:
-        """The configuration of a checkpoint that is open already, before the platform resolves it."""
-        return _complete(_build_config(self._checked_values()), checkpoint)
+    def unresolved_config(self, checkpoint: Checkpoint, open_draft: OpenCheckpoint = open_checkpoint) -> VllmConfig:
+        """The configuration of a checkpoint that is open already, before the platform resolves it.
+
+        open_draft: opens the draft's checkpoint, if one drafts, as `open_checkpoint` does.
+        """
+        return _complete(_build_config(self._checked_values()), checkpoint, open_draft)
 
     def option_faults(self) -> dict[str, str]:
         """What is wrong with single options, by name: all that `create_engine_config` would raise one at a time."""
@@ -303,14 +308,14 @@ def _build_config(values: dict[str, Any]) -> VllmConfig:
     return VllmConfig(**sections, **part(VllmConfig))
 
 
-def _complete(config: VllmConfig, checkpoint: Checkpoint) -> VllmConfig:
+def _complete(config: VllmConfig, checkpoint: Checkpoint, open_draft: OpenCheckpoint) -> VllmConfig:
     return config.replace(
         model_config=_complete_model_config(config, checkpoint),
-        speculative_options=_complete_speculation(config, checkpoint),
+        speculative_options=_complete_speculation(config, checkpoint, open_draft),
     )
 
 
-def _complete_speculation(config: VllmConfig, target: Checkpoint) -> SpeculativeOptions:
+def _complete_speculation(config: VllmConfig, target: Checkpoint, open_draft: OpenCheckpoint) -> SpeculativeOptions:
     """What follows from the draft's checkpoint, if one drafts. Raises CheckpointError for another tokenizer's."""
     options, model = config.speculative_options, config.model_config
     source = draft_source(options)
@@ -318,7 +323,7 @@ def _complete_speculation(config: VllmConfig, target: Checkpoint) -> Speculative
         return options
     name, revision = source
     load_format = "dummy" if model.load_format == "dummy" else "auto"
-    draft = open_checkpoint(
+    draft = open_draft(
         name, revision=revision, download_dir=model.download_dir, token=model.hf_token, load_format=load_format
     )
     check_same_tokens(target, draft)

@@ -17,8 +17,6 @@ ADVICE = {
     "lora_serving_config": ("unknown key", "Use 'lora_config'"),
     "fused_spec_config": ("it is built from speculative_config", "Use speculative_config"),
     "logical_neuron_cores": ("renamed", "Use 'logical_nc_config'"),
-    "text_neuron_config": ("image-to-text models are not served", "Give the keys of a text model directly"),
-    "vision_neuron_config": ("image-to-text models are not served", "Leave it out"),
     "num_batched_tokens_buckets": ("a key of another backend", "Use 'context_encoding_buckets'"),
     "decode_context_length_buckets": ("a key of another backend", "Use 'token_generation_buckets'"),
     "num_seqs_buckets": ("a key of another backend", "Use 'token_generation_batches'"),

@@ -30,10 +30,15 @@ _ALIGNMENT = 128
 
 def cache_length(neuron: NeuronConfig) -> int:
     """Positions of a row's compiled KV cache."""
-    if not neuron.enable_fused_speculation:
-        return neuron.max_length
-    needed = neuron.max_length + neuron.speculation_length
-    return -(-needed // _ALIGNMENT) * _ALIGNMENT if neuron.max_length % _ALIGNMENT == 0 else needed
+    return cached_positions(neuron.max_length, neuron.speculation_length if neuron.enable_fused_speculation else 0)
+
+
+def cached_positions(max_length: int, speculation_length: int) -> int:
+    """Positions that sequences of `max_length` need where a step may write `speculation_length` beyond its first."""
+    if not speculation_length:
+        return max_length
+    needed = max_length + speculation_length
+    return -(-needed // _ALIGNMENT) * _ALIGNMENT if max_length % _ALIGNMENT == 0 else needed
 
 
 def speculation_entries(config: VllmConfig) -> dict[str, Any]:

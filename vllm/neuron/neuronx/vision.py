@@ -67,7 +67,7 @@ def check_images(hf_config: Mapping[str, Any], neuron: NeuronConfig, faults: Fau
             why = "the model has no vision encoder"
             faults.add("vision_neuron_config", neuron.vision_neuron_config.changed(), why, "Leave it out")
         return
-    if missing := _missing_entries(hf_config):
+    if missing := missing_vision_entries(hf_config):
         why = f"its vision_config does not say {', '.join(missing)}"
         faults.add("config.json", "vision_config", why, "Use the model's own config.json")
         return
@@ -80,7 +80,8 @@ def check_images(hf_config: Mapping[str, Any], neuron: NeuronConfig, faults: Fau
     _check_vision(hf_config, neuron, faults)
 
 
-def _missing_entries(hf_config: Mapping[str, Any]) -> list[str]:
+def missing_vision_entries(hf_config: Mapping[str, Any]) -> list[str]:
+    """What the config of an image-to-text model does not say of its vision encoder."""
     vision = hf_config.get("vision_config") or {}
     needed = ("num_attention_heads", "image_size", "patch_size", "pixel_shuffle_ratio")
     return [name for name in needed if not vision.get(name)]

@@ -1,7 +1,8 @@
 """Bytes on each core as a function of rows and lengths, so that the largest that fit can be solved for.
 
-Counted exactly: weights (see `weights`), and the KV cache: 2 x layers x lines x length x KV heads of a core x head_dim
-x bytes of a value. Estimated: what a program needs while it runs, the larger of
+Counted exactly: weights (see `weights` and `companions`), and the KV cache: 2 x layers x lines x length x KV heads of a
+core x head_dim x bytes of a value, where fused speculation makes lines longer. Estimated: what a program needs while it
+runs, the larger of
 
     prefill   T = prompts x longest bucket:  T x b x (2 H + 2 q + 2 kv + 2 m), over tp where the sequence is sharded,
               and the scores, prompts x heads x bucket² x 4, for buckets below 4096 (longer ones are computed in tiles)
@@ -20,6 +21,7 @@ from typing import Any
 
 from vllm.neuron.faults import Faults
 from vllm.neuron.kv_layout import kv_layout
+from vllm.neuron.neuronx.speculation import cached_positions
 from vllm.neuron.parallel import HeadSharding
 from vllm.neuron.plan.weights import DTYPE_BYTES, dense_size, expert_size, num_experts
 
@@ -47,13 +49,17 @@ class KVShape:
 
 @dataclass(frozen=True, slots=True)
 class CoreMemory:
-    """weights: bytes by kind on each core. The rest follows from rows and lengths, by method."""
+    """weights: bytes by kind on each core. The rest follows from rows and lengths, by method.
+
+    draft: of the model that drafts for this one, whose weights are among `weights`; only its KV cache is asked for.
+    """
 
     hf_config: Mapping[str, Any]
     heads: HeadSharding
     neuron_config: Any
     weights: dict[str, int]
     kv_value_bytes: int
+    draft: CoreMemory | None = None
 
     @property
     def weight_bytes(self) -> int:
@@ -78,7 +84,12 @@ class CoreMemory:
                 blocks = kv_layout(length, rows, size, None, True, Faults(), prefix_caching=caching).num_blocks
             return KVShape(blocks + 1, size, per_token)
         lines = -(-(rows or config.batch_size) // config.attention_dp_degree) + config.kv_cache_padding_size
-        return KVShape(lines, length or config.seq_len, per_token)
+        drafted = config.speculation_length if config.enable_fused_speculation else 0
+        return KVShape(lines, cached_positions(length or config.seq_len, drafted), per_token)
+
+    def kv_bytes(self, rows: int | None = None, length: int | None = None) -> int:
+        """KV caches of the model and of its draft."""
+        return self.kv(rows, length).bytes + (self.draft.kv(rows, length).bytes if self.draft else 0)
 
     def _attention_heads(self) -> HeadSharding:
         dp = self.neuron_config.attention_dp_degree
@@ -114,7 +125,7 @@ class CoreMemory:
         return 2 * (int(self.hf_config["hidden_size"]) + attention + -(-size // tp))
 
     def total(self, rows: int | None = None, length: int | None = None) -> int:
-        return self.weight_bytes + self.kv(rows, length).bytes + self.activations(rows, length)
+        return self.weight_bytes + self.kv_bytes(rows, length) + self.activations(rows, length)
 
     def most_rows(self, budget: int, length: int | None = None) -> int:
         """The largest max_num_seqs whose total fits `budget`; 0 if none does."""

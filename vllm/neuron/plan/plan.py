@@ -25,6 +25,7 @@ from vllm.neuron.neuronx.versions import NEWEST, Version
 from vllm.neuron.options import merged_override
 from vllm.neuron.parallel import HeadSharding
 from vllm.neuron.plan.architectures import SDK, check_architecture, runs_on_cpu, support_of
+from vllm.neuron.plan.companions import adapter_bytes, draft_memory
 from vllm.neuron.plan.instances import DEFAULT_LNC, GIB, INSTANCES, Instance
 from vllm.neuron.plan.memory import CoreMemory
 from vllm.neuron.plan.model_source import ModelSource
@@ -168,7 +169,7 @@ def make_plan(
         check_keys(neuron_config, version, faults)
     _size(plan, faults)
     if is_exact:
-        plan.programs = programs_of(neuron_config)
+        plan.programs = programs_of(neuron_config, source.config)
     _check_instance(plan, faults)
     _check_memory(plan, faults)
     plan.faults = list(dict.fromkeys(faults.found))
@@ -263,10 +264,22 @@ def _size(plan: Plan, faults: Faults) -> None:
     if plan.target != "neuronx":
         heads = HeadSharding.plan(1, heads.num_heads, heads.num_kv_heads, heads.head_dim)
         config = dataclasses.replace(config, tp_degree=1, world_size=1, local_ranks_size=1, cp_degree=1)
-    weights = bytes_per_core(plan.weights, Sharding.of(heads, config), config, hf_config)
+    plan.memory = _memory(plan, heads, config)
+
+
+def _memory(plan: Plan, heads: HeadSharding, config: Any) -> CoreMemory:
+    """Of the model with what it brings along, split as `heads` and `config` say."""
+    hf_config, value_bytes = plan.source.config, _kv_value_bytes(plan)
+    sharding = Sharding.of(heads, config, hf_config)
+    weights = bytes_per_core(plan.weights, sharding, config, hf_config)
     if plan.source.is_gguf:
         weights = {"as stored": plan.source.checkpoint_bytes}
-    plan.memory = CoreMemory(hf_config, heads, config, weights, _kv_value_bytes(plan))
+    if adapters := adapter_bytes(plan.config.lora_config, plan.weights, sharding, config, plan.version):
+        weights["adapters"] = adapters
+    draft = draft_memory(plan.config.speculative_config, config, value_bytes)
+    if draft:
+        weights["draft"] = draft.weight_bytes
+    return CoreMemory(hf_config, heads, config, weights, value_bytes, draft)
 
 
 def _kv_value_bytes(plan: Plan) -> int:
@@ -331,7 +344,7 @@ def _host_fault(plan: Plan, instance: Instance) -> Fault:
 def _memory_fault(plan: Plan, memory: CoreMemory, instance: Instance, budget: int) -> Fault:
     config = plan.neuron_config
     why = (
-        f"a core needs {gib(memory.total())} (weights {gib(memory.weight_bytes)}, KV cache {gib(memory.kv().bytes)}, "
+        f"a core needs {gib(memory.total())} (weights {gib(memory.weight_bytes)}, KV cache {gib(memory.kv_bytes())}, "
         f"scratch about {gib(memory.activations())}); {instance.name} gives it {gib(budget)} "
         f"({plan.share:.0%} of {gib(instance.hbm_bytes_per_core(plan.lnc))})"
     )
@@ -373,8 +386,7 @@ def memory_at(plan: Plan, degree: int) -> CoreMemory | None:
     except NeuronConfigError:
         return None
     heads = HeadSharding.plan(degree, plan.heads.num_heads, plan.heads.num_kv_heads, plan.heads.head_dim)
-    weights = bytes_per_core(plan.weights, Sharding.of(heads, changed), changed, plan.source.config)
-    return dataclasses.replace(plan.memory, heads=heads, neuron_config=changed, weights=weights)
+    return _memory(plan, heads, changed)
 
 
 def _roomier(plan: Plan) -> str:
@@ -400,10 +412,8 @@ def _add_notices(plan: Plan) -> None:
     if plan.source.config.get("vision_config") and not any("vision" in weight.name for weight in plan.weights):
         plan.notices.append("the image encoder's weights are not counted")
     speculation = plan.config.speculative_config
-    if speculation is not None and speculation.uses_model:
-        plan.notices.append("the draft's weights and KV cache are not counted")
-    if plan.config.lora_config.enable_lora:
-        plan.notices.append("the weights of LoRA adapters are not counted")
+    if speculation is not None and speculation.uses_model and (plan.memory is None or plan.memory.draft is None):
+        plan.notices.append("the draft's config does not say how large it is: it is not counted")
 
 
 def support_summary(plan: Plan) -> dict[str, Any]:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from vllm.neuron import buckets
+from vllm.neuron.neuronx.vision import is_image_to_text, missing_vision_entries, tile_buckets, tokens_per_tile
+
+VISION_ENCODER = "vision_encoder"
 
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """kind: "context_encoding" or "token_generation". batch: rows. tokens: of each row that are computed. context: the
-    longest context of a row, 0 where it is the tokens themselves."""
+    """kind: "context_encoding", "token_generation" or "vision_encoder". batch: rows, or tiles of images.
+
+    tokens: of each row that are computed. context: the longest context of a row, 0 where it is the tokens themselves.
+    """
 
     kind: str
     batch: int
@@ -22,9 +28,16 @@ class Program:
         return asdict(self)
 
 
-def programs_of(config: Any) -> list[Program]:
+def programs_of(config: Any, hf_config: Mapping[str, Any]) -> list[Program]:
     """Every program of a `NeuronConfig`, in the order in which NxD Inference lists its buckets."""
-    return [*_context_encoding(config), *_token_generation(config)]
+    return [*_context_encoding(config), *_token_generation(config), *_vision_encoder(config, hf_config)]
+
+
+def _vision_encoder(config: Any, hf_config: Mapping[str, Any]) -> list[Program]:
+    if not is_image_to_text(hf_config) or missing_vision_entries(hf_config):
+        return []
+    tokens = tokens_per_tile(hf_config)
+    return [Program(VISION_ENCODER, tiles, tokens, 0) for tiles in tile_buckets(hf_config, config)]
 
 
 def _context_encoding(config: Any) -> list[Program]:
@@ -58,9 +71,13 @@ def _token_generation(config: Any) -> list[Program]:
 
 
 def expected_files(
-    target: str, config: Any, shard_bytes: int, num_programs: int, portable: bool
+    target: str, config: Any, parts: Mapping[str, int], num_programs: int, portable: bool
 ) -> list[dict[str, Any]]:
-    """Files of the artifact. portable: weights are among them. bytes: None where only compiling tells."""
+    """Files of the artifact. bytes: None where only compiling tells.
+
+    parts: directories with programs and weights, "" for the artifact's own, and the bytes of a core's weights in each.
+    portable: weights are among the files.
+    """
     files: list[dict[str, Any]] = [{"path": "manifest.json", "bytes": None}]
     if target == "cpu":
         return [
@@ -69,9 +86,11 @@ def expected_files(
             {"path": "weights.bin", "bytes": None},
             {"path": f"programs/*.json ({num_programs})", "bytes": None},
         ]
-    files += [{"path": "neuron_config.json", "bytes": None}, {"path": "model.pt", "bytes": None}]
-    if portable:
-        ranks = config.tp_degree * config.ep_degree
-        name = f"weights/tp{{0..{ranks - 1}}}_sharded_checkpoint.safetensors ({ranks})"
-        files.append({"path": name, "bytes": ranks * shard_bytes})
+    files.append({"path": "neuron_config.json", "bytes": None})
+    ranks = config.tp_degree * config.ep_degree
+    for part, shard_bytes in parts.items():
+        files.append({"path": f"{part}model.pt", "bytes": None})
+        if portable:
+            name = f"{part}weights/tp{{0..{ranks - 1}}}_sharded_checkpoint.safetensors ({ranks})"
+            files.append({"path": name, "bytes": ranks * shard_bytes})
     return files

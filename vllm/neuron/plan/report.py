@@ -7,7 +7,7 @@ from typing import Any
 from vllm.neuron.parallel import valid_degrees
 from vllm.neuron.plan.instances import INSTANCES
 from vllm.neuron.plan.plan import Plan, support_summary
-from vllm.neuron.plan.programs import expected_files
+from vllm.neuron.plan.programs import VISION_ENCODER, expected_files
 
 FORM = 1
 
@@ -73,7 +73,7 @@ def _memory(plan: Plan) -> dict[str, Any] | None:
     return {
         "weights": memory.weights,
         "weights_total": memory.weight_bytes,
-        "kv_cache": memory.kv().bytes,
+        "kv_cache": memory.kv_bytes(),
         "scratch_estimate": memory.activations(),
         "total": memory.total(),
         "budget": plan.budget,
@@ -116,10 +116,17 @@ def _limits(plan: Plan) -> dict[str, Any]:
 def _artifact(plan: Plan) -> dict[str, Any]:
     layers = int(plan.source.config.get("num_hidden_layers") or 0)
     shard = plan.memory.weight_bytes if plan.memory else 0
-    count = len(plan.programs)
+    count, of_vision = len(plan.programs), sum(program.kind == VISION_ENCODER for program in plan.programs)
     return {
         "programs": count,
         "layers": layers,
-        "layer_programs": count * layers,
-        "files": expected_files(plan.target, plan.neuron_config, shard, count, plan.is_portable) if count else [],
+        "layer_programs": (count - of_vision) * layers,
+        "files": _files(plan, shard) if count else [],
     }
+
+
+def _files(plan: Plan, shard_bytes: int) -> list[dict[str, Any]]:
+    of_vision = plan.memory.weights.get("vision", 0) if plan.memory else 0
+    has_vision = any(program.kind == VISION_ENCODER for program in plan.programs)
+    parts = {"text_model/": shard_bytes - of_vision, "vision_model/": of_vision} if has_vision else {"": shard_bytes}
+    return expected_files(plan.target, plan.neuron_config, parts, len(plan.programs), plan.is_portable)

@@ -9,7 +9,7 @@ On a core, with degree tp:
     MLP, experts       intermediate size split, up to a multiple of tp; experts also over moe_ep_degree
     lm_head            vocabulary split, up to a multiple of tp, aligned where lm_head_pad says; a copy of the embedding
                        where the two are tied, since the device holds both
-    vision encoder     split evenly: an estimate
+    vision encoder     split evenly over its own degree: an estimate
     norms, router      on every core
 """
 
@@ -21,6 +21,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from vllm.neuron.neuronx.vision import is_image_to_text, missing_vision_entries, vision_degree
 from vllm.neuron.parallel import HeadSharding
 
 DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "float8_e4m3fn": 1, "float8_e5m2": 1}
@@ -48,6 +49,8 @@ def missing_entries(hf_config: Mapping[str, Any]) -> list[str]:
     missing = [name for name in _REQUIRED if not hf_config.get(name)]
     if not (hf_config.get("intermediate_size") or hf_config.get("moe_intermediate_size")):
         missing.append("intermediate_size")
+    if is_image_to_text(hf_config):
+        missing += [f"vision_config.{name}" for name in missing_vision_entries(hf_config)]
     return missing
 
 
@@ -194,20 +197,26 @@ def _vision(hf_config: Mapping[str, Any]) -> list[Weight]:
 
 @dataclass(frozen=True, slots=True)
 class Sharding:
-    """What decides each core's share. expert_tp, expert_ep: cores an expert is split over, and groups of experts."""
+    """What decides each core's share.
+
+    expert_tp, expert_ep: cores an expert is split over, and groups of experts. vision: cores the image encoder is split
+    over; groups of so many hold it again.
+    """
 
     heads: HeadSharding
     expert_tp: int
     expert_ep: int
     lm_head_alignment: int = 1
+    vision: int = 1
 
     @classmethod
-    def of(cls, heads: HeadSharding, neuron_config: Any) -> Sharding:
+    def of(cls, heads: HeadSharding, neuron_config: Any, hf_config: Mapping[str, Any]) -> Sharding:
         moe_tp, moe_ep = neuron_config.moe_tp_degree, neuron_config.moe_ep_degree
         if moe_tp * moe_ep == 1:
             moe_tp, moe_ep = neuron_config.tp_degree, neuron_config.ep_degree
         alignment = neuron_config.lm_head_pad_alignment_size * neuron_config.logical_nc_config
-        return cls(heads, moe_tp, moe_ep, alignment if neuron_config.lm_head_pad else 1)
+        vision = vision_degree(hf_config, neuron_config) if is_image_to_text(hf_config) else heads.degree
+        return cls(heads, moe_tp, moe_ep, alignment if neuron_config.lm_head_pad else 1, vision)
 
 
 def kind_of(name: str) -> str:
@@ -226,7 +235,7 @@ _KIND_PATTERNS = (
     ("norms", r"norm"),
     ("experts", r"\.experts?\."),
     ("attention", r"attn|attention"),
-    ("mlp", r"mlp|feed_forward|shared_expert"),
+    ("mlp", r"mlp|feed_forward|shared_expert|^fc\."),
 )
 
 
@@ -235,7 +244,7 @@ def part_of(weight: Weight, sharding: Sharding) -> Weight:
     kind, heads = kind_of(weight.name), sharding.heads
     tp = heads.degree
     if kind == "vision":
-        return replace(weight, shape=(-(-weight.values // tp),), count=1)
+        return replace(weight, shape=(-(-weight.values // sharding.vision),), count=1)
     axis = None if kind in ("norms", "router") else _axis(weight.name, len(weight.shape))
     if axis is None:
         return weight
@@ -271,7 +280,7 @@ def _axis(name: str, dimensions: int) -> int | None:
         return None if is_bias else (1 if dimensions > 1 else None)
     if re.search(r"gate_up_proj", name) and dimensions > 1:
         return dimensions - 1
-    if re.search(r"q_proj|k_proj|v_proj|qkv|sinks|gate_proj|up_proj|\.w1|\.w3|lm_head", name, re.IGNORECASE):
+    if re.search(r"q_proj|k_proj|v_proj|qkv|sinks|gate_proj|up_proj|\.w1|\.w3|lm_head|^fc\.", name, re.IGNORECASE):
         return 0
     return None
 

@@ -139,7 +139,7 @@ def _as_json(directory: Path, manifest: Manifest, damage: str, verdict: Verdict)
 def _programs(key: Mapping[str, Any]) -> list[Any]:
     """The programs of the artifact's Neuron config; none where a key of another version cannot be read."""
     try:
-        return programs_of(NeuronConfig.from_dict(dict(key.get("neuron_config") or {})))
+        return programs_of(NeuronConfig.from_dict(dict(key.get("neuron_config") or {})), key.get("model") or {})
     except (NeuronConfigError, TypeError, ValueError):
         return []
 

@@ -11,7 +11,8 @@ from dataclasses import replace
 from typing import Any
 
 from vllm import envs
-from vllm.checkpoint import CheckpointError, context_length
+from vllm.checkpoint import Checkpoint, CheckpointError, context_length, normalise_config
+from vllm.checkpoint.nested_config import with_overrides
 from vllm.engine.arg_utils import EngineArgs
 from vllm.entrypoints.cli.neuron.output import Table, print_faults, print_table, size
 from vllm.neuron.neuronx.versions import NEWEST, Version
@@ -82,11 +83,17 @@ def plan_of(args: EngineArgs, source: ModelSource, instance: Instance | None, ve
     for name in faults:
         setattr(args, name, _default_of(name))
     if source.config and args.hf_overrides:
-        source = replace(source, config={**source.config, **args.hf_overrides})
+        source = replace(source, config=normalise_config(with_overrides(source.config, args.hf_overrides)))
     if fault := _length_fault(args, source):
         faults["max_model_len"] = fault
         args.max_model_len = None
-    return make_plan(args.unresolved_config(source.as_checkpoint()), source, target_of(args), instance, version, faults)
+    config = args.unresolved_config(source.as_checkpoint(), _open_draft)
+    return make_plan(config, source, target_of(args), instance, version, faults)
+
+
+def _open_draft(model: str, **options: Any) -> Checkpoint:
+    """Its config.json and headers alone, as of the model itself."""
+    return read_source(model, **options).as_checkpoint()
 
 
 def _default_of(name: str) -> Any:
