@@ -147,7 +147,7 @@ class SchedulerConfig:
     )
     async_scheduling: bool | None = option(
         None,
-        "Schedule the next step while one runs. Pays where the device is not the processors that schedule. Default: off.",
+        "Schedule the next step while one runs: pays where the device is not these processors. Default: off.",
     )
     stream_interval: int = option(1, "Tokens between two streamed pieces.")
 
