@@ -106,3 +106,25 @@ def test_engine(oracle: transformers.PreTrainedModel, prompt_ids: list[list[int]
         assert len(output.outputs[0].token_ids) == 64
         near_ties += assert_greedy(oracle, prompt, output.outputs[0].token_ids)
     assert near_ties <= 2
+
+
+def test_lookups_change_no_token(prompt_ids: list[list[int]], smollm2: Path) -> None:
+    """Quantised weights as they are served; texts that repeat themselves and others, greedy and drawn."""
+    from vllm import LLM, SamplingParams
+
+    prompts = [prompt_ids[2], prompt_ids[5], prompt_ids[8], prompt_ids[1] * 4, prompt_ids[0] * 5]
+    params = [
+        SamplingParams(temperature=0.8 * (i % 2), seed=i, max_tokens=40, ignore_eos=True, logprobs=1)
+        for i in range(len(prompts))
+    ]
+    told, num_accepted = [], 0
+    for speculation in (None, {"method": "ngram", "num_speculative_tokens": 6, "adaptive": False}):
+        llm = LLM(
+            model=str(smollm2), device="cpu", max_model_len=128, max_num_seqs=3, speculative_config=speculation
+        )  # fmt: skip
+        outputs = llm.generate([{"prompt_token_ids": ids} for ids in prompts], params, use_tqdm=False)
+        told.append([(output.outputs[0].token_ids, output.outputs[0].logprobs) for output in outputs])
+        metrics = [output.outputs[0].spec_decode_metrics for output in outputs]
+        num_accepted = sum(each.num_accepted_tokens for each in metrics if each)
+    assert told[0] == told[1]
+    assert num_accepted > 30

@@ -181,6 +181,26 @@ def test_a_prompt_longer_than_a_draft_reads_at_once_is_caught_up_in_pieces(tiny_
     assert right == drafted > 0
 
 
+def test_a_bad_word_may_end_inside_accepted_drafts(tiny_llama) -> None:
+    """Two tokens that plain decoding would write: the second is forbidden behind the first, drafted or not."""
+    plain, drafting = engine(tiny_llama), engine(tiny_llama, drafted_by(tiny_llama))
+    params = SamplingParams(temperature=0.0, max_tokens=24, ignore_eos=True)
+    tokenizer, free = plain.get_tokenizer(), generate(plain, [prompt(1, 12)], [params])[0][1][0][0]
+    for place in range(2, 20):
+        word = tokenizer.decode(free[place : place + 2])
+        if tokenizer.encode(word, add_special_tokens=False) == free[place : place + 2]:
+            break
+    else:
+        raise AssertionError("no two tokens of the text are a word")
+    params = SamplingParams(temperature=0.0, max_tokens=24, ignore_eos=True, bad_words=[word], logprobs=1)
+    expected, told = (generate(llm, [prompt(1, 12)], [params])[0] for llm in (plain, drafting))
+    assert told == expected
+    written = expected[1][0][0]
+    assert written != free
+    assert all(written[i : i + 2] != free[place : place + 2] for i in range(23))
+    assert accepted(drafting)[1] > 10
+
+
 def test_structured_outputs_run_beside_rows_with_drafts(tiny_llama, half_right) -> None:
     choice = {"temperature": 0.0, "max_tokens": 12, "structured_outputs": {"choice": ["yes", "no"]}}
     params = [SamplingParams(**choice), SamplingParams(temperature=0.0, max_tokens=20, ignore_eos=True)]
