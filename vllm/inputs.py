@@ -7,10 +7,13 @@ from typing import Any, TypedDict
 
 
 class _PromptOptions(TypedDict, total=False):
-    """cache_salt: prefixes are shared only between prompts of the same salt. multi_modal_data: refused."""
+    """cache_salt: prefixes are shared only between prompts of the same salt.
+
+    multi_modal_data: {"image": ...}, one or a list, of a text with as many image tokens, where the model takes images.
+    """
 
     cache_salt: str
-    multi_modal_data: dict[str, Any] | None
+    multi_modal_data: Any
     mm_processor_kwargs: dict[str, Any] | None
 
 

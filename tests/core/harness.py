@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from tests.core.fake_device import EOS, FakeDevice, solo
 from vllm.config import VllmConfig
-from vllm.core.contract import SchedulerOutput
+from vllm.core.contract import PromptImages, SchedulerOutput
 from vllm.core.outputs import EngineCoreOutput
 from vllm.core.request import Request
 from vllm.core.scheduler import Scheduler
@@ -55,7 +55,7 @@ class Engine:
         priority: int = 0,
         lora_id: int = 0,
         cache_salt: str | None = None,
-        image_hashes: tuple[bytes, ...] = (),
+        image_hashes: tuple[str, ...] = (),
         **params: object,
     ) -> str:
         req_id = req_id or f"r{self.num_added}"
@@ -70,7 +70,7 @@ class Engine:
             priority=priority,
             lora_id=lora_id,
             cache_salt=cache_salt,
-            image_hashes=image_hashes,
+            images=PromptImages(b"", (0, 0, 0, 0), image_hashes) if image_hashes else None,
         )
         self.scheduler.add_request(request)
         self.told[req_id] = Told(request)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-
 import pytest
 
 from tests.core.fake_device import make_config
@@ -89,14 +87,12 @@ def test_salts_and_adapters_share_nothing_and_wait_for_nobody() -> None:
 def test_other_images_share_nothing_not_even_the_text_before_them() -> None:
     """Placeholder tokens are the same for all images; what they stand for is not."""
     engine = engine_with(max_num_seqs=4, **MODES[2])
-    cat, dog = hashlib.sha256(b"cat").digest(), hashlib.sha256(b"dog").digest()
+    cat, dog = "cat", "dog"
     for images in ((), (cat,), (dog,), (cat, dog), (dog, cat)):
         assert found(engine, [*range(1, 10)], image_hashes=images) == 0
         assert found(engine, [*range(1, 10)], image_hashes=images) == 8
     assert found(engine, [*range(1, 10)], image_hashes=(cat,), cache_salt="a") == 0
     assert found(engine, [*range(1, 10)], image_hashes=(cat,), lora_id=1) == 0
-    with pytest.raises(ValueError, match="has 32"):
-        found(engine, [*range(1, 10)], image_hashes=(b"cat",))
 
 
 def test_cached_blocks_survive_idle_times() -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from vllm.checkpoint import open_checkpoint
-from vllm.config import CacheConfig, ModelConfig, NeuronOptions, SchedulerConfig, VllmConfig
-from vllm.core.contract import CachedRequest, ModelRunnerOutput, NewRequest, SchedulerOutput
+from vllm.config import CacheConfig, ModelConfig, NeuronOptions, ParallelConfig, SchedulerConfig, VllmConfig
+from vllm.core.contract import CachedRequest, ModelRunnerOutput, NewRequest, PromptImages, SchedulerOutput
 from vllm.neuron.device import DeviceModel, resolve_target
 from vllm.neuron.model_runner import NeuronModelRunner
 from vllm.neuron.platform import resolve
@@ -23,6 +23,8 @@ def resolved_config(
     max_model_len: int = 64,
     scheduling_policy: str = "fcfs",
     async_scheduling: bool | None = None,
+    tensor_parallel_size: int = 1,
+    override: dict[str, Any] | None = None,
     **model_options: Any,
 ) -> VllmConfig:
     """A resolved config for a checkpoint, float32 unless said otherwise, of contiguous KV."""
@@ -43,7 +45,8 @@ def resolved_config(
             async_scheduling=async_scheduling,
             enable_chunked_prefill=False,
         ),
-        neuron_options=NeuronOptions(device=device),
+        parallel_config=ParallelConfig(tensor_parallel_size=tensor_parallel_size),
+        neuron_options=NeuronOptions(device=device, override_neuron_config=override or {}),
     )
     return resolve(config)
 
@@ -77,10 +80,17 @@ class Driver:
         self._pending: dict[str, NewRequest] = {}
         self._finished: list[str] = []
 
-    def add(self, req_id: str, prompt: list[int], blocks: list[int], params: SamplingParams | None = None) -> None:
+    def add(
+        self,
+        req_id: str,
+        prompt: list[int],
+        blocks: list[int],
+        params: SamplingParams | None = None,
+        images: PromptImages | None = None,
+    ) -> None:
         """Admit a request; its first `step` carries it across."""
         params = params or SamplingParams(temperature=0.0, max_tokens=1000)
-        self._pending[req_id] = NewRequest(req_id, prompt, params, blocks)
+        self._pending[req_id] = NewRequest(req_id, prompt, params, blocks, images=images)
         self._known[req_id], self._computed[req_id] = len(prompt), 0
         self.tokens[req_id], self.logprobs[req_id], self.prompt_logprobs[req_id] = [], [], []
 

@@ -13,7 +13,7 @@ from vllm.neuron.neuronx.config import build_inference_config, build_neuron_conf
 from vllm.neuron.neuronx.library import load_library
 from vllm.neuron.neuronx.registry import (
     ARCHITECTURES,
-    IMAGE_TO_TEXT,
+    UNSERVED_IMAGE_TO_TEXT,
     application_class,
     check_architecture,
 )
@@ -213,6 +213,7 @@ def test_architectures_by_version(library, architecture):
         ("Qwen2ForCausalLM", "NeuronQwen2ForCausalLM"),
         ("Qwen3MoeForCausalLM", "NeuronQwen3MoeForCausalLM"),
         ("GptOssForCausalLM", "NeuronGptOssForCausalLM"),
+        ("Llama4ForConditionalGeneration", "NeuronLlama4ForCausalLM"),
     ],
 )
 def test_the_class_of_an_architecture(newest, architecture, expected):
@@ -230,10 +231,19 @@ def test_the_second_architecture_of_a_checkpoint_is_found_too():
     assert not _faults(check_architecture, hf_config, Version(0, 9), 128)
 
 
-@pytest.mark.parametrize("architecture", sorted(IMAGE_TO_TEXT))
+@pytest.mark.parametrize("architecture", sorted(UNSERVED_IMAGE_TO_TEXT))
 def test_image_models_are_refused_by_name(architecture):
     found = _faults(check_architecture, {"architectures": [architecture]}, Version(0, 9), 128)
     assert "image-to-text" in found["architectures"]
+
+
+def test_the_version_of_llama_4_that_pads_images_wrongly_is_refused():
+    hf_config = {"architectures": ["Llama4ForConditionalGeneration"]}
+    assert "from 0.5" in _faults(check_architecture, hf_config, Version(0, 4), 128)["architectures"]
+    assert (
+        "served from NxD Inference 0.6" in _faults(check_architecture, hf_config, Version(0, 5), 128)["architectures"]
+    )
+    assert not _faults(check_architecture, hf_config, Version(0, 6), 128)
 
 
 def test_unknown_architectures_name_the_nearest():

@@ -35,6 +35,7 @@ import math
 from typing import Any
 
 from vllm.checkpoint.errors import CheckpointError
+from vllm.checkpoint.nested_config import raised
 
 Config = dict[str, Any]
 
@@ -91,7 +92,7 @@ _DEFAULT_ROPE_THETA = 10_000.0
 
 def normalise_config(raw: Config) -> Config:
     """The normal form of `raw`. Raises CheckpointError for missing or impossible entries, all of them at once."""
-    config = {key: value for key, value in raw.items() if key != "dtype"}
+    config = {key: value for key, value in raised(raw).items() if key != "dtype"}
     family = FAMILIES.get(str(config.get("model_type")))
     if family is not None:
         _fill_family_defaults(config, family)
@@ -101,7 +102,7 @@ def normalise_config(raw: Config) -> Config:
     if family is not None:
         _normalise_window(config)
     config["eos_token_id"] = _as_list(config.get("eos_token_id"))
-    config["torch_dtype"] = _dtype_name(raw.get("torch_dtype") or raw.get("dtype"))
+    config["torch_dtype"] = _dtype_name(raw.get("torch_dtype") or raw.get("dtype") or config.get("torch_dtype"))
     return config
 
 

@@ -23,22 +23,16 @@ class IntegrityError(RuntimeError):
     """Books that do not balance: a leaked block, row or queue entry."""
 
 
-IMAGE_HASH_LEN = 32
-
-
-def root_hash(lora_id: int, cache_salt: str | None, image_hashes: Sequence[bytes] = ()) -> bytes:
+def root_hash(lora_id: int, cache_salt: str | None, image_hashes: Sequence[str] = ()) -> bytes:
     """Where the hash chain of a request's blocks starts.
 
-    image_hashes: SHA-256 of each image's content, in the order in which the prompt shows them. Placeholder tokens of
-    different images are alike, so prompts with different images share nothing, not even the text before them. Raises
-    ValueError for a hash of another length.
+    image_hashes: one of each image's content, in the order in which the prompt shows them. Placeholder tokens of
+    different images are alike, so prompts with different images share nothing, not even the text before them.
     """
     salt = b"" if cache_salt is None else b"salt:" + cache_salt.encode(errors="surrogatepass")
     root = hashlib.sha256(lora_id.to_bytes(8, "little", signed=True) + salt).digest()
     for image_hash in image_hashes:
-        if len(image_hash) != IMAGE_HASH_LEN:
-            raise ValueError(f"an image hash of {len(image_hash)} bytes: a SHA-256 digest has {IMAGE_HASH_LEN}")
-        root = hashlib.sha256(root + b"image:" + image_hash).digest()
+        root = hashlib.sha256(root + b"image:" + image_hash.encode()).digest()
     return root
 
 

@@ -35,6 +35,33 @@ HOST_SAMPLING = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
+class ImageLimits:
+    """What images a loaded model takes, in tiles of one size.
+
+    placeholder_id: the token that stands for an image's embeddings, tokens_per_tile of them for each tile.
+    max_tiles: of all images of a prompt. unusable_lengths: prompts with images may not be exactly so many tokens long.
+    """
+
+    placeholder_id: int
+    tokens_per_tile: int
+    max_tiles: int
+    unusable_lengths: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PromptImages:
+    """The images of a prompt, as the model's processor prepared them.
+
+    pixels: float32 in this machine's order, of `shape` (tiles, channels, height, width); tiles of all images, in order.
+    hashes: one an image, of its content: what the KV of the prompt's placeholders depends on.
+    """
+
+    pixels: bytes
+    shape: tuple[int, int, int, int]
+    hashes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Capabilities:
     """What a loaded model on a device can do. Data, so that generic code never asks which device it is.
 
@@ -42,6 +69,7 @@ class Capabilities:
     max_top_k: the largest explicit `top_k` the device honours.
     needs_adapter: each request must name a LoRA adapter. greedy_only: the temperature must be 0.
     default_top_k: how many most likely tokens are sampled from when `top_k` is disabled (0: all of them).
+    images: what a prompt may bring beside its text; None: nothing.
     """
 
     target: str
@@ -55,6 +83,7 @@ class Capabilities:
     needs_adapter: bool = False
     greedy_only: bool = False
     deterministic: bool = False
+    images: ImageLimits | None = None
 
 
 @dataclass(slots=True)
@@ -64,6 +93,7 @@ class NewRequest:
     block_ids: KV blocks, in position order; with contiguous KV exactly one, which is the KV line.
     num_computed_tokens: tokens whose KV is already in those blocks (a prefix hit), < len(prompt_token_ids). Where it
         ends inside a block, that block is whole already, and others may read it: its KV is not written again.
+    images: what stands for the prompt's placeholders.
     """
 
     req_id: str
@@ -72,6 +102,7 @@ class NewRequest:
     block_ids: list[int]
     num_computed_tokens: int = 0
     lora_id: int = 0
+    images: PromptImages | None = None
 
 
 @dataclass(slots=True)

@@ -6,11 +6,11 @@ A request knows its tokens and how far their KV is computed; everything the sche
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from enum import IntEnum
 
 from vllm.core.block_pool import hash_block, root_hash
-from vllm.core.contract import TokenLogprobs
+from vllm.core.contract import PromptImages, TokenLogprobs
 from vllm.core.outputs import EngineCoreOutput, RequestTimes, SpecDecodeMetrics
 from vllm.core.speculation import RequestDrafts
 from vllm.sampling_params import SamplingParams
@@ -60,6 +60,7 @@ class Request:
     has_grammar: each token needs its own mask, which only the tokens before it decide: nothing is drafted.
     lora_id, cache_salt, image_hashes: part of the identity of the request's KV: prefixes are shared only between equals
         (`block_pool.root_hash`).
+    images: what stands for the prompt's placeholders.
 
     num_tokens: prompt and output so far. num_pending: output tokens that steps under way will bring, one each.
         num_computed_tokens: how many of both have their KV in block_ids or are being computed by steps under way.
@@ -77,7 +78,7 @@ class Request:
         "drafts",
         "eos_token_ids",
         "has_grammar",
-        "image_hashes",
+        "images",
         "lora_id",
         "max_num_blocks",
         "max_total_tokens",
@@ -111,7 +112,7 @@ class Request:
         lora_id: int = 0,
         cache_salt: str | None = None,
         has_grammar: bool = False,
-        image_hashes: Sequence[bytes] = (),
+        images: PromptImages | None = None,
     ) -> None:
         self.req_id = req_id
         self.prompt_token_ids = prompt_token_ids
@@ -122,7 +123,7 @@ class Request:
         self.lora_id = lora_id
         self.cache_salt = cache_salt
         self.has_grammar = has_grammar
-        self.image_hashes = tuple(image_hashes)
+        self.images = images
         self.times = RequestTimes(arrival=arrival_time)
 
         self.status = RequestStatus.WAITING
@@ -190,6 +191,11 @@ class Request:
                 self.status = RequestStatus.FINISHED_LENGTH
                 return taken
         return len(token_ids)
+
+    @property
+    def image_hashes(self) -> tuple[str, ...]:
+        """One an image of the prompt, in order."""
+        return self.images.hashes if self.images else ()
 
     def tokens_between(self, start: int, stop: int) -> list[int]:
         """Known tokens at positions start to stop - 1."""

@@ -342,6 +342,7 @@ class Scheduler:
                 request.block_ids.copy(),
                 num_cached_tokens,
                 request.lora_id,
+                request.images,
             )
         )
         step.add(request, num_tokens)

@@ -22,6 +22,7 @@ import msgspec
 from vllm import envs
 from vllm.checkpoint import Checkpoint, CheckpointError, context_length, normalise_config, open_checkpoint
 from vllm.checkpoint.checkpoint import read_json
+from vllm.checkpoint.nested_config import with_overrides
 from vllm.checkpoint.tokenizer import check_same_tokens
 from vllm.config import (
     CacheConfig,
@@ -329,7 +330,7 @@ def _complete_model_config(config: VllmConfig, checkpoint: Checkpoint) -> ModelC
     model = config.model_config
     hf_config = checkpoint.config
     if model.hf_overrides:
-        hf_config = normalise_config({**hf_config, **model.hf_overrides})
+        hf_config = normalise_config(with_overrides(hf_config, model.hf_overrides))
     return dataclasses.replace(
         model,
         model_path=str(checkpoint.path),

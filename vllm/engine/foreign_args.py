@@ -36,6 +36,7 @@ def _refused(default: Any, reason: str, neutral: tuple[Any, ...] = (), type: typ
 
 
 _TEXT_ONLY = "prompts are text or token ids"
+_NOTHING_FETCHED = "images come as data: URLs, and nothing is read or fetched for a request"
 _GENERATORS = "only text generators are served"
 _NEVER_EVICTED = "a running sequence is never evicted"
 
@@ -83,10 +84,10 @@ FOREIGN_OPTIONS: dict[str, ForeignOption] = {
     "disable_async_output_proc": _no_effect(False, "outputs are processed beside the engine anyway", type=bool),
     "tokenizer_pool_size": _no_effect(0, "the tokenizer runs in the front", type=int),
     "lora_dtype": _no_effect("auto", "adapters have the dtype of the model"),
-    "limit_mm_per_prompt": _no_effect(None, _TEXT_ONLY),
-    "mm_processor_kwargs": _no_effect(None, _TEXT_ONLY),
-    "allowed_local_media_path": _no_effect("", _TEXT_ONLY),
-    "allowed_media_domains": _no_effect(None, _TEXT_ONLY),
+    "limit_mm_per_prompt": _no_effect(None, "a prompt may hold as many images as its length has room for"),
+    "mm_processor_kwargs": _no_effect(None, "images are prepared as the checkpoint's processor says"),
+    "allowed_local_media_path": _no_effect("", _NOTHING_FETCHED),
+    "allowed_media_domains": _no_effect(None, _NOTHING_FETCHED),
     "show_hidden_metrics_for_version": _no_effect(None, "no metric is hidden"),
     "disable_log_requests": _no_effect(False, "requests are logged only with enable_log_requests", type=bool),
 }

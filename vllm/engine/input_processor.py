@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from vllm.config import VllmConfig
-from vllm.core.contract import Capabilities
+from vllm.core.contract import Capabilities, PromptImages
+from vllm.engine.images import ImagePreparer, hub_processor, images_of
 from vllm.engine.limits import (
     check_bad_words,
     check_cache_salt,
@@ -29,8 +30,8 @@ from vllm.inputs import PromptType
 from vllm.lora.request import LoRARequest
 from vllm.sampling_params import SamplingParams
 
-_PROMPT_KEYS = ("prompt", "prompt_token_ids", "cache_salt")
-_NO_USE_KEYS = ("multi_modal_data", "multi_modal_uuids", "mm_processor_kwargs", "prompt_embeds")
+_PROMPT_KEYS = ("prompt", "prompt_token_ids", "cache_salt", "multi_modal_data")
+_NO_USE_KEYS = ("multi_modal_uuids", "mm_processor_kwargs", "prompt_embeds")
 _TOKENIZATION_KEYS = ("add_special_tokens", "truncate_prompt_tokens", "truncation_side")
 _GENERATION_KEYS = ("repetition_penalty", "temperature", "top_k", "top_p", "min_p")
 _MASK = 2**64 - 1
@@ -58,6 +59,7 @@ class InputProcessor:
 
     eos_token_ids: what ends an output: the EOS of the tokenizer, of the model's config and of its generation config.
     default_sampling_params: the checkpoint's defaults, as `SamplingParams` fields.
+    images: prepares the images of prompts; None where the model takes none.
     """
 
     def __init__(self, config: VllmConfig, capabilities: Capabilities, tokenizer: Tokenizer | None) -> None:
@@ -71,6 +73,8 @@ class InputProcessor:
         self.by_priority = config.scheduler_config.scheduling_policy == "priority"
         self.eos_token_ids = _eos_token_ids(config, tokenizer)
         self.default_sampling_params = default_sampling_params(model.hf_generation_config)
+        limits = capabilities.images
+        self.images = ImagePreparer(limits, hub_processor(model.model_path or model.model)) if limits else None
         self._seed = model.seed
         self._adapters = {
             name: (number, path) for number, (name, path) in enumerate(config.lora_config.adapters.items(), start=1)
@@ -98,9 +102,14 @@ class InputProcessor:
         lora_id = self.lora_id(lora_request)
         check_sampling_params(params, self.capabilities, vocab_size=self.vocab_size, max_logprobs=self._max_logprobs)
         fields = _as_dict(prompt)
-        token_ids = self._token_ids(fields, params, tokenization_kwargs or {})
+        images = None
+        if _has_images(fields):
+            token_ids, images = self._with_images(fields, params, tokenization_kwargs or {})
+        else:
+            token_ids = self._token_ids(fields, params, tokenization_kwargs or {})
         resolved = self._resolve(params, len(token_ids))
-        core_requests = self._fan_out(request_id, token_ids, resolved, priority, fields.get("cache_salt"), lora_id)
+        salt = fields.get("cache_salt")
+        core_requests = self._fan_out(request_id, token_ids, resolved, priority, salt, lora_id, images)
         return ProcessedRequest(
             request_id,
             prompt_text if prompt_text is not None else fields.get("prompt"),
@@ -163,8 +172,37 @@ class InputProcessor:
     # Prompts.
 
     def prompt_token_ids(self, prompt: PromptType) -> list[int]:
-        """The tokens of a prompt. Raises VLLMValidationError for one that cannot be run."""
-        return self._token_ids(_as_dict(prompt), SamplingParams(), {})
+        """The tokens of a prompt of text. Raises VLLMValidationError for one that cannot be run."""
+        fields = _as_dict(prompt)
+        if _has_images(fields):
+            raise VLLMValidationError("beam search takes no images.", parameter="multi_modal_data")
+        return self._token_ids(fields, SamplingParams(), {})
+
+    def _with_images(
+        self, fields: Mapping[str, Any], params: SamplingParams, options: Mapping[str, Any]
+    ) -> tuple[list[int], PromptImages]:
+        """The tokens of a prompt with images, and these; prepared here, unless they were at the door."""
+        check_cache_salt(fields.get("cache_salt"))
+        if self.images is None:
+            raise VLLMValidationError(
+                "multi_modal_data is not supported: this model takes text only.", parameter="multi_modal_data"
+            )
+        if options.get("truncate_prompt_tokens", params.truncate_prompt_tokens) is not None:
+            raise VLLMValidationError("a prompt with images cannot be cut.", parameter="truncate_prompt_tokens")
+        prepared = fields["multi_modal_data"]
+        if isinstance(prepared, PromptImages):
+            token_ids = _integers(fields["prompt_token_ids"])
+            self.images.check(token_ids, prepared)
+        elif isinstance(fields.get("prompt"), str) and fields.get("prompt_token_ids") is None:
+            add_special_tokens = bool(options.get("add_special_tokens", True))
+            token_ids, prepared = self.images.prepare(fields["prompt"], images_of(prepared), add_special_tokens)
+        else:
+            raise VLLMValidationError(
+                "a prompt with images must be a text: its image tokens are replaced by what stands for the images.",
+                parameter="prompt_token_ids",
+            )
+        self._check_tokens(token_ids)
+        return token_ids, prepared
 
     def _token_ids(self, fields: Mapping[str, Any], params: SamplingParams, options: Mapping[str, Any]) -> list[int]:
         check_cache_salt(fields.get("cache_salt"))
@@ -278,6 +316,7 @@ class InputProcessor:
         priority: int,
         cache_salt: str | None,
         lora_id: int,
+        images: PromptImages | None = None,
     ) -> list[EngineCoreRequest]:
         """One core request an output. The prompt's log-probabilities are computed once, with the first."""
         arrival = time.monotonic()
@@ -294,6 +333,7 @@ class InputProcessor:
                     priority,
                     lora_id,
                     cache_salt,
+                    images=images,
                 )
             )
         return requests
@@ -349,6 +389,11 @@ def _as_dict(prompt: Any) -> dict[str, Any]:
         f"a prompt must be a text, a list of token ids, or a dict with one of them, got {type(prompt).__name__}.",
         parameter="prompt",
     )
+
+
+def _has_images(fields: Mapping[str, Any]) -> bool:
+    data = fields.get("multi_modal_data")
+    return isinstance(data, PromptImages) or bool(data and images_of(data))
 
 
 def _checked_dict(fields: dict[str, Any]) -> dict[str, Any]:

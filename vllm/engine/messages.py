@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from vllm.core.contract import BucketUse, Capabilities
+from vllm.core.contract import BucketUse, Capabilities, PromptImages
 from vllm.core.outputs import EngineCoreOutput, SchedulerStats
 from vllm.core.request import Request
 from vllm.engine.structured_outputs.matcher_tokenizer import GrammarTokenizer
@@ -31,6 +31,7 @@ class EngineCoreRequest(msgspec.Struct, tag="add", omit_defaults=True, gc=False)
     lora_id: int = 0
     cache_salt: str | None = None
     grammar: str | None = None
+    images: PromptImages | None = None
 
     def to_request(self) -> Request:
         return Request(
@@ -43,6 +44,7 @@ class EngineCoreRequest(msgspec.Struct, tag="add", omit_defaults=True, gc=False)
             self.lora_id,
             self.cache_salt,
             has_grammar=self.grammar is not None,
+            images=self.images,
         )
 
 

@@ -1,9 +1,9 @@
 """From the messages of a chat request to what a chat template is given.
 
 Any role is let through: templates decide which they know. Content is a text, null, or a list of parts; the parts
-must be text. Templates come in two forms: most put `message.content` into the prompt as a string (the parts are
-then joined by newlines), some walk over a list of parts ("openai"). `detect_content_format` tells which a template
-is.
+must be text, or images where the model takes them (`image_url` with a data: URL, or `image_pil`). Templates come in two
+forms: most put `message.content` into the prompt as a string (the parts are then joined by newlines), some walk over a
+list of parts ("openai"). `detect_content_format` tells which a template is.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import jinja2
 import jinja2.nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from vllm.engine.images import image_from_url
 from vllm.exceptions import VLLMValidationError
 
 ContentFormat = Literal["string", "openai"]
@@ -31,14 +32,19 @@ _TEXT_PARTS = {
 }
 
 
-def parse_chat_messages(messages: list[Any], content_format: ContentFormat = "string") -> list[dict[str, Any]]:
-    """The conversation for a template, one dict a message. Raises VLLMValidationError that names the faulty place."""
+def parse_chat_messages(
+    messages: list[Any], content_format: ContentFormat = "string", images: list[Any] | None = None
+) -> list[dict[str, Any]]:
+    """The conversation for a template, one dict a message. Raises VLLMValidationError that names the faulty place.
+
+    images: takes the images of the conversation, in order; None where there cannot be any.
+    """
     if not isinstance(messages, list) or not messages:
         raise VLLMValidationError("`messages` must be a list of at least one message.", parameter="messages")
-    return [_parse_message(message, f"messages[{i}]", content_format) for i, message in enumerate(messages)]
+    return [_parse_message(message, f"messages[{i}]", content_format, images) for i, message in enumerate(messages)]
 
 
-def _parse_message(message: Any, place: str, content_format: ContentFormat) -> dict[str, Any]:
+def _parse_message(message: Any, place: str, content_format: ContentFormat, images: list[Any] | None) -> dict[str, Any]:
     if not isinstance(message, dict):
         raise VLLMValidationError(f"`{place}` must be an object with `role` and `content`.", parameter=place)
     role = message.get("role")
@@ -47,23 +53,39 @@ def _parse_message(message: Any, place: str, content_format: ContentFormat) -> d
     if message.get("content") is None and role != "assistant":
         raise VLLMValidationError(f"`{place}.content` is missing.", parameter=f"{place}.content")
     parsed = {name: value for name, value in message.items() if value is not None}
-    parsed["content"] = _parse_content(message.get("content"), f"{place}.content", content_format)
+    parsed["content"] = _parse_content(message.get("content"), f"{place}.content", content_format, images)
     if "tool_calls" in parsed:
         parsed["tool_calls"] = _parse_tool_calls(parsed["tool_calls"], f"{place}.tool_calls")
     return parsed
 
 
-def _parse_content(content: Any, place: str, content_format: ContentFormat) -> Any:
+def _parse_content(content: Any, place: str, content_format: ContentFormat, images: list[Any] | None) -> Any:
     if content is None:
         return "" if content_format == "string" else []
     if isinstance(content, str):
         return content if content_format == "string" else [{"type": "text", "text": content}]
     if not isinstance(content, list):
         raise VLLMValidationError(f"`{place}` must be a text or a list of parts.", parameter=place)
-    texts = [part_text(part, f"{place}[{i}]") for i, part in enumerate(content)]
+    parts = [_parse_part(part, f"{place}[{i}]", content_format, images) for i, part in enumerate(content)]
+    return "\n".join(part["text"] for part in parts) if content_format == "string" else parts
+
+
+def _parse_part(part: Any, place: str, content_format: ContentFormat, images: list[Any] | None) -> dict[str, Any]:
+    kind = part.get("type") if isinstance(part, dict) else None
+    if images is None or kind not in ("image_url", "image_pil"):
+        return {"type": "text", "text": part_text(part, place)}
     if content_format == "string":
-        return "\n".join(texts)
-    return [{"type": "text", "text": text} for text in texts]
+        raise VLLMValidationError(
+            f"`{place}` is an image, and the chat template takes text only: it does not walk over parts.",
+            parameter=place,
+        )
+    if kind == "image_pil":
+        images.append(part.get("image_pil"))
+    else:
+        given = part.get("image_url")
+        url = given.get("url") if isinstance(given, dict) else given
+        images.append(image_from_url(url, f"{place}.image_url.url"))
+    return {"type": "image"}
 
 
 def part_text(part: Any, place: str) -> str:

@@ -342,8 +342,13 @@ class LLM:
             )
         prompts: list[PromptType] = []
         for conversation in conversations:
-            parsed = parse_chat_messages(conversation, content_format)  # type: ignore[arg-type]
+            images: list[Any] | None = [] if self.llm_engine.input_processor.images else None
+            parsed = parse_chat_messages(conversation, content_format, images)  # type: ignore[arg-type]
             text = tokenizer.apply_chat_template(parsed, chat_template=template, tokenize=False, **template_options)
+            if images and self.llm_engine.input_processor.images:
+                ids, prepared = self.llm_engine.input_processor.images.prepare(text, images, False, "messages")
+                prompts.append({"prompt": text, "prompt_token_ids": ids, "multi_modal_data": prepared})
+                continue
             ids = tokenizer.encode(text, add_special_tokens=False)
             prompts.append({"prompt": text, "prompt_token_ids": ids})
         return prompts

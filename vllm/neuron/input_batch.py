@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from vllm.core.contract import CachedRequest, NewRequest
+from vllm.core.contract import CachedRequest, NewRequest, PromptImages
 from vllm.neuron.model_input import IntArray, SamplingInput
 from vllm.sample import tensors
 from vllm.sampling_params import SamplingParams
@@ -24,7 +24,8 @@ class Row:
     """One request on the device.
 
     num_tokens: how many of its tokens are known; num_computed: of how many the KV is in the cache; num_cached: how many
-    of those, from the first on, lie in blocks that others may read too; mask: allowed tokens, uint32 words.
+    of those, from the first on, lie in blocks that others may read too; mask: allowed tokens, uint32 words; images:
+    those of the prompt, until it is computed.
     """
 
     req_id: str
@@ -38,6 +39,7 @@ class Row:
     num_computed: int = 0
     num_cached: int = 0
     mask: np.ndarray | None = field(default=None, repr=False)
+    images: PromptImages | None = field(default=None, repr=False)
 
 
 class InputBatch:
@@ -88,6 +90,7 @@ class InputBatch:
             num_tokens=len(prompt),
             lora_id=request.lora_id,
             has_bias=tensors.has_bias(params),
+            images=request.images,
         )
         self.rows[request.req_id] = row
         row.mask = tensors.allowed_mask(params, self.vocab_size)

@@ -12,6 +12,7 @@ from enum import Enum
 import numpy as np
 from numpy.typing import NDArray
 
+from vllm.core.contract import PromptImages
 from vllm.sample.arrays import LogprobRows as LogprobRows
 from vllm.sample.arrays import SamplingInput as SamplingInput
 
@@ -51,6 +52,7 @@ class ModelInput:
         the log-probabilities of the token that follows it.
     next_token_ids: int32 [B, S]: the token that follows each input token in the prompt (for prompt logprobs), else 0.
     live_seq_ids: int32 [N]: rows of the device whose KV must outlive this forward, in it or not; None: not known.
+    images: for each row what stands for the placeholders of its prompt, or None; None: no row has any.
     """
 
     kind: Kind
@@ -71,6 +73,7 @@ class ModelInput:
     next_token_ids: IntArray
     num_drafts: IntArray
     live_seq_ids: IntArray | None = None
+    images: list[PromptImages | None] | None = None
 
     @property
     def num_rows(self) -> int:

@@ -16,7 +16,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from vllm.config import VllmConfig
-from vllm.core.contract import BucketUse, CachedRequest, ModelRunnerOutput, NewRequest, SchedulerOutput, TokenLogprobs
+from vllm.core.contract import (
+    BucketUse,
+    CachedRequest,
+    ModelRunnerOutput,
+    NewRequest,
+    PromptImages,
+    SchedulerOutput,
+    TokenLogprobs,
+)
 from vllm.logger import init_logger
 from vllm.neuron.buckets import SHORTEST_BUCKET, first_fit, generate_buckets
 from vllm.neuron.device import DeviceLost, DeviceModel
@@ -212,6 +220,7 @@ class NeuronModelRunner:
             next_token_ids=next_token_ids,
             num_drafts=num_drafts,
             live_seq_ids=self.batch.live_lines(),
+            images=_images_of(works),
         )
 
     def _block_table(self, works: list[Work]) -> np.ndarray:
@@ -258,6 +267,8 @@ class NeuronModelRunner:
         for i, work in enumerate(works):
             req_id = work.row.req_id
             work.row.num_computed = work.num_computed + work.num_new
+            if model_input.samples[i]:
+                work.row.images = None
             if model_input.num_prompt_logprobs[i] >= 0 and output.prompt_logprobs is not None:
                 count = int(model_input.num_tokens[i]) - int(model_input.samples[i])
                 stop = prompt_start + count
@@ -288,6 +299,11 @@ class NeuronModelRunner:
         if output.tokens is None or output.num_new is None:
             raise RuntimeError("the target returned neither tokens nor a host sampler's choice")
         return output.tokens, output.num_new
+
+
+def _images_of(works: list[Work]) -> list[PromptImages | None] | None:
+    images = [work.row.images for work in works]
+    return images if any(images) else None
 
 
 def _entries(rows: LogprobRows, start: int, stop: int) -> list[TokenLogprobs]:

@@ -19,6 +19,7 @@ from vllm.neuron.neuron_config_sections import (
     LoraServingConfig,
     OnDeviceSamplingConfig,
     TensorCaptureConfig,
+    VisionNeuronConfig,
     dtype_name,
 )
 from vllm.neuron.section import Section, derived, key
@@ -378,3 +379,8 @@ class ModelKeys(KernelKeys):
     )
     act_fn: str | None = key(None, "Activation of the router.", choices=["softmax", "sigmoid"], accelerator_only=True)
     skip_vision: bool = flag("Leave the vision encoder out.")
+    vision_neuron_config: VisionNeuronConfig | None = key(
+        None,
+        "The vision encoder of an image-to-text model. `text_neuron_config` is another spelling of all other keys.",
+        accelerator_only=True,
+    )

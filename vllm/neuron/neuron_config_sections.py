@@ -165,3 +165,41 @@ class TensorCaptureConfig(Section):
     @classmethod
     def _what(cls) -> str:
         return "tensor_capture_config"
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisionNeuronConfig(Section):
+    """The vision encoder of an image-to-text model. Lengths, types and ranks are the decoder's."""
+
+    tp_degree: int | None = key(
+        None, "Tensor-parallel degree. None: the largest that its heads allow; further ranks share tiles.", at_least=1
+    )
+    buckets: list[int] | None = key(
+        None,
+        "Numbers of tiles it is compiled for. None: 8, 28, 88, as far as a sequence holds them.",
+        at_least=1,
+        at_most=88,
+    )
+    fused_qkv: bool = key(False, "One weight for q, k and v.", accelerator_only=True)
+    qkv_kernel_enabled: bool = key(False, "Use the kernel for q, k and v.", accelerator_only=True)
+    attn_kernel_enabled: bool | None = key(None, "Use the attention kernel; none: as is best.", accelerator_only=True)
+    mlp_kernel_enabled: bool = key(False, "Use the MLP kernel.", accelerator_only=True)
+
+    @classmethod
+    def _what(cls) -> str:
+        return "vision_neuron_config"
+
+    @classmethod
+    def _advice(cls, name: str) -> tuple[str, str] | None:
+        return _VISION_ADVICE.get(name)
+
+
+_SHARED = ("the vision encoder has the decoder's", "Leave it out here")
+_VISION_ADVICE = {
+    "dp_degree": ("follows from the degrees", "Leave it out: it is the decoder's tp_degree by the one here"),
+    "logical_neuron_cores": ("the library has no such key", "Use logical_nc_config, outside vision_neuron_config"),
+    "enable_bucketing": ("buckets say it", "Leave it out; one number in buckets is one program"),
+    **dict.fromkeys(
+        ("batch_size", "seq_len", "torch_dtype", "world_size", "save_sharded_checkpoint", "logical_nc_config"), _SHARED
+    ),
+}

@@ -17,6 +17,8 @@ from vllm.config import NeuronOptions
 from vllm.neuron.faults import NOTHING, Faults, nearest
 
 OVERRIDE_KEY = "override_neuron_config"
+TEXT_KEY = "text_neuron_config"
+"""What NxD Inference calls the decoder's part of an image-to-text model's config: here a spelling of the whole."""
 _EXAMPLE = '{"override_neuron_config": {"enable_bucketing": false}}'
 
 
@@ -173,17 +175,19 @@ def merged_override(options: NeuronOptions, faults: Faults) -> dict[str, Any]:
 
 
 def _override_sources(options: NeuronOptions, faults: Faults) -> list[tuple[str, Mapping[str, Any]]]:
-    found = [(OVERRIDE_KEY, options.override_neuron_config)]
+    found: list[tuple[str, Any]] = [(OVERRIDE_KEY, options.override_neuron_config)]
     for name, value in options.additional_config.items():
         if str(name).replace("-", "_") == OVERRIDE_KEY:
             found.append((f"additional_config[{name!r}]", value))
         else:
             hint = nearest(str(name), [OVERRIDE_KEY])
             faults.add(f"additional_config[{name!r}]", NOTHING, "unknown key", hint)
-    usable = []
+    usable: list[tuple[str, Mapping[str, Any]]] = []
     for source, value in found:
         if isinstance(value, Mapping):
-            usable.append((source, value))
+            usable.append((source, {name: entry for name, entry in value.items() if name != TEXT_KEY}))
+            if TEXT_KEY in value:
+                found.append((f"{source}[{TEXT_KEY!r}]", value[TEXT_KEY]))
         elif value is not None:
             faults.add(
                 source, value, "expected a mapping of Neuron config keys", 'For example {"enable_bucketing": false}'

@@ -156,6 +156,7 @@ async def init_app_state(engine_client: Any, state: State, args: argparse.Namesp
         content_format=args.chat_template_content_format,
         default_template_kwargs=args.default_chat_template_kwargs,
         trust_request_template=args.trust_request_chat_template,
+        images=engine_client.input_processor.images,
     )
     options = ServingOptions(
         return_tokens_as_token_ids=args.return_tokens_as_token_ids,

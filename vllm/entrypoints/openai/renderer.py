@@ -14,6 +14,8 @@ from typing import Any, Literal, NamedTuple, TypeVar
 import jinja2
 
 from vllm import envs
+from vllm.core.contract import PromptImages
+from vllm.engine.images import ImagePreparer
 from vllm.engine.limits import check_token_ids
 from vllm.entrypoints.chat_utils import ContentFormat, detect_content_format, parse_chat_messages
 from vllm.entrypoints.openai.protocol.chat import TemplateFields
@@ -28,14 +30,18 @@ _THREADS = 2
 
 
 class RenderedPrompt(NamedTuple):
-    """text: None when the request gave token ids."""
+    """text: None when the request gave token ids. images: what stands for the placeholders among token_ids."""
 
     text: str | None
     token_ids: list[int]
+    images: PromptImages | None = None
 
 
 class PromptRenderer:
-    """chat_template: replaces the tokenizer's. trust_request_template: whether requests may bring their own."""
+    """chat_template: replaces the tokenizer's. trust_request_template: whether requests may bring their own.
+
+    images: prepares the images of chats; None where the model takes none.
+    """
 
     def __init__(
         self,
@@ -47,6 +53,7 @@ class PromptRenderer:
         content_format: str = "auto",
         default_template_kwargs: dict[str, Any] | None = None,
         trust_request_template: bool = False,
+        images: ImagePreparer | None = None,
     ) -> None:
         self._tokenizer = tokenizer
         self._max_model_len = max_model_len
@@ -55,6 +62,7 @@ class PromptRenderer:
         self._content_format = content_format
         self._default_kwargs = default_template_kwargs or {}
         self._trust_request_template = trust_request_template
+        self._images = images
         self._formats: dict[str, ContentFormat] = {}
         self._max_chars = max_model_len * _longest_token(tokenizer)
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="render")
@@ -89,7 +97,10 @@ class PromptRenderer:
     ) -> RenderedPrompt:
         """Raises VLLMValidationError, jinja2.TemplateError or DeadlineExceeded."""
         template = self._template_of(request)
-        conversation = parse_chat_messages(request.messages, self._format_of(template))
+        images: list[Any] | None = [] if self._images else None
+        conversation = await self._run(
+            lambda: parse_chat_messages(request.messages, self._format_of(template), images), images is not None
+        )
         tokenizer = self.tokenizer
         kwargs = {**self._default_kwargs, **(extra_kwargs or {}), **(request.chat_template_kwargs or {})}
 
@@ -107,7 +118,22 @@ class PromptRenderer:
             return str(text)
 
         text = await self._run_template(apply)
+        if images:
+            return await self._render_with_images(text, images, request.add_special_tokens, truncated)
         return await self.render(text, request.add_special_tokens, truncated)
+
+    async def _render_with_images(
+        self, text: str, images: list[Any], add_special_tokens: bool, truncated: str | None
+    ) -> RenderedPrompt:
+        if truncated is not None:
+            raise VLLMValidationError("A prompt with images cannot be cut.", parameter="truncate_prompt_tokens")
+        preparer, bounded = self._images, self._bounded(text, None)
+        if preparer is None:
+            raise AssertionError("images were taken in, and nothing prepares them")
+        token_ids, prepared = await self._run(
+            lambda: preparer.prepare(bounded, images, add_special_tokens, "messages"), in_thread=True
+        )
+        return RenderedPrompt(text, token_ids, prepared)
 
     def _bounded(self, text: str, truncated: Literal["left", "right"] | None) -> str:
         """A text with more characters than the longest tokens could cover is not tokenised to be told that."""

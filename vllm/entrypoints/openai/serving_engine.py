@@ -145,6 +145,8 @@ class OpenAIServing:
             inputs["prompt"] = prompt.text
         if request.cache_salt is not None:
             inputs["cache_salt"] = request.cache_salt
+        if prompt.images is not None:
+            inputs["multi_modal_data"] = prompt.images
         engine_id = f"{response_id}-{self._nonce}{next(self._numbers)}"
         if request.use_beam_search:
             return self._beam_search(request, inputs, params, engine_id)

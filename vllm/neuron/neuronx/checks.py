@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from vllm.config import VllmConfig
 from vllm.neuron.faults import Faults
@@ -22,6 +24,14 @@ from vllm.neuron.neuronx.versions import (
     installed,
     parse_version,
 )
+from vllm.neuron.neuronx.vision import check_images
+
+_WHOLE_ATTENTION_ONLY = (
+    "flash_decoding_enabled",
+    "attn_block_tkg_nki_kernel_enabled",
+    "is_prefix_caching",
+    "chunked_prefill_config",
+)
 
 
 def check(config: VllmConfig, neuron: NeuronConfig, faults: Faults) -> None:
@@ -30,6 +40,8 @@ def check(config: VllmConfig, neuron: NeuronConfig, faults: Faults) -> None:
     check_speculation(config, neuron, faults)
     check_chunks(config, neuron, faults)
     check_adapters(neuron, list(config.model_config.hf_config.get("architectures") or []), faults)
+    check_images(config.model_config.hf_config, neuron, faults)
+    check_attention(neuron, config.model_config.hf_config, faults)
     check_files(config, neuron, faults)
     text = installed()
     if not text:
@@ -60,6 +72,17 @@ def check_keys(neuron: NeuronConfig, version: Version, faults: Faults) -> None:
         if version < since:
             why = f"NxD Inference has it from {since}; {version} would ignore it"
             faults.add(f"on_device_sampling_config.{name}", getattr(sampling, name), why, "Leave it out")
+
+
+def check_attention(neuron: NeuronConfig, hf_config: Mapping[str, Any], faults: Faults) -> None:
+    """What attention in chunks excludes, where a sequence is longer than one."""
+    chunk = hf_config.get("attention_chunk_size")
+    if not chunk or chunk >= neuron.seq_len:
+        return
+    for name in _WHOLE_ATTENTION_ONLY:
+        if value := getattr(neuron, name):
+            why = f"the model attends in chunks of {chunk} tokens, shorter than max_model_len"
+            faults.add(name, value, why, f"Leave it out, or use max_model_len={chunk} or less")
 
 
 def check_served(neuron: NeuronConfig, faults: Faults) -> None:

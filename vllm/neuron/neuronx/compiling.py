@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,10 +29,17 @@ class CompilationFailed(VLLMError):
     """The library could not compile the model. The message holds the first error of the first attempt."""
 
 
-def compile_into(directory: Path, compile_model: Callable[[Path], None], num_shards: int, progress: Progress) -> None:
+def compile_into(
+    directory: Path,
+    compile_model: Callable[[Path], None],
+    num_shards: int,
+    progress: Progress,
+    parts: Sequence[str] = ("",),
+) -> None:
     """Fill `directory` (empty, private to this call) by `compile_model(directory)`, and check that all of it is there.
 
     num_shards: files of sharded weights that must have been written; 0 where weights are no part of the artifact.
+    parts: where programs and weights lie, below `directory`: paths that end in a slash, or "" for itself.
     """
     if any(directory.iterdir()):
         raise CompilationFailed(f"{directory} is not empty; it is left as it is")
@@ -55,7 +62,7 @@ def compile_into(directory: Path, compile_model: Callable[[Path], None], num_sha
                 _empty(directory)
             else:
                 break
-    _check_complete(directory, num_shards)
+    _check_complete(directory, num_shards, parts)
     progress("compiled", 1.0)
 
 
@@ -99,9 +106,9 @@ def _empty(directory: Path) -> None:
             path.unlink()
 
 
-def _check_complete(directory: Path, num_shards: int) -> None:
-    needed = ["neuron_config.json", "model.pt"]
-    needed += [f"weights/tp{rank}_sharded_checkpoint.safetensors" for rank in range(num_shards)]
+def _check_complete(directory: Path, num_shards: int, parts: Sequence[str]) -> None:
+    files = ["model.pt", *(f"weights/tp{rank}_sharded_checkpoint.safetensors" for rank in range(num_shards))]
+    needed = ["neuron_config.json", *(f"{part}{name}" for part in parts for name in files)]
     missing = [name for name in needed if not (directory / name).is_file()]
     if missing:
         raise CompilationFailed(f"the compiler ended without an error, but wrote no {', '.join(missing)}")

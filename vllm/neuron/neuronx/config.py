@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from vllm.checkpoint.nested_config import TEXT, lowered
 from vllm.config import VllmConfig
 from vllm.neuron.faults import Faults
 from vllm.neuron.neuron_config import NeuronConfig
@@ -18,6 +19,7 @@ from vllm.neuron.neuronx.chunks import chunk_entries
 from vllm.neuron.neuronx.library import Library
 from vllm.neuron.neuronx.speculation import as_draft, draft_entries, fused_spec_config, speculation_entries
 from vllm.neuron.neuronx.versions import KEYS_SINCE, OLDEST, Version
+from vllm.neuron.neuronx.vision import is_image_to_text, vision_entries
 from vllm.neuron.section import Section
 
 Entries = dict[str, Any]
@@ -45,6 +47,7 @@ _ALWAYS = (
 )
 """Said whether or not they are the library's defaults."""
 
+_NOT_THE_DECODERS = ("vision_neuron_config",)
 _DTYPES = ("torch_dtype", "attention_dtype", "rpl_reduce_dtype", "router_dtype")
 _ROUTER = ("router_dtype", "act_fn", "disable_normalize_top_k_affinities")
 """Keys that MoENeuronConfig turns into others: they cannot be read back."""
@@ -60,11 +63,12 @@ def is_portable(config: VllmConfig) -> bool:
 def neuron_entries(config: VllmConfig, version: Version) -> Entries:
     """Keyword arguments of the library's NeuronConfig, as plain values and sections."""
     neuron: NeuronConfig = config.neuron_config
-    names = [*_ALWAYS, *(name for name in neuron.changed() if name not in _ALWAYS)]
+    names = [*_ALWAYS, *(name for name in neuron.changed() if name not in (*_ALWAYS, *_NOT_THE_DECODERS))]
     entries = {name: _copied(getattr(neuron, name)) for name in names if version >= KEYS_SINCE.get(name, OLDEST)}
     entries["save_sharded_checkpoint"] = is_portable(config)
     entries |= chunk_entries(config)
-    if neuron.enable_bucketing and not neuron.is_block_kv_layout:
+    is_image_model = is_image_to_text(config.model_config.hf_config)
+    if (neuron.enable_bucketing or is_image_model) and not neuron.is_block_kv_layout:
         entries["context_encoding_buckets"] = list(neuron.context_buckets)
         entries["token_generation_buckets"] = list(neuron.token_buckets)
     entries |= speculation_entries(config)
@@ -136,8 +140,12 @@ def build_inference_config(config: VllmConfig, library: Library, application: An
         own = as_draft(build_neuron_config(draft_entries(entries), library, draft.get_neuron_config_cls()))
         return draft.get_config_cls()(own, load_config=_load_config(hf_config, path, library))
 
-    fused = fused_spec_config(config, library, application, build_draft)
     load_config = _load_config(model.hf_config, model.model_path or model.model, library)
+    if is_image_to_text(model.hf_config):
+        of_vision = vision_entries(config, entries, library.version)
+        vision_config = build_neuron_config(of_vision, library, application.get_neuron_config_cls())
+        return config_cls(text_neuron_config=neuron_config, vision_neuron_config=vision_config, load_config=load_config)
+    fused = fused_spec_config(config, library, application, build_draft)
     return config_cls(neuron_config, load_config=load_config, **({"fused_spec_config": fused} if fused else {}))
 
 
@@ -148,15 +156,31 @@ def _load_config(model_config: Mapping[str, Any], path: str, library: Library) -
     """
     import transformers
 
-    entries = {name: value for name, value in model_config.items() if name not in ("model_type", "torch_dtype")}
+    given = lowered(model_config)
+    entries = {name: value for name, value in given.items() if name not in ("model_type", "torch_dtype")}
     hf_config = transformers.AutoConfig.for_model(model_config["model_type"], **entries)
     from_library = library.load_pretrained_config(hf_config=hf_config)
 
     def load_config(inference_config: Any) -> None:
         from_library(inference_config)
-        for name, value in entries.items():
-            if not hasattr(inference_config, name):
-                setattr(inference_config, name, value)
+        _complete(inference_config, entries)
+        if is_image_to_text(model_config):
+            _complete(inference_config.text_config, entries[TEXT])
+            _complete(inference_config.vision_config, _rotation_of(hf_config.vision_config))
         inference_config._name_or_path = path
 
     return load_config
+
+
+def _rotation_of(hf_config: Any) -> Entries:
+    parameters = getattr(hf_config, "rope_parameters", None)
+    return {"rope_theta": parameters["rope_theta"]} if parameters else {}
+
+
+def _complete(built: Any, entries: Mapping[str, Any]) -> None:
+    """Set what `built` (an object or a mapping) lacks of `entries`."""
+    for name, value in entries.items():
+        if isinstance(built, dict):
+            built.setdefault(name, value)
+        elif not hasattr(built, name):
+            setattr(built, name, value)

@@ -13,8 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from vllm.core.contract import ImageLimits
 from vllm.neuron.model_input import Kind, ModelInput
 from vllm.neuron.neuronx.chunks import wrong_rows
+from vllm.neuron.neuronx.vision import wrong_images
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +41,13 @@ class Limits:
     num_blocks: int = 0
     chunk: int = 0
     speculation_length: int = 0
+    images: ImageLimits | None = None
 
 
 def row_faults(model_input: ModelInput, limits: Limits) -> dict[int, str]:
     """Rows by index that cannot run, and why. The others can, if these are left out."""
     faults: dict[int, str] = {}
-    for check in (_wrong_lines, _wrong_shapes, _wrong_tokens, _wrong_blocks, _wrong_adapters, _wrong_sampling):
+    for check in _CHECKS:
         for wrong, reason in check(model_input, limits):
             for row in np.flatnonzero(wrong).tolist():
                 faults.setdefault(row, reason.format(row=_Row(model_input, row)))
@@ -136,3 +139,18 @@ def _wrong_sampling(given: ModelInput, limits: Limits) -> Iterator[Wrong]:
     wrong |= ~((top_p > 0) & (top_p <= 1)) | ~np.isfinite(top_k)
     reason = "(top_k, top_p, temperature) = {row.sampling} cannot be sampled on the device"
     yield ((temperature > 0) & wrong) | ~np.isfinite(temperature), reason
+
+
+def _wrong_images(given: ModelInput, limits: Limits) -> Iterator[Wrong]:
+    yield from wrong_images(given, limits.images)
+
+
+_CHECKS = (
+    _wrong_lines,
+    _wrong_shapes,
+    _wrong_tokens,
+    _wrong_blocks,
+    _wrong_adapters,
+    _wrong_sampling,
+    _wrong_images,
+)

@@ -20,6 +20,7 @@ import numpy as np
 from vllm.neuron.model_input import FloatArray, IntArray, Kind, ModelInput
 from vllm.neuron.neuronx.chunks import chunk_arguments
 from vllm.neuron.neuronx.input_checks import Limits, check_batch, row_faults
+from vllm.neuron.neuronx.vision import image_arguments
 
 SHORT_PROMPT = 2
 """Prompts up to this length are padded here."""
@@ -57,7 +58,8 @@ def _prefill(model_input: ModelInput, row: int, limits: Limits) -> Call:
     ids[0, :length] = model_input.input_ids[row, :length]
     positions[0, :length] = np.arange(length, dtype=np.int32)
     rows = np.asarray([row], np.int32)
-    return Call({"input_ids": ids, "position_ids": positions, **_by_row(model_input, rows, limits)}, rows)
+    arguments = {"input_ids": ids, "position_ids": positions, **_by_row(model_input, rows, limits)}
+    return Call({**arguments, **image_arguments(model_input, row, ids, limits.images)}, rows)
 
 
 def _decode(model_input: ModelInput, limits: Limits) -> Call:

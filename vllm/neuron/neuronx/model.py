@@ -1,14 +1,16 @@
 """`NeuronxDeviceModel`: a model on NeuronCores, driven through NxD Inference.
 
 An artifact directory holds what the library writes: `neuron_config.json`, `model.pt` (the compiled programs) and,
-unless `save_sharded_checkpoint` is false, `weights/tp<rank>_sharded_checkpoint.safetensors`. It is made for one
-configuration, and the application is opened with the configuration of this start: the two are compared before.
+unless `save_sharded_checkpoint` is false, `weights/tp<rank>_sharded_checkpoint.safetensors`; of an image-to-text model
+the decoder and the vision encoder have programs and weights each, in `text_model/` and `vision_model/`. It is made for
+one configuration, and the application is opened with the configuration of this start: the two are compared before.
 """
 
 from __future__ import annotations
 
 import gc
 import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from vllm.logger import init_logger
 from vllm.neuron.artifact_store import ArtifactError
 from vllm.neuron.device import DeviceLost, DeviceModel, Progress
 from vllm.neuron.model_input import ModelInput, ModelOutput
-from vllm.neuron.neuronx import adapters, environment, inputs, outputs
+from vllm.neuron.neuronx import adapters, environment, inputs, outputs, vision
 from vllm.neuron.neuronx.chunks import chunk_tokens
 from vllm.neuron.neuronx.compiling import compile_into
 from vllm.neuron.neuronx.config import build_inference_config, is_portable, neuron_entries
@@ -72,7 +74,8 @@ class NeuronxDeviceModel(DeviceModel):
             _application(config).compile(str(target))
 
         num_shards = config.neuron_config.local_ranks_size if is_portable(config) else 0
-        compile_into(directory, compile_model, num_shards, progress)
+        parts = vision.PARTS if vision.is_image_to_text(config.model_config.hf_config) else ("",)
+        compile_into(directory, compile_model, num_shards, progress, parts)
 
     @classmethod
     def load(cls, config: VllmConfig, directory: Path) -> NeuronxDeviceModel:
@@ -119,7 +122,7 @@ class NeuronxDeviceModel(DeviceModel):
         return row_faults(model_input, self.limits)
 
     def memory(self) -> dict[str, int]:
-        weights = sum(file.stat().st_size for file in self.directory.glob("weights/*.safetensors"))
+        weights = sum(file.stat().st_size for file in self.directory.rglob("weights/*.safetensors"))
         return {"weights": weights, "kv_cache": kv_cache_bytes(self.config)}
 
     def shutdown(self) -> None:
@@ -163,6 +166,7 @@ def capabilities(config: VllmConfig) -> Capabilities:
         greedy_only=config.neuron_config.enable_fused_speculation,
         needs_adapter=slot == -1,
         deterministic=False,
+        images=vision.image_limits(config),
     )
 
 
@@ -202,23 +206,30 @@ def _limits(config: VllmConfig) -> Limits:
         num_blocks=neuron.pa_num_blocks,
         chunk=chunk_tokens(config),
         speculation_length=neuron.speculation_length if neuron.enable_fused_speculation else 0,
+        images=vision.image_limits(config),
     )
 
 
 def _compare(config: VllmConfig, directory: Path) -> None:
     """Hold the artifact's own configuration against this start's. Raises ArtifactError that lists the differences."""
+    version = load_library().version
+    entries = neuron_entries(config, version)
     try:
-        saved = json.loads((directory / "neuron_config.json").read_text())["neuron_config"]
+        saved = json.loads((directory / "neuron_config.json").read_text())
+        differences = list(_differences(saved["neuron_config"], entries, ""))
+        if vision.is_image_to_text(config.model_config.hf_config):
+            of_vision = vision.vision_entries(config, entries, version)
+            differences += _differences(saved["vision_config"]["neuron_config"], of_vision, "vision_neuron_config.")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ArtifactError(f"{directory} holds no readable neuron_config.json: {error}") from None
-    entries = neuron_entries(config, load_library().version)
-    sampling = entries.get("on_device_sampling_config")
-    differences = [
-        f"{name}: {saved.get(name)!r} in the artifact, {value!r} needed"
-        for name, value in entries.items()
-        if isinstance(value, (bool, int, list)) and saved.get(name) != value
-    ]
-    if (sampling is None) != (saved.get("on_device_sampling_config") is None):
-        differences.append("on_device_sampling_config: only one of the artifact and this configuration has it")
     if differences:
         raise ArtifactError(f"{directory} was compiled for another configuration: {'; '.join(differences)}")
+
+
+def _differences(saved: Mapping[str, Any], entries: Mapping[str, Any], prefix: str) -> Iterator[str]:
+    for name, value in entries.items():
+        if isinstance(value, (bool, int, list)) and saved.get(name) != value:
+            yield f"{prefix}{name}: {saved.get(name)!r} in the artifact, {value!r} needed"
+    sampling = "on_device_sampling_config"
+    if (entries.get(sampling) is None) != (saved.get(sampling) is None):
+        yield f"{prefix}{sampling}: only one of the artifact and this configuration has it"

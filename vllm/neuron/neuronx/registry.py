@@ -20,11 +20,16 @@ ARCHITECTURES: dict[str, tuple[str, ...]] = {
     "Qwen3MoeForCausalLM": ("qwen3_moe",),
     "GptOssForCausalLM": ("gpt_oss",),
     "Gemma3ForCausalLM": ("gemma3",),
+    "Llama4ForConditionalGeneration": ("llama4",),
 }
 """Names in the library's registry, the best first. A Mistral without its window is a Llama."""
 
-IMAGE_TO_TEXT: dict[str, str] = {
-    "Llama4ForConditionalGeneration": "llama4",
+SERVED_SINCE: dict[str, tuple[Version, str]] = {
+    "llama4": (Version(0, 6), "earlier ones pad images to another length than prompts"),
+}
+"""Models whose first versions in the library cannot be served, and why."""
+
+UNSERVED_IMAGE_TO_TEXT: dict[str, str] = {
     "MllamaForConditionalGeneration": "mllama",
     "LlavaForConditionalGeneration": "pixtral",
     "Qwen2VLForConditionalGeneration": "qwen2_vl",
@@ -42,10 +47,11 @@ def check_architecture(hf_config: Mapping[str, Any], version: Version, max_model
     """Whether a checkpoint runs on this version, at this length."""
     given = list(hf_config.get("architectures") or [])
     shown = given[0] if len(given) == 1 else given
-    if images := [name for name in given if name in IMAGE_TO_TEXT]:
-        faults.add("architectures", shown, f"{images[0]} is an image-to-text model, which is not served yet")
-        return
     architecture = known_architecture(hf_config)
+    if architecture is None and (images := [name for name in given if name in UNSERVED_IMAGE_TO_TEXT]):
+        why = f"{images[0]} is an image-to-text model; of these only Llama 4 is served yet"
+        faults.add("architectures", shown, why)
+        return
     if architecture is None:
         hint = nearest(str(given[0]) if given else "", ARCHITECTURES)
         faults.add("architectures", shown, "NxD Inference has no model for it", hint)
@@ -53,6 +59,9 @@ def check_architecture(hf_config: Mapping[str, Any], version: Version, max_model
     since = min(MODELS_SINCE[name] for name in ARCHITECTURES[architecture] if name in MODELS_SINCE)
     if version < since:
         faults.add("architectures", shown, f"NxD Inference has it from {since}, and {version} is installed")
+    served, why = SERVED_SINCE.get(ARCHITECTURES[architecture][0], (since, ""))
+    if since <= version < served:
+        faults.add("architectures", shown, f"served from NxD Inference {served} on, not {version}: {why}")
     window = hf_config.get("sliding_window")
     if architecture == "MistralForCausalLM" and window and max_model_len > window:
         why = f"beyond the model's sliding window of {window} tokens, which NxD Inference {version} does not apply"

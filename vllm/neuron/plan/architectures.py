@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 
 from vllm.neuron.cpu.models import supported_architectures
 from vllm.neuron.faults import Faults
-from vllm.neuron.neuron_config import NeuronConfig
-from vllm.neuron.neuronx import checks, registry
+from vllm.neuron.neuronx import registry
 from vllm.neuron.neuronx.versions import MODELS_SINCE, NEWEST, OLDEST, Version, parse_version
 
 SDK = {
@@ -20,13 +19,6 @@ SDK = {
     Version(0, 9): "2.29",
 }
 """Release of the Neuron SDK that carries a version of NxD Inference."""
-
-_WHOLE_ATTENTION_ONLY = (
-    "flash_decoding_enabled",
-    "attn_block_tkg_nki_kernel_enabled",
-    "is_prefix_caching",
-    "chunked_prefill_config",
-)
 
 
 class Support(NamedTuple):
@@ -46,7 +38,7 @@ def read_version(text: str) -> Version:
 
 def support_of(hf_config: Mapping[str, Any]) -> Support | None:
     """Where NxD Inference has the model, whether or not it is served here; None where no version does."""
-    known = {**registry.ARCHITECTURES, **{name: (key,) for name, key in registry.IMAGE_TO_TEXT.items()}}
+    known = {**registry.ARCHITECTURES, **{name: (key,) for name, key in registry.UNSERVED_IMAGE_TO_TEXT.items()}}
     for name in hf_config.get("architectures") or []:
         found = [Support(key, MODELS_SINCE[key]) for key in known.get(name, ()) if key in MODELS_SINCE]
         if found:
@@ -68,14 +60,3 @@ def check_architecture(
         given = (hf_config.get("architectures") or ["(none)"])[0]
         known = supported_architectures()
         faults.add("architectures", given, "the cpu target does not run it", f"Known: {', '.join(known)}")
-
-
-def check_keys(neuron_config: NeuronConfig, hf_config: Mapping[str, Any], version: Version, faults: Faults) -> None:
-    """Keys that this version of the library does not have, and those that the model's attention excludes."""
-    checks.check_keys(neuron_config, version, faults)
-    chunk = hf_config.get("attention_chunk_size")
-    if chunk and chunk < neuron_config.seq_len:
-        for name in _WHOLE_ATTENTION_ONLY:
-            if value := getattr(neuron_config, name):
-                why = f"the model attends in chunks of {chunk} tokens, shorter than max_model_len"
-                faults.add(name, value, why, f"Leave it out, or use max_model_len={chunk} or less")

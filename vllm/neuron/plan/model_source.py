@@ -1,12 +1,7 @@
-"""What is to be planned: a config.json alone, a checkpoint directory, or a GGUF file. Only headers are read.
-
-Models with a text part of their own (Llama 4, Gemma 3, ...) keep its settings in `text_config`; here they are raised
-to the top, so that one spelling serves every reader.
-"""
+"""What is to be planned: a config.json alone, a checkpoint directory, or a GGUF file. Only headers are read."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,18 +12,6 @@ from vllm.checkpoint.safetensors_file import read_safetensors
 from vllm.neuron.fingerprint import weight_files
 
 BYTES_OF = {"f64": 8, "f32": 4, "f16": 2, "bf16": 2, "f8e4m3": 1, "f8e5m2": 1, "i8": 1, "u8": 1, "bool": 1}
-_DBRX = {
-    "d_model": "hidden_size",
-    "n_heads": "num_attention_heads",
-    "n_layers": "num_hidden_layers",
-    "max_seq_len": "max_position_embeddings",
-}
-_DBRX_NESTED = {
-    ("attn_config", "kv_n_heads"): "num_key_value_heads",
-    ("ffn_config", "ffn_hidden_size"): "intermediate_size",
-    ("ffn_config", "moe_num_experts"): "num_local_experts",
-    ("ffn_config", "moe_top_k"): "num_experts_per_tok",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,25 +62,7 @@ def read_source(
 
 
 def _config_of(file: Path) -> dict[str, Any]:
-    return normalise_config(flat_config(read_json(file)))
-
-
-def flat_config(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """`raw` with the settings of its text part at the top, under Hugging Face's usual names."""
-    text = raw.get("text_config")
-    config = dict(raw)
-    if isinstance(text, Mapping):
-        config = {**{name: value for name, value in raw.items() if name != "text_config"}, **text}
-        for name in ("architectures", "model_type"):
-            if raw.get(name):
-                config[name] = raw[name]
-    for given, usual in _DBRX.items():
-        if given in config:
-            config.setdefault(usual, config[given])
-    for (section, given), usual in _DBRX_NESTED.items():
-        if isinstance(config.get(section), Mapping) and given in config[section]:
-            config.setdefault(usual, config[section][given])
-    return config
+    return normalise_config(read_json(file))
 
 
 def _with_headers(path: Path, config: dict[str, Any], files: list[Path]) -> ModelSource:

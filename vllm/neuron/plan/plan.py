@@ -19,11 +19,12 @@ from vllm.config import VllmConfig
 from vllm.neuron import platform
 from vllm.neuron.faults import Fault, Faults, NeuronConfigError
 from vllm.neuron.neuron_config import NeuronConfig, default_neuron_config, torch_dtype
+from vllm.neuron.neuronx.checks import check_keys
 from vllm.neuron.neuronx.config import is_portable
 from vllm.neuron.neuronx.versions import NEWEST, Version
 from vllm.neuron.options import merged_override
 from vllm.neuron.parallel import HeadSharding
-from vllm.neuron.plan.architectures import SDK, check_architecture, check_keys, runs_on_cpu, support_of
+from vllm.neuron.plan.architectures import SDK, check_architecture, runs_on_cpu, support_of
 from vllm.neuron.plan.instances import DEFAULT_LNC, GIB, INSTANCES, Instance
 from vllm.neuron.plan.memory import CoreMemory
 from vllm.neuron.plan.model_source import ModelSource
@@ -164,7 +165,7 @@ def make_plan(
     heads = HeadSharding.from_hf_config(neuron_config.tp_degree, source.config)
     plan = Plan(source, target, version, instance, resolved, neuron_config, heads, notices=notices)
     if target == "neuronx":
-        check_keys(neuron_config, source.config, version, faults)
+        check_keys(neuron_config, version, faults)
     _size(plan, faults)
     if is_exact:
         plan.programs = programs_of(neuron_config)

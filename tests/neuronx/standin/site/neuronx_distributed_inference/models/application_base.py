@@ -71,7 +71,7 @@ class NeuronApplicationBase:
         shapes = {model.tag: model.neuron_config.buckets for model in self.models}
         torch.save({"shapes": shapes}, directory / "model.pt")
         if self.neuron_config.save_sharded_checkpoint and not self.neuron_config.skip_sharding:
-            self._save_shards(directory / "weights")
+            self._save_shards(directory / "weights", self._whole_state(self.model_path), self.neuron_config)
 
     def _trace(self, work):
         """Fails as often as STANDIN_COMPILER_FAILURES says, leaving the compiler's log behind."""
@@ -94,12 +94,12 @@ class NeuronApplicationBase:
             )
             raise RuntimeError(f"neuronx-cc failed with 70 (failure number {left})")
 
-    def _save_shards(self, directory):
+    def _save_shards(self, directory, state, neuron_config):
+        """One file a rank; ranks beyond the degree hold what the first ones do."""
         directory.mkdir()
-        state = self._whole_state(self.model_path)
-        degree = self.neuron_config.tp_degree
-        for rank in range(degree):
-            shard = {name: _shard(value, rank, degree) for name, value in state.items()}
+        degree = neuron_config.tp_degree
+        for rank in range(neuron_config.local_ranks_size):
+            shard = {name: _shard(value, rank % degree, degree) for name, value in state.items()}
             save_file(shard, directory / f"tp{rank}_sharded_checkpoint.safetensors")
 
     def _whole_state(self, path):
@@ -233,14 +233,26 @@ class NeuronBaseForCausalLM(NeuronApplicationBase):
         tensor_capture_hook=None,
     ):
         rows = input_ids.shape[0]
+        return self._forward(
+            input_ids,
+            seq_ids,
+            attention_mask,
+            position_ids,
+            sampling_params,
+            torch.zeros(rows, dtype=torch.int32) if adapter_ids is None else adapter_ids,
+            (slot_mapping, block_table, full_context_lens, computed_context_lens),
+        )
+
+    def _forward(
+        self, input_ids, seq_ids, attention_mask, position_ids, sampling_params, adapter_ids, blocks, vision=()
+    ):
+        rows = input_ids.shape[0]
         if attention_mask is None and self.neuron_config.chunked_prefill_config is None:
             attention_mask = self._infer_attention_mask(position_ids)
         if seq_ids is None:
             seq_ids = torch.arange(rows)
         if sampling_params is None:
             sampling_params = torch.ones((self.neuron_config.batch_size, 3))
-        if adapter_ids is None:
-            adapter_ids = torch.zeros(rows, dtype=torch.int32)
         sampling = self.neuron_config.on_device_sampling_config
         if sampling is not None:
             validate_sampling_params(sampling_params, sampling)
@@ -248,19 +260,18 @@ class NeuronBaseForCausalLM(NeuronApplicationBase):
         if not self.is_loaded_to_neuron:
             raise RuntimeError("Forward called before load. Run load() or load_state_dict() making calling forward")
         if self.neuron_config.chunked_prefill_config is not None:
-            blocks = (slot_mapping, block_table, full_context_lens, computed_context_lens)
             return self._outputs(self._run_chunk(input_ids, position_ids, seq_ids, sampling_params, *blocks))
         is_prefill = int(position_ids.min()) == 0
         if self.neuron_config.is_prefix_caching:
             is_prefill = is_prefill and input_ids.shape[-1] > 1
         model = self.context_encoding_model if is_prefill else self.token_generation_model
         if self.neuron_config.is_prefix_caching:
+            _, block_table, full_context_lens, computed_context_lens = blocks
             assert full_context_lens.shape == computed_context_lens.shape == (rows, 1)
             assert block_table.shape[1] == self.neuron_config.max_length // self.neuron_config.pa_block_size
-            blocks = (slot_mapping, block_table, full_context_lens, computed_context_lens)
             return self._outputs(model.forward(input_ids, position_ids, seq_ids, sampling_params, *blocks))
         return self._outputs(
-            model.forward(input_ids, attention_mask, position_ids, seq_ids, sampling_params, adapter_ids)
+            model.forward(input_ids, attention_mask, position_ids, seq_ids, sampling_params, adapter_ids, *vision)
         )
 
     def _run_chunk(self, input_ids, position_ids, seq_ids, sampling_params, slots, table, full, computed):

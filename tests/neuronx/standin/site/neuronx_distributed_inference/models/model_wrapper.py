@@ -43,8 +43,8 @@ class ModelWrapper:
             return buckets[-1]
         raise ValueError(f"Input len {length} exceeds largest bucket ({buckets[-1]}) for {self.tag}")
 
-    def forward(self, input_ids, attention_mask, position_ids, seq_ids, sampling_params, adapter_ids):
-        args = [input_ids, attention_mask, position_ids, seq_ids, sampling_params, adapter_ids]
+    def forward(self, input_ids, attention_mask, position_ids, seq_ids, sampling_params, adapter_ids, *vision):
+        args = [input_ids, attention_mask, position_ids, seq_ids, sampling_params, adapter_ids, *vision]
         args = [value.int() if value.dtype == torch.int64 else value for value in args]
         size = self.neuron_config.batch_size
         if seq_ids.shape[0] > size:

@@ -2,6 +2,7 @@
 
 from neuronx_distributed_inference import at_least
 from neuronx_distributed_inference.models.llama import modeling_llama as llama
+from neuronx_distributed_inference.models.llama4 import modeling_llama4 as llama4
 from neuronx_distributed_inference.models.unrunnable import unrunnable
 
 MODEL_TYPES = {
@@ -12,7 +13,7 @@ MODEL_TYPES = {
 }
 if at_least(0, 5):
     MODEL_TYPES |= {
-        "llama4": {"causal-lm": unrunnable("Llama4"), "image-encoding": unrunnable("Llama4Vision")},
+        "llama4": {"causal-lm": llama4.NeuronLlama4ForCausalLM, "image-encoding": unrunnable("Llama4Vision")},
         "qwen2": {"causal-lm": llama.NeuronQwen2ForCausalLM},
         "qwen3": {"causal-lm": llama.NeuronQwen3ForCausalLM},
     }

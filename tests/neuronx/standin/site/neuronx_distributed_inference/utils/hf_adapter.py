@@ -1,6 +1,8 @@
 """From a Hugging Face config to the hook that `InferenceConfig` runs."""
 
-from transformers import AutoConfig
+from types import SimpleNamespace
+
+from transformers import AutoConfig, PretrainedConfig
 
 
 def load_pretrained_config(model_path_or_name=None, hf_config=None):
@@ -13,6 +15,9 @@ def load_pretrained_config(model_path_or_name=None, hf_config=None):
         dtype = entries.pop("torch_dtype", None) or entries.pop("dtype", None)
         if dtype is not None and not self.neuron_config.overrides_torch_dtype:
             self.neuron_config.torch_dtype = dtype
+        for name, value in entries.items():
+            if isinstance(getattr(config, name, None), PretrainedConfig):
+                entries[name] = SimpleNamespace(**value)
         self.__dict__.update(entries)
 
     return load_config

@@ -97,17 +97,14 @@ class NeuronLlamaModel:
         return self._run(wrapper, input_ids, position_ids, sampling_params, sampler, prefill, places)
 
     def _run(self, wrapper, input_ids, position_ids, sampling_params, sampler, prefill, places):
-        hidden = self.state["embed_tokens.weight"][input_ids.long()]
+        hidden = self._embed(input_ids)
         rotation = self._rotation(position_ids)
         for layer in range(self.config.num_hidden_layers):
             weights = f"layers.{layer}."
             normed = self._norm(hidden, weights + "input_layernorm.weight")
             hidden = hidden + self._attention(layer, normed, rotation, prefill, places)
             normed = self._norm(hidden, weights + "post_attention_layernorm.weight")
-            gate = functional.silu(self._linear(normed, weights + "mlp.gate_proj"))
-            hidden = hidden + self._linear(
-                gate * self._linear(normed, weights + "mlp.up_proj"), weights + "mlp.down_proj"
-            )
+            hidden = hidden + self._mlp(normed, layer)
         normed = self._norm(hidden, "norm.weight")
         if self.every_column:
             return functional.linear(normed, self.state["lm_head.weight"]).float()
@@ -118,6 +115,16 @@ class NeuronLlamaModel:
             last = normed[torch.arange(len(hidden)), column]
         logits = functional.linear(last, self.state["lm_head.weight"]).float()
         return logits[:, None] if sampler is None else sampler(logits, sampling_params)
+
+    def _embed(self, input_ids):
+        return self.state["embed_tokens.weight"][input_ids.long()]
+
+    def _mlp(self, hidden, layer):
+        return self._gated(hidden, f"layers.{layer}.mlp")
+
+    def _gated(self, hidden, name):
+        gate = functional.silu(self._linear(hidden, f"{name}.gate_proj"))
+        return self._linear(gate * self._linear(hidden, f"{name}.up_proj"), f"{name}.down_proj")
 
     def _attention(self, layer, hidden, rotation, prefill, places):
         name = f"layers.{layer}.self_attn."
