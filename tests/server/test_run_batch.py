@@ -58,6 +58,31 @@ async def test_lines_in_and_out(runner: BatchRunner, tmp_path: Path) -> None:
     assert "`temperature`" in answers[8]["error"]["message"]
 
 
+async def test_every_door_that_gives_text(runner: BatchRunner) -> None:
+    response = await runner.run(line("a", "/v1/responses", {"input": "hello", "max_output_tokens": 3}))
+    assert response["response"]["body"]["output"][0]["content"][0]["text"] and response["error"] is None
+    message = await runner.run(line("b", "/v1/messages", {**CHAT}))
+    assert message["response"]["body"]["content"][0]["text"] and message["error"] is None
+
+
+@pytest.mark.parametrize(
+    ("url", "body", "param"),
+    [
+        ("/v1/completions", {"prompt": "x", "n": 10**9}, "n"),
+        ("/v1/completions", {"prompt": ""}, "prompt"),
+        ("/v1/completions", {"prompt": [10**9]}, "prompt"),
+        ("/v1/chat/completions", {**CHAT, "chat_template": "{{ 7 * 7 }}"}, "chat_template"),
+        ("/v1/responses", {"input": "x", "temperature": -1}, "temperature"),
+        ("/v1/responses", {"input": "x", "background": True}, "background"),
+        ("/v1/messages", {**CHAT, "stream": True}, "stream"),
+    ],
+)
+async def test_batches_have_the_same_limits(runner: BatchRunner, url: str, body: dict[str, Any], param: str) -> None:
+    """A second door without the first one's checks is how servers fall."""
+    answer = await runner.run(line("a", url, body))
+    assert answer["response"]["status_code"] == 400 and param in str(answer["error"])
+
+
 async def test_failure_of_one_line(runner: BatchRunner, engine: FakeEngine) -> None:
     engine.failure = KeyError("internal")
     answer = await runner.run(line("a", "/v1/completions", {"prompt": "x"}))
@@ -67,7 +92,10 @@ async def test_failure_of_one_line(runner: BatchRunner, engine: FakeEngine) -> N
 def test_command(tiny_llama: Path, tmp_path: Path) -> None:
     source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     bodies = [{"prompt": f"Prompt {i}", "max_tokens": 4, "seed": i, "ignore_eos": True} for i in range(40)]
-    source.write_text("\n".join(line(str(i), "/v1/completions", body) for i, body in enumerate(bodies)))
+    lines = [line(str(i), "/v1/completions", body) for i, body in enumerate(bodies)]
+    lines.append(line("bias", "/v1/chat/completions", {**CHAT, "logit_bias": {str(i): 1 for i in range(2000)}}))
+    lines.append(line("stop", "/v1/messages", {**CHAT, "stop_sequences": ["x"] * 2000}))
+    source.write_text("\n".join(lines))
     words = ["run-batch", "-i", str(source), "-o", str(target), "--model", str(tiny_llama), "--device", "null"]
     command = [
         sys.executable,
@@ -81,6 +109,8 @@ def test_command(tiny_llama: Path, tmp_path: Path) -> None:
     ]
     subprocess.run(command, check=True, timeout=120, capture_output=True)
     answers = [json.loads(text) for text in target.read_text().splitlines()]
+    beyond, answers = answers[40:], answers[:40]
+    assert [answer["response"]["status_code"] for answer in beyond] == [400, 400], "the engine's limits hold here too"
     assert [answer["custom_id"] for answer in answers] == [str(i) for i in range(40)]
     assert all(answer["response"]["body"]["usage"]["completion_tokens"] == 4 for answer in answers)
     missing = [*command[: command.index("-i") + 1], "http://x/in.jsonl", *command[command.index("-o") :]]

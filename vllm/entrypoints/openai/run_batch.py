@@ -27,7 +27,13 @@ from starlette.datastructures import State
 from vllm.entrypoints.openai.api_server import build_async_engine_client, init_app_state, report_start_errors
 from vllm.entrypoints.openai.cli_args import make_arg_parser, parse_server_args
 from vllm.entrypoints.openai.errors import error_from
-from vllm.entrypoints.openai.protocol import ChatCompletionRequest, CompletionRequest, ErrorResponse
+from vllm.entrypoints.openai.protocol import (
+    ChatCompletionRequest,
+    CompletionRequest,
+    ErrorResponse,
+    ResponsesRequest,
+)
+from vllm.entrypoints.openai.protocol.messages import MessagesRequest
 from vllm.exceptions import VLLMNotFoundError, VLLMValidationError
 from vllm.logger import init_logger
 from vllm.utils.argparse_utils import FlexibleArgumentParser
@@ -35,9 +41,13 @@ from vllm.utils.argparse_utils import FlexibleArgumentParser
 logger = init_logger("vllm.entrypoints.openai.run_batch")
 
 MAX_AT_ONCE = 256
-REQUESTS: dict[str, type[ChatCompletionRequest] | type[CompletionRequest]] = {
+REQUESTS: dict[
+    str, type[ChatCompletionRequest] | type[CompletionRequest] | type[ResponsesRequest] | type[MessagesRequest]
+] = {
     "/v1/chat/completions": ChatCompletionRequest,
     "/v1/completions": CompletionRequest,
+    "/v1/responses": ResponsesRequest,
+    "/v1/messages": MessagesRequest,
 }
 
 
@@ -55,6 +65,8 @@ class BatchRunner:
         self._answer = {
             "/v1/chat/completions": state.openai_serving_chat.create_chat_completion,
             "/v1/completions": state.openai_serving_completion.create_completion,
+            "/v1/responses": state.openai_serving_responses.create_response,
+            "/v1/messages": state.serving_messages.create_message,
         }
         self._slots = asyncio.Semaphore(MAX_AT_ONCE)
 
@@ -78,8 +90,9 @@ class BatchRunner:
         if line.url not in REQUESTS:
             raise VLLMNotFoundError(f"The url {line.url[:64]!r} is not served in batches: use {', '.join(REQUESTS)}.")
         request = REQUESTS[line.url].model_validate(line.body)
-        if request.stream:
-            raise VLLMValidationError("`stream` is not available in batches.", parameter="stream")
+        for field in ("stream", "background"):
+            if getattr(request, field, False):
+                raise VLLMValidationError(f"`{field}` is not available in batches.", parameter=field)
         result: BaseModel = await self._answer[line.url](request)
         return result
 
