@@ -15,7 +15,7 @@ from vllm.neuron import platform
 from vllm.sampling_params import StructuredOutputsParams
 
 PROMPTS = ["The quick brown fox", "Prefill writes", "decode reads them again for every token"]
-SCHEMA = {"type": "object", "properties": {"n": {"enum": [1, 2, 3]}}, "required": ["n"]}
+SCHEMA = {"type": "object", "properties": {"n": {"enum": [1, 2, 3]}}, "required": ["n"], "additionalProperties": False}
 
 
 @pytest.fixture(scope="module")
