@@ -78,7 +78,8 @@ def test_images_are_seen(target, reference, tiles, length):
     driver.add("a", prompt, [1], images=_as_images(pixels))
     found = driver.generate("a", 5)
     assert found == reference.generate(prompt, pixels, 5)
-    assert found != reference.generate(prompt, _tiles(length + 1, tiles), 5)
+    others = [reference.generate(prompt, _tiles(length + seed, tiles), 5) for seed in (1, 2, 3)]
+    assert any(found != other for other in others)
 
 
 def test_each_row_sees_its_own_images(target, reference):

@@ -19,6 +19,7 @@ from vllm.neuron.neuron_config_sections import (
     LoraServingConfig,
     OnDeviceSamplingConfig,
     TensorCaptureConfig,
+    VisionNeuronConfig,
 )
 from vllm.neuron.section import KeyInfo, Section
 
@@ -29,6 +30,7 @@ SECTIONS: dict[str, type[Section]] = {
     "lora_config": LoraServingConfig,
     "hybrid_sharding_config": HybridShardingConfig,
     "tensor_capture_config": TensorCaptureConfig,
+    "vision_neuron_config": VisionNeuronConfig,
 }
 
 _CONFIG_HEAD = """\
