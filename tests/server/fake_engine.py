@@ -80,6 +80,7 @@ class FakeEngine:
         self.text: str | None = None
         self.stop_reason: int | str | None = None
         self.tokenizer = FakeTokenizer()
+        self.input_processor = SimpleNamespace(images=None)
         self.metrics = SimpleNamespace(registry=CollectorRegistry())
 
     async def check_structured_outputs(self, params: SamplingParams) -> None:
