@@ -62,7 +62,7 @@ def adapter_bytes(
     rows = neuron_config.batch_size if version >= _WITH_ROW_COPIES else 0
     changed = [weight for weight in weights if _module(weight.name) in modules and len(weight.shape) == 2]
     one = sum(_pair(weight, part_of(weight, sharding), rank) for weight in changed)
-    return (section.max_loras + 1 + rows) * one * DTYPE_BYTES[neuron_config.torch_dtype]
+    return int((section.max_loras + 1 + rows) * one * DTYPE_BYTES[neuron_config.torch_dtype])
 
 
 def _pair(whole: Weight, part: Weight, rank: int) -> int:
