@@ -122,10 +122,7 @@ def run_scheme(
     model = NativeModel(
         path,
         index,
-        num_layers=graph.num_layers,
-        num_kv_heads=graph.num_kv_heads,
-        head_dim=graph.head_dim,
-        vocab_size=graph.vocab_size,
+        **graph.shape,
         num_blocks=rows,
         block_size=block_size,
         max_context=block_size,

@@ -23,7 +23,7 @@ from options import default_model, make_parser
 from vllm.checkpoint import Checkpoint, open_checkpoint
 from vllm.checkpoint.tokenizer import load_tokenizer
 from vllm.neuron.cpu.models import build_graph
-from vllm.neuron.cpu.ops import NativeModel
+from vllm.neuron.cpu.ops import NativeModel, ThreadPool
 from vllm.neuron.cpu.packing import pack
 from vllm.neuron.cpu.plan import plan
 from vllm.neuron.cpu.step import Step
@@ -78,16 +78,15 @@ def measure(
 ) -> dict[str, float]:
     """Perplexity by "<weights>/<kv>"."""
     graph = build_graph(checkpoint.config, WINDOW)
-    shape = (graph.num_layers, graph.num_kv_heads, graph.head_dim, graph.vocab_size)
-    names = ("num_layers", "num_kv_heads", "head_dim", "vocab_size")
+    pool = ThreadPool(threads)
     results: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
         for scheme in schemes:
             path = Path(folder) / "weights.bin"
             index = pack(graph, checkpoint, scheme, path)  # type: ignore[arg-type]
             for kv in kv_types:
-                fixed = {"num_blocks": 1, "block_size": WINDOW, "max_context": WINDOW, "num_threads": threads}
-                model = NativeModel(path, index, kv_dtype=kv, **dict(zip(names, shape, strict=True)), **fixed)  # type: ignore[arg-type]
+                fixed = {"num_blocks": 1, "block_size": WINDOW, "max_context": WINDOW, "pool": pool}
+                model = NativeModel(path, index, kv_dtype=kv, **graph.shape, **fixed)  # type: ignore[arg-type]
                 program = model.add_program(plan(graph, WINDOW, SCORED_AT_ONCE))
                 total, count = total_logprob(model, program, tokens)
                 results[f"{scheme}/{kv}"] = perplexity = math.exp(-total / count)

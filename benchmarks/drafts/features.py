@@ -130,10 +130,8 @@ class _States:
         self.width = graph.buffers["hidden"].width
         index = pack(graph, checkpoint, "native", folder / "weights.bin")
         self.model = NativeModel(
-            folder / "weights.bin", index, num_layers=graph.num_layers, num_kv_heads=graph.num_kv_heads,
-            head_dim=graph.head_dim, vocab_size=graph.vocab_size, num_blocks=rows, block_size=WINDOW,
-            max_context=WINDOW,
-        )  # fmt: skip
+            folder / "weights.bin", index, **graph.shape, num_blocks=rows, block_size=WINDOW, max_context=WINDOW
+        )
         taps = tapped_layers(graph.num_layers) if auxiliary else ()
         graphs = [_final_states(graph), *(_states_after(graph, layer) for layer in taps)]
         self.programs = [self.model.add_program(plan(each, rows * WINDOW, 1)) for each in graphs]

@@ -83,10 +83,7 @@ def native(
     model = NativeModel(
         path,
         index,
-        num_layers=graph.num_layers,
-        num_kv_heads=graph.num_kv_heads,
-        head_dim=graph.head_dim,
-        vocab_size=graph.vocab_size,
+        **graph.shape,
         num_blocks=num_blocks,
         block_size=block_size,
         max_context=num_blocks * block_size,

@@ -86,15 +86,9 @@ class Native:
             graph = getattr(graphs, name)
             path = tmp_path / f"{name}.bin"
             index = pack(graph, graphs.checkpoint, "f32", path)
-            shape = {
-                "num_layers": graph.num_layers,
-                "num_kv_heads": graph.num_kv_heads,
-                "head_dim": graph.head_dim,
-                "vocab_size": graph.vocab_size,
-            }
             blocks = {"num_blocks": NUM_BLOCKS, "block_size": BLOCK, "max_context": NUM_BLOCKS * BLOCK}
             model = NativeModel(
-                path, index, **shape, **blocks, kv_dtype="f32", pool=ThreadPool(2), isa=isa, hidden=hidden
+                path, index, **graph.shape, **blocks, kv_dtype="f32", pool=ThreadPool(2), isa=isa, hidden=hidden
             )
             self.programs[name] = model, model.add_program(plan(graph, 64, 8))
 

@@ -88,8 +88,7 @@ def test_the_reckoning_is_what_is_taken(tmp_path: Path, scheme: str, kv: str) ->
     config = resolve(
         build(hf_config=checkpoint.config, max_model_len=64, max_num_seqs=3, kv_cache_dtype=kv, device="cpu")
     )
-    heads = {name: getattr(graph, name) for name in ("num_layers", "num_kv_heads", "head_dim", "vocab_size")}
-    shape = {**heads, **cache_shape(config)}
+    shape = {**graph.shape, **cache_shape(config)}
     programs = [plan(graph, 64, 8), plan(graph, 3, 3)]
     needed = memory_needed(lay_out(graph, checkpoint, scheme), programs, **shape)
 

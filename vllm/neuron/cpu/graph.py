@@ -99,3 +99,13 @@ class Graph:
     buffers: dict[str, Buffer] = field(default_factory=dict)
     weights: dict[str, Weight] = field(default_factory=dict)
     ops: list[Op] = field(default_factory=list)
+
+    @property
+    def shape(self) -> dict[str, int]:
+        """Of its KV and of its output, as `ops.NativeModel` takes it."""
+        return {
+            "num_layers": self.num_layers,
+            "num_kv_heads": self.num_kv_heads,
+            "head_dim": self.head_dim,
+            "vocab_size": self.vocab_size,
+        }

@@ -198,12 +198,7 @@ class _Part:
             (directory / "programs" / f"{name}.json").write_text(json.dumps(spec))
 
     def _described(self, index: Index) -> Index:
-        names = ("num_layers", "num_kv_heads", "head_dim", "vocab_size")
-        return {
-            **index,
-            "kv": {name: getattr(self.graph, name) for name in names},
-            "hidden_width": kept_width(self.graph),
-        }
+        return {**index, "kv": self.graph.shape, "hidden_width": kept_width(self.graph)}
 
     def _programs(self, config: VllmConfig) -> Specs:
         return {
