@@ -223,8 +223,10 @@ def test_required_tools(server: ServerProcess) -> None:
         check_call(call.function.name, call.function.arguments)
         stream = server.client().chat.completions.create(**asked, seed=seed, parallel_tool_calls=False, stream=True)
         deltas = [chunk.choices[0].delta for chunk in stream]
-        calls = [(each.function.name, each.function.arguments) for delta in deltas for each in delta.tool_calls or []]
-        assert calls == [(call.function.name, call.function.arguments)]
+        pieces = [each for delta in deltas for each in delta.tool_calls or []]
+        assert [piece.function.name for piece in pieces if piece.function.name] == [call.function.name]
+        assert pieces[0].function.name and {piece.index for piece in pieces} == {0}
+        assert "".join(piece.function.arguments or "" for piece in pieces) == call.function.arguments
 
 
 def test_named_tool(server: ServerProcess) -> None:
