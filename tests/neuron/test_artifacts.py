@@ -204,6 +204,11 @@ def test_diff_lines():
     ]
 
 
+def test_a_section_that_is_missing_is_one_line():
+    needed = {"model": 1, "draft": {"weights": {"a": 1, "b": 2}, "method": "eagle"}}
+    assert diff_keys({"model": 1}, needed) == ["draft: nothing in the artifact, a section of method, weights needed"]
+
+
 # Places.
 
 

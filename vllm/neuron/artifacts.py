@@ -13,7 +13,7 @@ Where, in this order:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -126,32 +126,34 @@ def _weights(path: Path, load_format: str, seed: int) -> dict[str, Any]:
 
 
 def diff_keys(found: Mapping[str, Any], needed: Mapping[str, Any]) -> list[str]:
-    """Lines such as "neuron_config.batch_size: 4 in the artifact, 8 needed", in order of name."""
-    left, right = _flat(found), _flat(needed)
+    """Lines such as "neuron_config.batch_size: 4 in the artifact, 8 needed", in order of name.
+
+    A section that one of the two lacks is one line.
+    """
     return [
-        f"{name}: {_shown(left, name)} in the artifact, {_shown(right, name)} needed"
-        for name in sorted(left.keys() | right.keys())
-        if left.get(name, _ABSENT) != right.get(name, _ABSENT)
+        f"{name}: {_shown(left)} in the artifact, {_shown(right)} needed"
+        for name, left, right in _differing(found, needed, "")
     ]
 
 
 _ABSENT = object()
 
 
-def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, item in value.items():
-        if isinstance(item, Mapping) and item:
-            flat |= _flat(item, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = item
-    return flat
+def _differing(left: Mapping[str, Any], right: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any, Any]]:
+    for name in sorted(left.keys() | right.keys()):
+        one, other = left.get(name, _ABSENT), right.get(name, _ABSENT)
+        if isinstance(one, Mapping) and isinstance(other, Mapping):
+            yield from _differing(one, other, f"{prefix}{name}.")
+        elif one != other:
+            yield f"{prefix}{name}", one, other
 
 
-def _shown(values: Mapping[str, Any], name: str) -> str:
-    if name not in values:
+def _shown(value: Any) -> str:
+    if value is _ABSENT:
         return "nothing"
-    text = repr(values[name])
+    if isinstance(value, Mapping) and value:
+        return f"a section of {', '.join(sorted(value))}"
+    text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
