@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 
 import pytest
 import torch
@@ -25,13 +25,40 @@ RUNTIME_VARIABLES = (
 torch.set_num_threads(1)
 
 
+def clean(patch):
+    """None of the runtime's variables is set, what is set from here on ends with `patch`, and there is a device."""
+    for name in RUNTIME_VARIABLES:
+        patch.setenv(name, "")
+        patch.delenv(name)
+    patch.setattr(platform, "_has_device", lambda: True)
+
+
+@contextlib.contextmanager
+def on_a_device(version, site):
+    """The stand-in in a version, in a clean environment; yields the patch. For fixtures that outlive a test."""
+    with pytest.MonkeyPatch.context() as patch, standin.installed(version, site):
+        clean(patch)
+        yield patch
+
+
 @pytest.fixture
 def clean_environment(monkeypatch):
-    """None of the runtime's variables is set, and what is set here does not outlive the test."""
-    for name in RUNTIME_VARIABLES:
-        monkeypatch.setenv(name, "")
-        monkeypatch.delenv(name)
-    monkeypatch.setattr(platform, "_has_device", lambda: True)
+    clean(monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def llama4(tmp_path_factory):
+    """A tiny Llama 4 with images."""
+    from tests.neuronx import images
+
+    return images.make_llama4(tmp_path_factory.mktemp("llama4") / "model")
+
+
+@pytest.fixture(scope="session")
+def llama4_reference(llama4):
+    from tests.neuronx import images
+
+    return images.Reference(llama4)
 
 
 @pytest.fixture(params=standin.VERSIONS)
@@ -63,16 +90,10 @@ def target(request, tiny_llama, tmp_path_factory):
     from tests.neuron.driver import load, resolved_config
 
     found, mode = request.param
-    patch = pytest.MonkeyPatch()
-    for name in RUNTIME_VARIABLES:
-        patch.setenv(name, "")
-        patch.delenv(name)
-    patch.setattr(platform, "_has_device", lambda: True)
-    if mode == "host":
-        os.environ["NEURON_ON_DEVICE_SAMPLING_DISABLED"] = "1"
-    with standin.installed(found, tmp_path_factory.mktemp("site")):
+    with on_a_device(found, tmp_path_factory.mktemp("site")) as patch:
+        if mode == "host":
+            patch.setenv("NEURON_ON_DEVICE_SAMPLING_DISABLED", "1")
         config = resolved_config(tiny_llama, "neuronx")
         device = load(config, tmp_path_factory.mktemp("artifact") / "compiled")
         yield config, device
         device.shutdown()
-    patch.undo()

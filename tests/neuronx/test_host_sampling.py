@@ -7,11 +7,9 @@ from typing import Any
 
 import pytest
 
-from tests.neuronx import standin
-from tests.neuronx.conftest import RUNTIME_VARIABLES
+from tests.neuronx.conftest import on_a_device
 from tests.tiny import make_checkpoint
 from vllm import LLM, SamplingParams
-from vllm.neuron import platform
 from vllm.sampling_params import StructuredOutputsParams
 
 PROMPTS = ["The quick brown fox", "Prefill writes", "decode reads them again for every token"]
@@ -30,19 +28,13 @@ def _llm(model, **options):
 @pytest.fixture(scope="module", params=["environment", "override"])
 def host_llm(request, model, tmp_path_factory):
     """Both ways to say that the host samples."""
-    patch = pytest.MonkeyPatch()
-    for name in RUNTIME_VARIABLES:
-        patch.setenv(name, "")
-        patch.delenv(name)
-    patch.setattr(platform, "_has_device", lambda: True)
-    override = {}
-    if request.param == "environment":
-        patch.setenv("NEURON_ON_DEVICE_SAMPLING_DISABLED", "1")
-    else:
-        override = {"override_neuron_config": {"on_device_sampling_config": None}}
-    with standin.installed("0.9.0", tmp_path_factory.mktemp("site")):
+    with on_a_device("0.9.0", tmp_path_factory.mktemp("site")) as patch:
+        override = {}
+        if request.param == "environment":
+            patch.setenv("NEURON_ON_DEVICE_SAMPLING_DISABLED", "1")
+        else:
+            override = {"override_neuron_config": {"on_device_sampling_config": None}}
         yield _llm(model, device="neuronx", **override)
-    patch.undo()
 
 
 @pytest.fixture(scope="module")

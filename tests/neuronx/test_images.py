@@ -7,10 +7,9 @@ import pytest
 
 from tests.neuron.driver import Driver, load, resolved_config
 from tests.neuronx import images, standin
-from tests.neuronx.conftest import RUNTIME_VARIABLES
+from tests.neuronx.conftest import on_a_device
 from tests.neuronx.inputs import prefill
 from vllm.core.contract import PromptImages
-from vllm.neuron import platform
 from vllm.neuron.neuron_config import NeuronConfigError
 from vllm.neuron.neuronx.input_checks import row_faults
 from vllm.neuron.neuronx.inputs import build_calls
@@ -21,29 +20,13 @@ OVERRIDE = {"context_encoding_buckets": [32, 64, 96], "vision_neuron_config": {"
 START, END = images.PLACEHOLDER_ID + 1, images.PLACEHOLDER_ID + 2
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return images.make_llama4(tmp_path_factory.mktemp("llama4") / "model")
-
-
-@pytest.fixture(scope="module")
-def reference(model):
-    return images.Reference(model)
-
-
 @pytest.fixture(scope="module", params=VERSIONS)
-def target(request, model, tmp_path_factory):
-    patch = pytest.MonkeyPatch()
-    for name in RUNTIME_VARIABLES:
-        patch.setenv(name, "")
-        patch.delenv(name)
-    patch.setattr(platform, "_has_device", lambda: True)
-    with standin.installed(request.param, tmp_path_factory.mktemp("site")):
-        config = resolved_config(model, "neuronx", max_model_len=96, max_num_seqs=3, override=OVERRIDE)
+def target(request, llama4, tmp_path_factory):
+    with on_a_device(request.param, tmp_path_factory.mktemp("site")):
+        config = resolved_config(llama4, "neuronx", max_model_len=96, max_num_seqs=3, override=OVERRIDE)
         device = load(config, tmp_path_factory.mktemp("artifact") / "compiled")
         yield config, device
         device.shutdown()
-    patch.undo()
 
 
 def _tiles(seed: int, count: int) -> np.ndarray:
@@ -61,28 +44,28 @@ def _as_images(pixels: np.ndarray) -> PromptImages:
     return PromptImages(pixels.tobytes(), pixels.shape, ("hash",))
 
 
-def test_text_alone(target, reference):
+def test_text_alone(target, llama4_reference):
     driver = Driver(*target)
     for length in (1, 2, 3, 31, 32, 33, 64, 95):
         prompt = list(range(20, 20 + length))
         driver.add(f"r{length}", prompt, [length % 3])
         count = min(4, 96 - length)
-        assert driver.generate(f"r{length}", count) == reference.generate(prompt, None, count)
+        assert driver.generate(f"r{length}", count) == llama4_reference.generate(prompt, None, count)
         driver.finish(f"r{length}")
 
 
 @pytest.mark.parametrize(("tiles", "length"), [(1, 8), (1, 31), (2, 33), (5, 40), (3, 90)])
-def test_images_are_seen(target, reference, tiles, length):
+def test_images_are_seen(target, llama4_reference, tiles, length):
     prompt, pixels = _prompt(tiles, length), _tiles(length, tiles)
     driver = Driver(*target)
     driver.add("a", prompt, [1], images=_as_images(pixels))
     found = driver.generate("a", 5)
-    assert found == reference.generate(prompt, pixels, 5)
-    others = [reference.generate(prompt, _tiles(length + seed, tiles), 5) for seed in (1, 2, 3)]
+    assert found == llama4_reference.generate(prompt, pixels, 5)
+    others = [llama4_reference.generate(prompt, _tiles(length + seed, tiles), 5) for seed in (1, 2, 3)]
     assert any(found != other for other in others)
 
 
-def test_each_row_sees_its_own_images(target, reference):
+def test_each_row_sees_its_own_images(target, llama4_reference):
     """Prompts of one step, with and without images, in lines out of order."""
     driver = Driver(*target)
     prompts = {
@@ -96,16 +79,16 @@ def test_each_row_sees_its_own_images(target, reference):
     for _ in range(4):
         driver.step(a=1, b=1, c=1)
     for name, (prompt, pixels, _) in prompts.items():
-        assert driver.tokens[name] == reference.generate(prompt, pixels, 5)
+        assert driver.tokens[name] == llama4_reference.generate(prompt, pixels, 5)
 
 
-def test_an_image_whose_pixels_sum_to_nothing_is_seen(target, reference):
+def test_an_image_whose_pixels_sum_to_nothing_is_seen(target, llama4_reference):
     pixels = _tiles(3, 2)
     pixels[1] = -pixels[0]
     prompt, driver = _prompt(2, 20), Driver(*target)
     driver.add("a", prompt, [0], images=_as_images(pixels))
-    assert driver.generate("a", 4) == reference.generate(prompt, pixels_of(_as_images(pixels)), 4)
-    assert driver.generate("a", 4) != reference.generate(prompt, np.zeros_like(pixels), 4)
+    assert driver.generate("a", 4) == llama4_reference.generate(prompt, pixels_of(_as_images(pixels)), 4)
+    assert driver.generate("a", 4) != llama4_reference.generate(prompt, np.zeros_like(pixels), 4)
 
 
 def test_the_library_loses_images_of_prompts_that_fill_a_bucket(target):
@@ -172,14 +155,14 @@ def test_images_that_cannot_run_end_their_row_alone(target, tiles, placeholders,
 # Configuration.
 
 
-def test_the_vision_encoder_is_told_its_own(newest, model):
+def test_the_vision_encoder_is_told_its_own(newest, llama4):
     from tests.neuronx.test_config import _inference_config
 
     override = {
         "vision_neuron_config": {"buckets": [4, 2], "fused_qkv": True},
         "text_neuron_config": {"fused_qkv": False},
     }
-    config = resolved_config(model, "neuronx", max_model_len=64, override=override, tensor_parallel_size=2)
+    config = resolved_config(llama4, "neuronx", max_model_len=64, override=override, tensor_parallel_size=2)
     made = _inference_config(config)
     vision = made.vision_config.neuron_config
     assert (vision.tp_degree, vision.world_size, vision.buckets, vision.fused_qkv) == (2, 2, [2, 4], True)
@@ -187,7 +170,7 @@ def test_the_vision_encoder_is_told_its_own(newest, model):
     text = made.text_config.neuron_config
     assert (text.tp_degree, text.batch_size, text.fused_qkv) == (2, 4, False)
     assert made.text_config.rope_theta == 500000.0 and made.vision_config.rope_theta == 10000
-    assert made.text_config._name_or_path == str(model)
+    assert made.text_config._name_or_path == str(llama4)
 
 
 @pytest.mark.parametrize(
@@ -200,9 +183,9 @@ def test_the_vision_encoder_is_told_its_own(newest, model):
         ({"max_context_length": 32}, "writes over the last position"),
     ],
 )
-def test_what_the_vision_encoder_cannot_have_is_refused(newest, model, override, message):
+def test_what_the_vision_encoder_cannot_have_is_refused(newest, llama4, override, message):
     with pytest.raises(NeuronConfigError, match=message):
-        resolved_config(model, "neuronx", max_model_len=64, override=override, tensor_parallel_size=8)
+        resolved_config(llama4, "neuronx", max_model_len=64, override=override, tensor_parallel_size=8)
 
 
 def test_other_models_have_no_vision_encoder(newest, tiny_llama):
@@ -210,13 +193,13 @@ def test_other_models_have_no_vision_encoder(newest, tiny_llama):
         resolved_config(tiny_llama, "neuronx", override={"vision_neuron_config": {"buckets": [4]}})
 
 
-def test_an_artifact_of_another_vision_encoder_is_refused(target, model):
+def test_an_artifact_of_another_vision_encoder_is_refused(target, llama4):
     from vllm.neuron.artifact_store import ArtifactError
     from vllm.neuron.neuronx.model import NeuronxDeviceModel
 
     _, device = target
     other = resolved_config(
-        model,
+        llama4,
         "neuronx",
         max_model_len=96,
         max_num_seqs=3,

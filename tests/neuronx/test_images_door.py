@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.neuronx import images, standin
-from tests.neuronx.conftest import RUNTIME_VARIABLES
+from tests.neuronx import images
+from tests.neuronx.conftest import on_a_device
 from tests.neuronx.tiles import tile_processor
 from vllm import LLM, SamplingParams
 from vllm.core.contract import ImageLimits, PromptImages
@@ -19,40 +19,23 @@ from vllm.engine import messages
 from vllm.engine.images import MAX_PIXELS, ImagePreparer
 from vllm.entrypoints.openai.renderer import PromptRenderer
 from vllm.exceptions import VLLMValidationError
-from vllm.neuron import platform
 
 GREEDY = SamplingParams(temperature=0.0, max_tokens=5, ignore_eos=True)
 TILE = images.TILE
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return images.make_llama4(tmp_path_factory.mktemp("llama4") / "model")
+def processor(llama4):
+    return tile_processor(llama4)
 
 
 @pytest.fixture(scope="module")
-def reference(model):
-    return images.Reference(model)
-
-
-@pytest.fixture(scope="module")
-def processor(model):
-    return tile_processor(model)
-
-
-@pytest.fixture(scope="module")
-def llm(model, processor, tmp_path_factory):
-    patch = pytest.MonkeyPatch()
-    for name in RUNTIME_VARIABLES:
-        patch.setenv(name, "")
-        patch.delenv(name)
-    patch.setattr(platform, "_has_device", lambda: True)
-    patch.setattr("vllm.engine.input_processor.hub_processor", lambda path: lambda: processor)
+def llm(llama4, processor, tmp_path_factory):
     override = {"context_encoding_buckets": [32, 128], "vision_neuron_config": {"buckets": [2, 8]}}
-    with standin.installed("0.9.0", tmp_path_factory.mktemp("site")):
-        options = {"max_model_len": 128, "max_num_seqs": 2, "dtype": "float32", "override_neuron_config": override}
-        yield LLM(model=str(model), device="neuronx", **options)
-    patch.undo()
+    options = {"max_model_len": 128, "max_num_seqs": 2, "dtype": "float32", "override_neuron_config": override}
+    with on_a_device("0.9.0", tmp_path_factory.mktemp("site")) as patch:
+        patch.setattr("vllm.engine.input_processor.hub_processor", lambda path: lambda: processor)
+        yield LLM(model=str(llama4), device="neuronx", **options)
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +59,7 @@ def _expected(reference, processor, text, pictures, special=True):
     return ids, reference.generate(ids, made["pixel_values"].numpy(), 5)
 
 
-def test_prompts_with_images(llm, reference, processor):
+def test_prompts_with_images(llm, llama4_reference, processor):
     """More requests than rows, with several images, one, and none; an image alone need not be in a list."""
     wide, small = images.picture(1, TILE, 2 * TILE), images.picture(2)
     prompts = [
@@ -90,16 +73,16 @@ def test_prompts_with_images(llm, reference, processor):
         (outputs[0], "see <|image|> and <|image|>", [wide, small]),
         (outputs[1], "a<|image|>", [small]),
     ):
-        ids, tokens = _expected(reference, processor, text, pictures)
+        ids, tokens = _expected(llama4_reference, processor, text, pictures)
         assert output.prompt_token_ids == ids and output.outputs[0].token_ids == tokens
     for output in outputs[2:]:
-        assert output.outputs[0].token_ids == reference.generate(output.prompt_token_ids, None, 5)
+        assert output.outputs[0].token_ids == llama4_reference.generate(output.prompt_token_ids, None, 5)
 
 
-def test_several_outputs_of_one_prompt_all_see_its_image(llm, reference, processor):
+def test_several_outputs_of_one_prompt_all_see_its_image(llm, llama4_reference, processor):
     params = SamplingParams(n=2, top_k=1, max_tokens=5, ignore_eos=True)
     (output,) = llm.generate([_prompt("a<|image|>", images.picture(3))], params, use_tqdm=False)
-    _, tokens = _expected(reference, processor, "a<|image|>", [images.picture(3)])
+    _, tokens = _expected(llama4_reference, processor, "a<|image|>", [images.picture(3)])
     assert [each.token_ids for each in output.outputs] == [tokens, tokens]
 
 
@@ -107,13 +90,13 @@ def _conversation(*parts):
     return [{"role": "user", "content": [{"type": "text", "text": "look: "}, *parts]}]
 
 
-def test_chats_with_images(llm, reference, processor):
+def test_chats_with_images(llm, llama4_reference, processor):
     pictures = [images.picture(4), images.picture(5, 2 * TILE, TILE)]
     url = {"type": "image_url", "image_url": {"url": _data_url(pictures[0])}}
     pil = {"type": "image_pil", "image_pil": Image.fromarray(pictures[1])}
     (output,) = llm.chat(_conversation(url, pil), GREEDY, use_tqdm=False)
     text = "<|im_start|>user\nlook: <|image|><|image|><|im_end|>\n<|im_start|>assistant\n"
-    ids, tokens = _expected(reference, processor, text, pictures, special=False)
+    ids, tokens = _expected(llama4_reference, processor, text, pictures, special=False)
     assert output.prompt == text
     assert output.prompt_token_ids == ids and output.outputs[0].token_ids == tokens
 
@@ -246,15 +229,15 @@ def test_models_of_text_say_so(tiny_llama):
         llm.chat(_conversation(part), GREEDY, use_tqdm=False)
 
 
-def test_a_checkpoint_without_a_processor_says_what_is_missing(model, preparer):
+def test_a_checkpoint_without_a_processor_says_what_is_missing(llama4, preparer):
     from vllm.engine.images import hub_processor
 
-    bare = ImagePreparer(preparer.limits, hub_processor(str(model)))
+    bare = ImagePreparer(preparer.limits, hub_processor(str(llama4)))
     with pytest.raises(VLLMValidationError, match=r"preprocessor_config\.json"):
         bare.prepare("<|image|>", [images.picture(1)], False)
 
 
-def test_the_processor_of_transformers(model, tmp_path):
+def test_the_processor_of_transformers(llama4, tmp_path):
     """Where torchvision works: the checkpoint's own processor, loaded as a user's would be."""
     import shutil
 
@@ -265,8 +248,8 @@ def test_the_processor_of_transformers(model, tmp_path):
         import torchvision  # noqa: F401
     except (ImportError, RuntimeError) as error:
         pytest.skip(f"torchvision does not work here: {error}")
-    directory = shutil.copytree(model, tmp_path / "model")
-    tokenizer = transformers.AutoTokenizer.from_pretrained(model)
+    directory = shutil.copytree(llama4, tmp_path / "model")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(llama4)
     size = {"height": TILE, "width": TILE}
     own = transformers.Llama4Processor(found(size=size, max_patches=4), tokenizer, patch_size=images.PATCH)
     own.save_pretrained(directory)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.neuronx.conftest import RUNTIME_VARIABLES
+from tests.neuronx.conftest import on_a_device
 from tests.tiny import make_checkpoint
 from vllm import LLM, SamplingParams
 from vllm.exceptions import VLLMValidationError
@@ -29,6 +29,17 @@ def _texts(llm, params=GREEDY):
 def test_texts_are_the_cpu_targets(library, model):
     """More requests than rows: lines are reused, prompts and decodes alternate."""
     assert _texts(_llm(model, device="neuronx")) == _texts(_llm(model, device="cpu"))
+
+
+def test_overlapped_steps_find_every_live_row_in_every_decode(library, model):
+    """Rows end by EOS, which only the step after knows, and by length; a live row that is missing loses its KV line."""
+    params = [SamplingParams(temperature=0.0, max_tokens=4 + 5 * (i % 3), ignore_eos=i % 2 == 0) for i in range(8)]
+    prompts = [PROMPTS[i % len(PROMPTS)] + str(i) for i in range(8)]
+    found = []
+    for options in ({"device": "neuronx", "async_scheduling": True}, {"device": "cpu"}):
+        outputs = _llm(model, **options).generate(prompts, params, use_tqdm=False)
+        found.append([output.outputs[0].token_ids for output in outputs])
+    assert found[0] == found[1]
 
 
 def test_host_sampling_serves_what_the_cpu_target_serves(newest, model, monkeypatch):
@@ -74,17 +85,8 @@ def test_what_the_device_cannot_sample_is_refused_by_name(device_llm, name, valu
 
 @pytest.fixture(scope="module")
 def device_llm(model, tmp_path_factory):
-    from tests.neuronx import standin
-    from vllm.neuron import platform
-
-    patch = pytest.MonkeyPatch()
-    patch.setattr(platform, "_has_device", lambda: True)
-    for name in RUNTIME_VARIABLES:
-        patch.setenv(name, "")
-        patch.delenv(name)
-    with standin.installed("0.9.0", tmp_path_factory.mktemp("site")):
+    with on_a_device("0.9.0", tmp_path_factory.mktemp("site")):
         yield _llm(model, device="neuronx")
-    patch.undo()
 
 
 def test_temperature_top_k_and_top_p_are_served_and_left_as_they_were(device_llm):
