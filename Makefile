@@ -38,6 +38,7 @@ test: lint
 
 fuzz: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.security.long $(or $(SECONDS),60) $(SEED)
+
 # An environment beside the first one, with the lowest transformers that is supported before everything else.
 test-transformers: $(VENV)/.installed-dev
 	test -x $(VENV)-transformers/bin/python || $(BIN)/python -m venv $(VENV)-transformers

@@ -41,12 +41,17 @@ def save_tokenizer(directory: Path, vocab_size: int = VOCAB_SIZE) -> None:
         show_progress=False,
     )
     tokenizer.train_from_iterator(TEXT, trainer)
+    save_wrapped(tokenizer, CHAT_TEMPLATE, directory)
+
+
+def save_wrapped(tokenizer: tokenizers.Tokenizer, chat_template: str, directory: Path) -> None:
+    """A tokenizer as transformers keeps it."""
     transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token="<|endoftext|>",
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
-        chat_template=CHAT_TEMPLATE,
+        chat_template=chat_template,
     ).save_pretrained(directory)
 
 

@@ -85,13 +85,7 @@ def _save_tokenizer(directory: Path) -> None:
     tiny.save_tokenizer(directory)
     tokenizer = tokenizers.Tokenizer.from_file(str(directory / "tokenizer.json"))
     tokenizer.add_special_tokens(MARKERS)
-    transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token="<|endoftext|>",
-        eos_token="<|im_end|>",
-        pad_token="<|endoftext|>",
-        chat_template=CHAT_TEMPLATE,
-    ).save_pretrained(directory)
+    tiny.save_wrapped(tokenizer, CHAT_TEMPLATE, directory)
 
 
 def picture(seed: int, height: int = TILE, width: int = TILE) -> np.ndarray:

@@ -26,8 +26,14 @@ VOCAB_SIZE = 256
 class FakeTokenizer:
     chat_template = "{% for message in messages %}{{ message.role }}: {{ message['content'] }}\n{% endfor %}"
 
-    kwargs: dict[str, Any]
-    """Of the last template that was applied."""
+    def __init__(self) -> None:
+        self.rendered: list[tuple[list[dict[str, Any]], dict[str, Any]]] = []
+        """Conversations and what came with them, of every template that was applied."""
+
+    @property
+    def kwargs(self) -> dict[str, Any]:
+        """Of the last template that was applied."""
+        return self.rendered[-1][1]
 
     def get_vocab(self) -> dict[str, int]:
         return {chr(token): token for token in range(VOCAB_SIZE)}
@@ -42,7 +48,7 @@ class FakeTokenizer:
         return [f"<{token}>" for token in token_ids]
 
     def apply_chat_template(self, conversation: list[dict[str, Any]], **kwargs: Any) -> str:
-        self.kwargs = kwargs
+        self.rendered.append((conversation, kwargs))
         if kwargs.get("spin"):
             while True:
                 pass

@@ -79,14 +79,6 @@ async def test_stop_reasons(api: Any, engine: FakeEngine) -> None:
 
 
 async def test_conversation(api: Any, engine: FakeEngine) -> None:
-    seen: list[Any] = []
-    render = engine.tokenizer.apply_chat_template
-
-    def keep(conversation: list[dict[str, Any]], **kwargs: Any) -> str:
-        seen.append((conversation, kwargs))
-        return render(conversation, **kwargs)
-
-    engine.tokenizer.apply_chat_template = keep  # type: ignore[method-assign]
     messages: list[Any] = [
         {"role": "user", "content": [{"type": "text", "text": "a", "cache_control": {"type": "ephemeral"}},
                                      {"type": "text", "text": "b"}]},
@@ -99,7 +91,7 @@ async def test_conversation(api: Any, engine: FakeEngine) -> None:
     ]  # fmt: skip
     system: Any = [{"type": "text", "text": "Be"}, {"type": "text", "text": "brief."}]
     await api.messages.create(**{**ASKED, "messages": messages}, system=system, output_config={"effort": "low"})
-    ((conversation, kwargs),) = seen
+    ((conversation, kwargs),) = engine.tokenizer.rendered
     (call,) = conversation[2].pop("tool_calls")
     assert (call["id"], call["function"]) == ("t1", {"name": "weather", "arguments": {"city": "Paris"}})
     assert conversation == [
@@ -113,7 +105,8 @@ async def test_conversation(api: Any, engine: FakeEngine) -> None:
     assert kwargs["add_generation_prompt"] is True and kwargs["reasoning_effort"] == "low"
     prefilled = [*HELLO, {"role": "assistant", "content": "We"}]
     await api.messages.create(**{**ASKED, "messages": prefilled})
-    assert seen[-1][1]["continue_final_message"] is True and seen[-1][1]["add_generation_prompt"] is False
+    kwargs = engine.tokenizer.kwargs
+    assert kwargs["continue_final_message"] is True and kwargs["add_generation_prompt"] is False
 
 
 def check_blocks(answer: Any) -> None:

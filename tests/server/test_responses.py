@@ -96,14 +96,6 @@ async def test_sampling_fields_reach_the_engine(api: openai.AsyncOpenAI, engine:
 
 
 async def test_items_become_messages(api: openai.AsyncOpenAI, engine: FakeEngine) -> None:
-    seen: list[Any] = []
-    render = engine.tokenizer.apply_chat_template
-
-    def keep(conversation: list[dict[str, Any]], **kwargs: Any) -> str:
-        seen.append((conversation, kwargs))
-        return render(conversation, **kwargs)
-
-    engine.tokenizer.apply_chat_template = keep  # type: ignore[method-assign]
     items: list[Any] = [
         {"role": "developer", "content": "Be brief."},
         {"role": "user", "content": [{"type": "input_text", "text": "a"}, {"type": "input_text", "text": "b"}]},
@@ -115,7 +107,7 @@ async def test_items_become_messages(api: openai.AsyncOpenAI, engine: FakeEngine
         {"type": "function_call_output", "call_id": "c2", "output": [{"type": "input_text", "text": "two"}]},
     ]
     await api.responses.create(model="fake", input=items, instructions="You are.", reasoning={"effort": "low"})
-    ((conversation, kwargs),) = seen
+    ((conversation, kwargs),) = engine.tokenizer.rendered
     calls = conversation[3].pop("tool_calls")
     assert conversation == [
         {"role": "system", "content": "You are."},

@@ -9,7 +9,7 @@ list of parts ("openai"). `detect_content_format` tells which a template is.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 import jinja2
@@ -105,6 +105,23 @@ def part_text(part: Any, place: str) -> str:
     if not isinstance(text, str):
         raise VLLMValidationError(f"`{place}.{field}` must be a text.", parameter=f"{place}.{field}")
     return text
+
+
+def joined_text(content: Any, place: str, parts: str, of_part: Callable[[Any, str], str] = part_text) -> str:
+    """A content that is a text or a list of parts, as lines. `parts` is what errors call them."""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        raise VLLMValidationError(f"`{place}` must be a text or a list of {parts}.", parameter=place)
+    return "\n".join(of_part(part, f"{place}[{i}]") for i, part in enumerate(content))
+
+
+def text_field(item: Mapping[str, Any], name: str, place: str) -> str:
+    """A field of `item`, which `place` names in errors, that must be a text."""
+    value = item.get(name)
+    if not isinstance(value, str):
+        raise VLLMValidationError(f"`{place}.{name}` must be a text.", parameter=f"{place}.{name}")
+    return value
 
 
 def _parse_tool_calls(calls: Any, place: str) -> list[dict[str, Any]]:

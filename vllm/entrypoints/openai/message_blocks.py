@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from vllm.entrypoints.chat_utils import part_text
+from vllm.entrypoints.chat_utils import joined_text, part_text, text_field
 from vllm.entrypoints.openai.blocks import Block, call_message
 from vllm.exceptions import VLLMValidationError
 
@@ -19,7 +19,7 @@ Message = dict[str, Any]
 def chat_messages(messages: list[dict[str, Any]], system: str | list[dict[str, Any]] | None) -> list[Message]:
     converted: list[Message] = []
     if system is not None:
-        converted.append({"role": "system", "content": _texts(system, "system")})
+        converted.append({"role": "system", "content": joined_text(system, "system", "text blocks", _text_block)})
     for i, message in enumerate(messages):
         role, content, place = message.get("role"), message.get("content"), f"messages[{i}].content"
         if role not in ("user", "assistant"):
@@ -47,8 +47,8 @@ def _of_user(blocks: list[Any], place: str) -> list[Message]:
 
 def _result(block: dict[str, Any], place: str) -> Message:
     content = block.get("content")
-    text = "" if content is None else _texts(content, f"{place}.content")
-    return {"role": "tool", "tool_call_id": _string(block, "tool_use_id", place), "content": text}
+    text = "" if content is None else joined_text(content, f"{place}.content", "text blocks", _text_block)
+    return {"role": "tool", "tool_call_id": text_field(block, "tool_use_id", place), "content": text}
 
 
 def _of_assistant(blocks: list[Any], place: str) -> list[Message]:
@@ -61,7 +61,7 @@ def _of_assistant(blocks: list[Any], place: str) -> list[Message]:
         if kind == "tool_use":
             calls.append(_call(block, at))
         elif kind == "thinking":
-            thoughts.append(_string(block, "thinking", at))
+            thoughts.append(text_field(block, "thinking", at))
         else:
             texts.append(_text_block(block, at))
     message: Message = {"role": "assistant", "content": "".join(texts)}
@@ -77,15 +77,7 @@ def _call(block: dict[str, Any], place: str) -> dict[str, Any]:
     if not isinstance(given, dict):
         raise _fault(f"`{place}.input` must be an object.", f"{place}.input")
     arguments = json.dumps(given, ensure_ascii=False)
-    return call_message(_string(block, "id", place), _string(block, "name", place), arguments)
-
-
-def _texts(content: Any, place: str) -> str:
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, list):
-        raise _fault(f"`{place}` must be a text or a list of text blocks.", place)
-    return "\n".join(_text_block(block, f"{place}[{i}]") for i, block in enumerate(content))
+    return call_message(text_field(block, "id", place), text_field(block, "name", place), arguments)
 
 
 def _text_block(block: Any, place: str) -> str:
@@ -93,13 +85,6 @@ def _text_block(block: Any, place: str) -> str:
         return part_text(block, place)
     kind = block.get("type") if isinstance(block, dict) else block
     raise _fault(f"`{place}.type` {str(kind)[:32]!r} is not supported here: this model takes text.", f"{place}.type")
-
-
-def _string(block: dict[str, Any], name: str, place: str) -> str:
-    value = block.get(name)
-    if not isinstance(value, str):
-        raise _fault(f"`{place}.{name}` must be a text.", f"{place}.{name}")
-    return value
 
 
 def _fault(message: str, place: str) -> VLLMValidationError:

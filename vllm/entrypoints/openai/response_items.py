@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from vllm.entrypoints.chat_utils import part_text
+from vllm.entrypoints.chat_utils import joined_text, text_field
 from vllm.entrypoints.openai.blocks import call_message
 from vllm.exceptions import VLLMValidationError
 
@@ -33,8 +33,8 @@ def _add(messages: list[Message], item: dict[str, Any], place: str) -> None:
     elif kind == "function_call":
         _add_call(messages, item, place)
     elif kind == "function_call_output":
-        output = _texts(item.get("output"), f"{place}.output")
-        messages.append({"role": "tool", "tool_call_id": _text(item, "call_id", place), "content": output})
+        output = joined_text(item.get("output"), f"{place}.output", "parts")
+        messages.append({"role": "tool", "tool_call_id": text_field(item, "call_id", place), "content": output})
     elif kind == "reasoning":
         messages.append({"role": "assistant", "content": None, "reasoning_content": _reasoning(item, place)})
     else:
@@ -46,7 +46,7 @@ def _add_message(messages: list[Message], item: dict[str, Any], place: str) -> N
     role = item.get("role")
     if role not in _ROLES:
         raise _fault(f"`{place}.role` must be one of {', '.join(_ROLES)}.", f"{place}.role")
-    content = _texts(item.get("content"), f"{place}.content")
+    content = joined_text(item.get("content"), f"{place}.content", "parts")
     if role == "assistant" and _is_reasoning_alone(messages):
         messages[-1]["content"] = content
     else:
@@ -54,7 +54,7 @@ def _add_message(messages: list[Message], item: dict[str, Any], place: str) -> N
 
 
 def _add_call(messages: list[Message], item: dict[str, Any], place: str) -> None:
-    call = call_message(*(_text(item, name, place) for name in ("call_id", "name", "arguments")))
+    call = call_message(*(text_field(item, name, place) for name in ("call_id", "name", "arguments")))
     if not messages or messages[-1]["role"] != "assistant":
         messages.append({"role": "assistant", "content": None})
     messages[-1].setdefault("tool_calls", []).append(call)
@@ -69,23 +69,8 @@ def _reasoning(item: dict[str, Any], place: str) -> str:
     """Its text, or else its summary's."""
     for name in ("content", "summary"):
         if item.get(name):
-            return _texts(item[name], f"{place}.{name}")
+            return joined_text(item[name], f"{place}.{name}", "parts")
     raise _fault(f"`{place}` has no text: reasoning is taken as `content`, not encrypted.", f"{place}.content")
-
-
-def _texts(content: Any, place: str) -> str:
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, list):
-        raise _fault(f"`{place}` must be a text or a list of parts.", place)
-    return "\n".join(part_text(part, f"{place}[{i}]") for i, part in enumerate(content))
-
-
-def _text(item: dict[str, Any], name: str, place: str) -> str:
-    value = item.get(name)
-    if not isinstance(value, str):
-        raise _fault(f"`{place}.{name}` must be a text.", f"{place}.{name}")
-    return value
 
 
 def _fault(message: str, place: str) -> VLLMValidationError:

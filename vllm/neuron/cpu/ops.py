@@ -47,36 +47,37 @@ def measure_limits(num_threads: int | None = None, isa: str | None = None) -> di
     return dict(_cpu.measure_limits(choose_cpus(num_threads), isa or envs.VLLM_CPU_ISA))
 
 
-def memory_needed(
-    index: dict[str, Any],
-    programs: Iterable[ProgramSpec],
-    *,
-    num_layers: int,
-    num_kv_heads: int,
-    head_dim: int,
-    vocab_size: int,
-    num_blocks: int,
-    block_size: int,
-    max_context: int,
-    kv_dtype: KvDtype = "bf16",
-    pool: ThreadPool | None = None,
-    hidden: HiddenCache | None = None,
-) -> dict[str, int]:
-    """What `NativeModel.memory` will say with these programs added; no memory is touched."""
-    cache = _kv(kv_dtype, num_layers, num_kv_heads, head_dim, num_blocks, block_size)
-    model = _cpu.Model(
-        weights_path="",
-        weights=index["weights"],
-        kv=cache,
-        vocab=vocab_size,
-        max_context=max_context,
-        pool=(pool or ThreadPool()).native,
-        isa=envs.VLLM_CPU_ISA,
-        hidden=hidden,
-    )
+def memory_needed(index: dict[str, Any], programs: Iterable[ProgramSpec], **options: Any) -> dict[str, int]:
+    """What `NativeModel.memory` will say with these programs added; no memory is touched. options: as it takes them."""
+    model = _native_model("", index, **options)
     for spec in programs:
         model.add_program(spec)
     return _memory(model)
+
+
+def _native_model(
+    weights_path: str,
+    index: dict[str, Any],
+    *,
+    vocab_size: int,
+    max_context: int,
+    kv_dtype: KvDtype = "bf16",
+    pool: ThreadPool | None = None,
+    isa: str | None = None,
+    hidden: HiddenCache | None = None,
+    **kv_shape: int,
+) -> Any:
+    """The native model of what `NativeModel` was given; one without a path only reckons."""
+    return _cpu.Model(
+        weights_path=weights_path,
+        weights=index["weights"],
+        kv=_kv(kv_dtype, **kv_shape),
+        vocab=vocab_size,
+        max_context=max_context,
+        pool=(pool or ThreadPool()).native,
+        isa=isa or envs.VLLM_CPU_ISA,
+        hidden=hidden,
+    )
 
 
 def _kv(
@@ -156,14 +157,19 @@ class NativeModel:
                 f"{weights_path} has {size} bytes, its index says {index['num_bytes']}; compile the model again"
             )
         self.vocab_size = vocab_size
-        self.native = _cpu.Model(
-            weights_path=str(weights_path),
-            weights=index["weights"],
-            kv=_kv(kv_dtype, num_layers, num_kv_heads, head_dim, num_blocks, block_size),
-            vocab=vocab_size,
+        self.native = _native_model(
+            str(weights_path),
+            index,
+            num_layers=num_layers,
+            num_kv_heads=num_kv_heads,
+            head_dim=head_dim,
+            vocab_size=vocab_size,
+            num_blocks=num_blocks,
+            block_size=block_size,
             max_context=max_context,
-            pool=(pool or ThreadPool()).native,
-            isa=isa or envs.VLLM_CPU_ISA,
+            kv_dtype=kv_dtype,
+            pool=pool,
+            isa=isa,
             hidden=hidden,
         )
 
