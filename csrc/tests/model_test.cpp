@@ -17,7 +17,8 @@ std::vector<float> run(const Weights& weights, const std::string& isa, KvType kv
                kVocab,
                3 * kBlock,
                std::make_shared<ThreadPool>(std::vector<int>(static_cast<size_t>(threads), -1)),
-               isa});
+               isa,
+               nullptr});
   const int program = model.add_program(decoder(64));
   const std::vector<int32_t> table = {2, 0, 1};
   std::vector<float> logits(tokens.size() * kVocab);

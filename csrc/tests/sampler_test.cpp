@@ -23,7 +23,7 @@ struct Row {
   SamplingRows view() const {
     return {&temperature, &top_k,         &top_p, &min_p,        &repetition, &presence, &frequency, &seed,
             &position,    history.data(), 8,      &line,         &num_prompt, offsets,   nullptr,    nullptr,
-            &mask_index,  nullptr,        0,      &num_logprobs, offsets,     nullptr};
+            &mask_index,  nullptr,        0,      &num_logprobs, offsets,     nullptr,  nullptr,    nullptr,    nullptr};
   }
 };
 
