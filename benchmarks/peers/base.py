@@ -90,9 +90,9 @@ class Engine:
         code = f"import importlib.metadata as m; print(m.version({package!r}))"
         return self.run([str(self.python), "-c", code]).strip()
 
-    def run(self, command: list[str], **kwargs: Any) -> str:
+    def run(self, command: list[str], env: dict[str, str] | None = None) -> str:
         """The output of a command. Raises PeerError if it fails."""
-        done = subprocess.run(command, capture_output=True, text=True, env=self.environment(), **kwargs)
+        done = subprocess.run(command, capture_output=True, text=True, env=env or self.environment())
         if done.returncode:
             log = (done.stdout + done.stderr)[-3000:]
             raise PeerError(f"{self.name}: {' '.join(command)} ended with status {done.returncode}:\n{log}")

