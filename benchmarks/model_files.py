@@ -16,6 +16,7 @@ import numpy as np
 from gguf.quants import dequantize, quantize
 
 from vllm.checkpoint import Checkpoint, open_checkpoint
+from vllm.checkpoint.gguf_model import hf_name
 from vllm.checkpoint.tokenizer import load_tokenizer
 
 WIDTHS = {"q4_0": 4, "q4_1": 4, "q8_0": 8, "bf16": 16}
@@ -40,6 +41,8 @@ _FILE_TYPES = {
     "q8_0": gguf.LlamaFileType.MOSTLY_Q8_0,
     "bf16": gguf.LlamaFileType.MOSTLY_BF16,
 }
+_ROTATED = {".attn_q.": "num_attention_heads", ".attn_k.": "num_key_value_heads"}
+"""Matrices whose rows GGUF has in another order -> whose number of heads counts."""
 _EMBEDDINGS = ("token_embd.weight", "output.weight")
 
 
@@ -93,6 +96,32 @@ def convert(source: Path, target: Path, format: str) -> None:
         values = dequantize(tensor.data, tensor.tensor_type)
         _add_tensor(writer, tensor.name, values.reshape([int(n) for n in reversed(tensor.shape)]), format)
     _close(writer)
+
+
+def write_layers(checkpoint: Checkpoint, like: Path, target: Path, format: str) -> None:
+    """Write as GGUF a Llama that has fewer layers than the GGUF file `like`, and all else of it."""
+    reader = gguf.GGUFReader(like)
+    num_layers = int(checkpoint.config["num_hidden_layers"])
+    writer = gguf.GGUFWriter(target, "llama", use_temp_file=True)
+    for name, value, kinds in _metadata(reader):
+        value = num_layers if name == "llama.block_count" else value
+        writer.add_key_value(name, value, kinds[0], sub_type=kinds[-1] if len(kinds) > 1 else None)
+    writer.add_file_type(_FILE_TYPES[format])
+    for tensor in reader.tensors:
+        name = hf_name(tensor.name)
+        if name not in checkpoint:
+            continue
+        values = checkpoint.get(name).float32()
+        for rotated, heads in _ROTATED.items():
+            if rotated in tensor.name:
+                values = _interleaved(values, int(checkpoint.config[heads]))
+        _add_tensor(writer, tensor.name, values, format)
+    _close(writer)
+
+
+def _interleaved(values: np.ndarray, num_heads: int) -> np.ndarray:
+    """Rows of a query or key matrix, from halves of a head that rotate together to neighbours that do."""
+    return values.reshape(num_heads, 2, -1, values.shape[1]).swapaxes(1, 2).reshape(values.shape)
 
 
 def _metadata(reader: gguf.GGUFReader) -> Iterator[tuple[str, Any, list[Any]]]:

@@ -9,6 +9,7 @@ import sys
 import venv
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,15 @@ Rates = dict[str, float]
 
 class PeerError(Exception):
     """A peer could not be installed or did not run. The message holds the end of its log."""
+
+
+@dataclass(frozen=True)
+class Speculation:
+    """How drafts are made: "ngram", or "draft_model" by a GGUF file; the most of them in a row."""
+
+    method: str
+    num_drafts: int
+    draft: Path | None = None
 
 
 class Engine:
@@ -62,9 +72,15 @@ class Engine:
         raise NotImplementedError
 
     def serving(
-        self, model: Path, streams: int, length: int, *, caches_prefixes: bool = False
+        self,
+        model: Path,
+        streams: int,
+        length: int,
+        *,
+        caches_prefixes: bool = False,
+        speculation: Speculation | None = None,
     ) -> AbstractContextManager[str] | None:
-        """A server for so many streams of such a length, that yields its URL; None if it has none."""
+        """A server for so many streams of such a length, that yields its URL; None if it has none of that kind."""
         raise NotImplementedError
 
     def environment(self) -> dict[str, str]:
@@ -90,9 +106,9 @@ class Engine:
         code = f"import importlib.metadata as m; print(m.version({package!r}))"
         return self.run([str(self.python), "-c", code]).strip()
 
-    def run(self, command: list[str], env: dict[str, str] | None = None) -> str:
+    def run(self, command: list[str]) -> str:
         """The output of a command. Raises PeerError if it fails."""
-        done = subprocess.run(command, capture_output=True, text=True, env=env or self.environment())
+        done = subprocess.run(command, capture_output=True, text=True, env=self.environment())
         if done.returncode:
             log = (done.stdout + done.stderr)[-3000:]
             raise PeerError(f"{self.name}: {' '.join(command)} ended with status {done.returncode}:\n{log}")

@@ -17,7 +17,7 @@ from engine_runs import Job
 from model_files import WIDTHS, ModelFiles
 from ports import free_port
 
-from peers.base import Engine, PeerError, Rates
+from peers.base import Engine, PeerError, Rates, Speculation
 
 PACKAGE = "llama-cpp-python"
 TOOLS = ("llama-batched-bench", "llama-bench", "llama-server")
@@ -71,7 +71,13 @@ class LlamaCpp(Engine):
         return [str(self._tool("llama-bench")), "-m", str(model), *options]
 
     def serving(
-        self, model: Path, streams: int, length: int, *, caches_prefixes: bool = False
+        self,
+        model: Path,
+        streams: int,
+        length: int,
+        *,
+        caches_prefixes: bool = False,
+        speculation: Speculation | None = None,
     ) -> AbstractContextManager[str] | None:
         port = free_port()
         command = [
@@ -80,7 +86,7 @@ class LlamaCpp(Engine):
             "-tb", str(self.threads), *self.variants[0].split(),
             "--cache-prompt" if caches_prefixes else "--no-cache-prompt",
         ]  # fmt: skip
-        return running(command, port, env=self.environment())
+        return running(command + _words_of(speculation), port, env=self.environment())
 
     def _batched(
         self, model: Path, prompt_len: int, output_len: int, batch: int, repeats: int, variant: str
@@ -120,6 +126,16 @@ class LlamaCpp(Engine):
         self.run([str(programs / "cmake"), "-S", str(source), "-B", build, "-G", "Ninja", ninja, *flags])
         words = ["--build", build, "--parallel", str(self.threads), "--target", *TOOLS]
         self.run([str(programs / "cmake"), *words])
+
+
+def _words_of(speculation: Speculation | None) -> list[str]:
+    """It has several ways to look text up: this one drafts what followed the last tokens before."""
+    if speculation is None:
+        return []
+    count = str(speculation.num_drafts)
+    if speculation.draft is None:
+        return ["--spec-type", "ngram-simple", "--spec-ngram-simple-size-n", "3", "--spec-ngram-simple-size-m", count]
+    return ["--spec-type", "draft-simple", "--model-draft", str(speculation.draft), "--spec-draft-n-max", count]
 
 
 def _cells(length: int) -> int:

