@@ -33,6 +33,7 @@ from vllm.neuron.neuronx.registry import application_class
 from vllm.neuron.neuronx.speculation import cache_length
 from vllm.neuron.neuronx.versions import PACKAGE, installed, parse_version
 from vllm.neuron.parallel import HeadSharding
+from vllm.neuron.plan.programs import programs_of
 
 logger = init_logger(__name__)
 
@@ -75,7 +76,8 @@ class NeuronxDeviceModel(DeviceModel):
 
         num_shards = config.neuron_config.local_ranks_size if is_portable(config) else 0
         parts = vision.PARTS if vision.is_image_to_text(config.model_config.hf_config) else ("",)
-        compile_into(directory, compile_model, num_shards, progress, parts)
+        num_programs = len(programs_of(config.neuron_config, config.model_config.hf_config))
+        compile_into(directory, compile_model, num_shards, progress, num_programs, parts)
 
     @classmethod
     def load(cls, config: VllmConfig, directory: Path) -> NeuronxDeviceModel:
