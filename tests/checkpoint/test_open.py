@@ -142,7 +142,14 @@ def test_hub_downloads_no_pickle_and_honours_its_arguments(directory: Path, monk
         "preprocessor_config.json",
         "processor_config.json",
     }
-    unwanted = {"pytorch_model.bin", "model.pt", "x.gguf", "run.py", "consolidated.safetensors", "original/a.safetensors"}
+    unwanted = {
+        "pytorch_model.bin",
+        "model.pt",
+        "x.gguf",
+        "run.py",
+        "consolidated.safetensors",
+        "original/a.safetensors",
+    }
     kept = {file for file in wanted | unwanted if _matches(file, patterns) and not _matches(file, left_out)}
     assert kept == wanted
 
