@@ -43,6 +43,27 @@ def test_the_worked_example_adds_up():
     assert sum(number(result) for *_, result in lines) == number(total[1])
 
 
+def test_the_worked_example_is_what_plan_prints(capsys):
+    lines = re.findall(r"^    (\w[\w ]*?)  +.+? += +([\d,]+)", DOCUMENT, re.MULTILINE)
+    _, found = plan(capsys, "llama-3.1-8b", *next(row[1] for row in ROWS if row[0] == "llama-3.1-8b").split())
+    memory = found["memory_per_core"]
+    printed = {**memory["weights"], "KV cache": memory["kv_cache"], "scratch": memory["scratch_estimate"]}
+    assert {name: number(result) for name, result in lines} == printed
+
+
+def test_formulas_in_the_text_are_what_plan_prints(capsys):
+    formulas = re.findall(r"`([\d,/ ×+()]+) = ([\d,]+)`", DOCUMENT.replace("\n", " "))
+    for formula, result in formulas:
+        assert eval(formula.replace("×", "*").replace(",", "")) == number(result)
+    flags = {row[0]: row[1].split() for row in ROWS}
+    qwen, scout = (
+        plan(capsys, config, *flags[config])[1]["memory_per_core"]["weights"]
+        for config in ("qwen3-30b-a3b", "llama-4-scout")
+    )
+    printed = [qwen["experts"], scout["attention"], scout["mlp"] + scout["experts"], scout["vision"]]
+    assert [number(result) for _, result in formulas] == printed
+
+
 def test_instances_and_commands_are_named():
     assert all(name in DOCUMENT for name in INSTANCES)
     assert all(f"## {name}\n" in DOCUMENT for name in COMMANDS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ import pytest
 from tests.cli.neuron import CONFIGS, plan
 from tests.tiny import make_checkpoint
 from vllm.entrypoints.cli.main import main
+from vllm.entrypoints.cli.neuron import output
 
 GIB = 2**30
 PUBLISHED = {
@@ -274,6 +276,12 @@ def test_suggestion(capsys):
     assert rows[suggestion["tensor_parallel_size"]] >= 32 > rows[suggestion["tensor_parallel_size"] // 2]
     assert found["parallel"]["tensor_parallel_size"] == suggestion["tensor_parallel_size"]
     assert suggestion["buckets"]["token_generation_buckets"][-1] == 8192
+    model = str(CONFIGS / "llama-3.1-70b")
+    assert main(["neuron", "plan", "--model", model, "--instance", "trn2.48xlarge", "--suggest"]) == 0
+    printed = capsys.readouterr().out
+    assert f"\n  {suggestion['flags']}\n" in printed
+    for key, ladder in suggestion["buckets"].items():
+        assert f"  {key}, as they follow from that: {ladder}\n" in printed
 
 
 def test_wrong_command_lines(capsys):
@@ -301,6 +309,22 @@ def test_plain_when_piped_and_light():
     assert "\x1b" not in result.stdout
     assert result.stdout.rstrip().endswith("[]")
     assert "8,030,261,248" in result.stdout
+
+
+def test_readable_in_a_terminal(capsys, monkeypatch):
+    """Tables as wide as the terminal at most; every figure and every fault of the plain form."""
+    words = ["neuron", "plan", "--model", str(CONFIGS / "qwen3-8b"), "-tp", "7", "--instance", "inf2.xlarge"]
+    words += ["--max-model-len", "99999", "--max-num-seqs", "0"]
+    assert main(words) == 1
+    plain = capsys.readouterr().out
+    monkeypatch.setattr(output, "is_terminal", lambda: True)
+    monkeypatch.setenv("COLUMNS", "100")
+    assert main(words) == 1
+    drawn = capsys.readouterr().out
+    assert max(map(len, drawn.splitlines())) <= 100 and "┃" in drawn
+    assert set(re.findall(r"\d[\d,.]*\d", plain)) == set(re.findall(r"\d[\d,.]*\d", drawn))
+    assert re.findall(r"^  - \S+", plain, re.MULTILINE) == re.findall(r"^  - \S+", drawn, re.MULTILINE)
+    assert "\n  - max_model_len=99999: the model was made for" in plain
 
 
 def test_a_draft_and_the_longer_cache_it_needs_are_counted(capsys):
