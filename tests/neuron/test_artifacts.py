@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import shutil
@@ -421,6 +423,27 @@ def test_a_second_start_waits_says_so_and_loads(checkpoint, target, tmp_path, ca
     assert (opened.hit, target.compiled) == (True, 0)
     assert opened.info.waited_seconds > 0
     assert "another process is making the artifact" in caplog.text
+
+
+def test_storage_without_locks_is_no_place_to_compile(checkpoint, target, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(ArtifactError, match=r"cannot be locked .*No locks available.*Lustre with -o flock"):
+        start(checkpoint, target)
+    assert target.compiled == 0
+
+
+def test_storage_that_cannot_rename_directories_is_found_out_before_compiling(checkpoint, target, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(ArtifactError, match=r"nothing can be made in .*buckets that are mounted as files"):
+        start(checkpoint, target)
+    assert target.compiled == 0
+    assert _remains(checkpoint) == []
 
 
 def _remains(checkpoint: Path) -> list[Path]:
