@@ -86,6 +86,17 @@ def test_scout_pads_forty_heads_and_splits_sixteen_experts(capsys):
     assert 0 < memory["weights"]["vision"] < memory["weights"]["mlp"]
 
 
+def test_logical_cores_of_one_physical_core_have_half_the_memory(capsys):
+    words = ("--instance", "trn2.48xlarge", "-tp", "8", "--max-model-len", "1024")
+    budgets = []
+    for cores in (2, 1):
+        override = json.dumps({"logical_nc_config": cores})
+        _, found = plan(capsys, "llama-3.1-8b", *words, "--override-neuron-config", override)
+        budgets.append(found["memory_per_core"]["budget"])
+        assert found["instance"]["logical_cores"] == 128 // cores
+    assert budgets[0] == pytest.approx(2 * budgets[1], abs=2)
+
+
 def test_qwen3_8b(capsys):
     _, found = plan(capsys, "qwen3-8b", "-tp", "16", "--max-model-len", "1024", "--max-num-seqs", "4")
     memory = found["memory_per_core"]

@@ -11,6 +11,7 @@ import sys
 import pytest
 
 from tests.neuron.driver import load, resolved_config
+from vllm.neuron import host_platform
 from vllm.neuron.artifact_store import ArtifactError
 from vllm.neuron.neuronx import environment
 from vllm.neuron.neuronx.library import load_library
@@ -156,11 +157,11 @@ def test_a_library_that_cannot_be_imported_says_what_is_installed(clean_environm
 )
 def test_the_platform_is_the_instances_unless_it_is_set(product, platform, clean_environment, tmp_path, monkeypatch):
     (tmp_path / "product_name").write_text(f"{product}\n")
-    monkeypatch.setattr(environment, "PRODUCT_NAME", tmp_path / "product_name")
-    monkeypatch.setattr(environment, "_set_by_library", [])
-    assert environment.platform_name() == platform
-    with environment.library_setting_the_platform():
+    monkeypatch.setattr(host_platform, "PRODUCT_NAME", tmp_path / "product_name")
+    monkeypatch.setattr(host_platform, "_set_by_library", [])
+    assert host_platform.platform_name() == platform
+    with host_platform.library_setting_the_platform():
         os.environ["NEURON_PLATFORM_TARGET_OVERRIDE"] = "trn1"
-    assert environment.platform_name() == platform
+    assert host_platform.platform_name() == platform
     monkeypatch.setenv("NEURON_PLATFORM_TARGET_OVERRIDE", "trn2")
-    assert environment.platform_name() == "trn2"
+    assert host_platform.platform_name() == "trn2"

@@ -10,8 +10,6 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,12 +17,8 @@ from vllm import envs
 from vllm.config import VllmConfig
 from vllm.logger import init_logger
 from vllm.neuron.neuronx.library import is_imported
-from vllm.neuron.parallel import INSTANCE_DEGREES
 
 logger = init_logger(__name__)
-
-PRODUCT_NAME = Path("/sys/devices/virtual/dmi/id/product_name")
-"""Where an EC2 instance says its type, such as trn1.32xlarge."""
 
 _FP8 = ("f8e4m3", "f8e5m2")
 _CORES_TAKEN = ("not available", "nrt_allocate_neuron_cores", "NRT_EXEC_NC_BUSY", "NRT_LOAD_NOT_ENOUGH_NC")
@@ -84,35 +78,6 @@ def visible_cores(text: str) -> list[int]:
                 f"NEURON_RT_VISIBLE_CORES={text!r} cannot be read. Use for example 0-3 or 0,1,4-7"
             ) from None
     return cores
-
-
-# The platform.
-
-_set_by_library: list[str] = []
-
-
-@contextmanager
-def library_setting_the_platform() -> Iterator[None]:
-    """Around the library's constructors, which set NEURON_PLATFORM_TARGET_OVERRIDE where nobody has."""
-    before = envs.NEURON_PLATFORM_TARGET_OVERRIDE
-    yield
-    if not before and envs.NEURON_PLATFORM_TARGET_OVERRIDE:
-        _set_by_library[:] = [envs.NEURON_PLATFORM_TARGET_OVERRIDE]
-
-
-def platform_name() -> str:
-    """The platform to compile for: what the user set, else this instance's family; "" where that is not known.
-
-    The same before and after the library was loaded, since artifacts are known by it.
-    """
-    asked = str(envs.NEURON_PLATFORM_TARGET_OVERRIDE)
-    if asked and asked not in _set_by_library:
-        return asked
-    try:
-        instance = PRODUCT_NAME.read_text().strip().partition(".")[0]
-    except OSError:
-        return ""
-    return next((family for family in INSTANCE_DEGREES if instance.startswith(family)), "")
 
 
 # Who holds the cores.
