@@ -235,6 +235,9 @@ def test_the_second_architecture_of_a_checkpoint_is_found_too():
 def test_image_models_are_refused_by_name(architecture):
     found = _faults(check_architecture, {"architectures": [architecture]}, Version(0, 9), 128)
     assert "image-to-text" in found["architectures"]
+    assert "Use Llama4ForConditionalGeneration, or for text alone" in found["architectures"]
+    named = found["architectures"].rpartition(" ")[2]
+    assert not _faults(check_architecture, {"architectures": [named]}, Version(0, 9), 128)
 
 
 def test_the_version_of_llama_4_that_pads_images_wrongly_is_refused():
