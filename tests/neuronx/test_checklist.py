@@ -18,7 +18,7 @@ def test_every_rule_and_defect_has_its_row():
     rules = {f"R{i}" for i in range(1, 21)}
     defects = {f"D{i}" for i in range(1, 39)}
     fork = {f"F{i}" for i in range(1, 21)} | {"F10b"}
-    library = {f"N{i}" for i in range(1, 11)}
+    library = {f"N{i}" for i in range(1, 12)}
     assert set(ROWS) == rules | defects | fork | library
 
 

@@ -66,7 +66,7 @@ def check_architecture(hf_config: Mapping[str, Any], version: Version, max_model
         faults.add("architectures", shown, f"served from NxD Inference {served} on, not {version}: {why}")
     window = hf_config.get("sliding_window")
     if architecture == "MistralForCausalLM" and window and max_model_len > window:
-        why = f"beyond the model's sliding window of {window} tokens, which NxD Inference {version} does not apply"
+        why = f"beyond the model's sliding window of {window} tokens, which is not applied"
         faults.add("max_model_len", max_model_len, why, f"Use at most {window}")
 
 

@@ -33,6 +33,7 @@ class CausalLMOutputWithPast:
 
 class NeuronApplicationBase:
     _model_cls = None
+    _keeps_a_window = False
 
     def __init__(self, model_path, config=None, neuron_config=None):
         self.model_path = str(model_path)
@@ -78,6 +79,9 @@ class NeuronApplicationBase:
         for tag, buckets in shapes.items():
             if self.neuron_config.sequence_parallel_enabled and tag == CONTEXT_ENCODING_MODEL_TAG:
                 assert all(bucket % self.neuron_config.tp_degree == 0 for bucket in buckets)
+            window = getattr(self.config, "sliding_window", None) if self._keeps_a_window else None
+            if window and tag == CONTEXT_ENCODING_MODEL_TAG and buckets[0] < window:
+                raise RuntimeError(f"index {buckets[0]} is out of bounds for dimension 2 with size {buckets[0]}")
             for rank in range(len(buckets)):
                 place = work / tag / f"_tp0_bk{rank}"
                 if place.exists():
