@@ -10,7 +10,10 @@ import importlib
 import importlib.util
 
 import pytest
+import torch
+import transformers
 
+from tests import tiny
 from tests.neuron.configs import build
 from tests.neuron.driver import Driver, load, resolved_config
 from tests.neuronx.test_config import LLAMA
@@ -54,7 +57,6 @@ def test_bucket_lists_agree(made, longest):
 
 def test_sampling_rows_are_valid(made):
     import numpy as np
-    import torch
 
     from tests.neuronx.test_inputs import LIMITS
     from vllm.neuron.neuronx.inputs import sampling_rows
@@ -87,7 +89,7 @@ def in_cpu_mode(tmp_path, monkeypatch):
 
     yield load_in_cpu_mode
     importlib.import_module("neuronx_distributed.parallel_layers.parallel_state").destroy_model_parallel()
-    importlib.import_module("torch").distributed.destroy_process_group()
+    torch.distributed.destroy_process_group()
 
 
 @pytest.mark.parametrize(
@@ -121,3 +123,24 @@ def test_tokens_in_the_librarys_cpu_mode_are_the_cpu_targets(in_cpu_mode, family
             driver.step(c=0, b=0)
         assert not driver.errors
     assert drivers[0].tokens == drivers[1].tokens
+
+
+def test_experts_in_the_librarys_cpu_mode_are_transformers(in_cpu_mode, tmp_path, monkeypatch):
+    """Mixtral, which no other target here runs."""
+    monkeypatch.setitem(tiny.CONFIGS, "mixtral", transformers.MixtralConfig)
+    entries = {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": None}
+    checkpoint = make_checkpoint(tmp_path / "model", "mixtral", **entries)
+    driver = Driver(*in_cpu_mode(checkpoint))
+    prompts = {"a": list(range(20, 29)), "b": list(range(100, 131))}
+    for line, (name, prompt) in enumerate(prompts.items()):
+        driver.add(name, prompt, [1 - line])
+        driver.step(**{name: 0})
+    for _ in range(5):
+        driver.step(b=0, a=0)
+    network = transformers.AutoModelForCausalLM.from_pretrained(checkpoint, torch_dtype=torch.float32)
+    for name, prompt in prompts.items():
+        ids = torch.tensor([prompt])
+        made = network.generate(
+            ids, attention_mask=torch.ones_like(ids), do_sample=False, min_new_tokens=6, max_length=len(prompt) + 6
+        )
+        assert driver.tokens[name] == made[0, len(prompt) :].tolist()
