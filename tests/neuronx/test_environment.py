@@ -76,14 +76,18 @@ def test_too_few_cores(newest, tiny_llama, monkeypatch, name, value):
         environment.prepare(config)
 
 
-@pytest.mark.parametrize(("text", "cores"), [("", []), ("3", [3]), ("0-3", [0, 1, 2, 3]), ("0, 2,4-5", [0, 2, 4, 5])])
+@pytest.mark.parametrize(
+    ("text", "cores"),
+    [("", []), ("3", [3]), ("0-3", [0, 1, 2, 3]), ("0, 2,4-5", [0, 2, 4, 5]), ("1,0-1", [0, 1])],
+)
 def test_visible_cores(text, cores):
     assert environment.visible_cores(text) == cores
 
 
-def test_visible_cores_that_cannot_be_read():
+@pytest.mark.parametrize("text", ["all", "3-1", "0,", "-1", "0-1-2", "1.5"])
+def test_visible_cores_that_cannot_be_read(text):
     with pytest.raises(ValueError, match="0-3 or 0,1,4-7"):
-        environment.visible_cores("all")
+        environment.visible_cores(text)
 
 
 def test_fp8_weights_need_two_variables_of_the_compiler(newest, tiny_llama):

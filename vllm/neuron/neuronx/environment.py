@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -68,16 +69,14 @@ def _check_cores(needed: int) -> None:
 
 def visible_cores(text: str) -> list[int]:
     """The cores that NEURON_RT_VISIBLE_CORES names, such as "0-3,8". Raises ValueError for any other text."""
-    cores: list[int] = []
+    cores: set[int] = set()
     for part in text.split(",") if text.strip() else []:
-        first, _, last = part.strip().partition("-")
-        try:
-            cores.extend(range(int(first), int(last or first) + 1))
-        except ValueError:
-            raise ValueError(
-                f"NEURON_RT_VISIBLE_CORES={text!r} cannot be read. Use for example 0-3 or 0,1,4-7"
-            ) from None
-    return cores
+        match = re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip())
+        named = range(int(match[1]), int(match[2] or match[1]) + 1) if match else range(0)
+        if not named:
+            raise ValueError(f"NEURON_RT_VISIBLE_CORES={text!r} cannot be read. Use for example 0-3 or 0,1,4-7")
+        cores.update(named)
+    return sorted(cores)
 
 
 # Who holds the cores.
