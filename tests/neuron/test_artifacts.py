@@ -425,22 +425,22 @@ def test_a_second_start_waits_says_so_and_loads(checkpoint, target, tmp_path, ca
     assert "another process is making the artifact" in caplog.text
 
 
-def test_storage_without_locks_is_no_place_to_compile(checkpoint, target, monkeypatch):
+@pytest.mark.parametrize(
+    ("owner", "name", "number", "message"),
+    [
+        (fcntl, "flock", errno.ENOLCK, r"cannot be locked .*No locks available.*Lustre with -o flock"),
+        (Path, "rename", errno.ENOSYS, r"nothing can be made in .*buckets that are mounted as files"),
+    ],
+    ids=["locks", "renames"],
+)
+def test_storage_that_cannot_hold_artifacts_is_found_out_before_compiling(
+    checkpoint, target, monkeypatch, owner, name, number, message
+):
     def refuse(*_):
-        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+        raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(fcntl, "flock", refuse)
-    with pytest.raises(ArtifactError, match=r"cannot be locked .*No locks available.*Lustre with -o flock"):
-        start(checkpoint, target)
-    assert target.compiled == 0
-
-
-def test_storage_that_cannot_rename_directories_is_found_out_before_compiling(checkpoint, target, monkeypatch):
-    def refuse(*_):
-        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
-
-    monkeypatch.setattr(Path, "rename", refuse)
-    with pytest.raises(ArtifactError, match=r"nothing can be made in .*buckets that are mounted as files"):
+    monkeypatch.setattr(owner, name, refuse)
+    with pytest.raises(ArtifactError, match=message):
         start(checkpoint, target)
     assert target.compiled == 0
     assert _remains(checkpoint) == []
