@@ -13,7 +13,10 @@ from typing import Any
 
 
 def option(default: Any, help: str, **cli: Any) -> Any:
-    """A user-settable field. `cli` may hold argparse extras: choices, nargs, aliases, type ("json", "human_int")."""
+    """A user-settable field.
+
+    cli: may hold argparse extras: choices, nargs, aliases, type ("json", "limits", "human_int").
+    """
     metadata = {"help": help, **cli}
     if isinstance(default, (list, dict)):
         return field(default_factory=lambda: type(default)(default), metadata=metadata)
@@ -48,6 +51,9 @@ class ModelConfig:
     hf_token: str | None = option(None, "Access token of the hub.")
     hf_overrides: dict[str, Any] = option(
         {}, "Entries that replace those of the checkpoint's config.json.", type="json"
+    )
+    limit_mm_per_prompt: dict[str, Any] = option(
+        {}, 'Most images of one prompt, as {"image": 4}; 0 takes none. Default: as many as fit.', type="limits"
     )
     quantization: str | None = option(
         None, "Weight quantisation; on Neuron use override_neuron_config's `quantized` keys.", aliases=["-q"]

@@ -108,11 +108,12 @@ _VARIABLES = [
         "Buckets of token generation, with commas between them, unless token_generation_buckets is given.",
     ),
     EnvVar("NEURON_LOGICAL_NC_CONFIG", int, 0, "Physical cores in a logical NeuronCore. Default: the platform's."),
+    EnvVar("NEURON_RT_VIRTUAL_CORE_SIZE", int, 0, "The runtime's name of the same. Default: as compiled."),
     EnvVar(
         "NEURON_PLATFORM_TARGET_OVERRIDE",
         _one_of("", "inf2", "trn1", "trn2", "trn3"),
         "",
-        "Platform to check and compile for. Default: any.",
+        "Platform to check and compile for. Default: this instance's, and on other machines any.",
     ),
     EnvVar("NEURON_RT_VISIBLE_CORES", str, "", "NeuronCores to use, such as 0-3,8. Default: NEURON_RT_NUM_CORES."),
     EnvVar("NEURON_RT_NUM_CORES", int, 0, "How many NeuronCores to use. Default: as many as the model takes."),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import shutil
 import subprocess
@@ -130,7 +131,7 @@ def test_hub_downloads_no_pickle_and_honours_its_arguments(directory: Path, monk
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     open_checkpoint("owner/model", revision="main", download_dir="/cache", token="secret")
     ((name, options),) = calls
-    patterns = options.pop("allow_patterns")
+    patterns, left_out = options.pop("allow_patterns"), options.pop("ignore_patterns")
     assert (name, options) == ("owner/model", {"revision": "main", "cache_dir": "/cache", "token": "secret"})
     wanted = {
         "model-00001-of-2.safetensors",
@@ -138,14 +139,24 @@ def test_hub_downloads_no_pickle_and_honours_its_arguments(directory: Path, monk
         "config.json",
         "tokenizer.json",
         "merges.txt",
+        "preprocessor_config.json",
+        "processor_config.json",
     }
-    kept = {file for file in wanted | {"pytorch_model.bin", "model.pt", "x.gguf", "run.py"} if _matches(file, patterns)}
+    unwanted = {
+        "pytorch_model.bin",
+        "model.pt",
+        "x.gguf",
+        "run.py",
+        "consolidated.safetensors",
+        "original/a.safetensors",
+    }
+    kept = {file for file in wanted | unwanted if _matches(file, patterns) and not _matches(file, left_out)}
     assert kept == wanted
 
 
 def _matches(name: str, patterns: object) -> bool:
     assert isinstance(patterns, list)
-    return any(Path(name).match(pattern) for pattern in patterns)
+    return any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
 
 
 @pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3"])

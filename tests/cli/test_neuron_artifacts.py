@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import pty
+import re
 import subprocess
 import sys
 import time
@@ -115,6 +118,27 @@ def test_compile_in_a_process_of_its_own(checkpoint, store):
 
 
 # inspect
+
+
+def test_a_bar_in_a_terminal(checkpoint, store):
+    """Drawn on stderr, so that stdout can be piped; the log's lines stand above it, whole."""
+    shown, terminal = pty.openpty()
+    command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "neuron", "compile"]
+    words = ["--model", str(checkpoint), "--device", "cpu", *SHAPE, "--json"]
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "200", "VLLM_LOGGING_LEVEL": "INFO"}
+    run = subprocess.Popen([*command, *words], stdout=subprocess.PIPE, stderr=terminal, env=environment)
+    os.close(terminal)
+    drawn = b""
+    with contextlib.suppress(OSError):  # how the end of a terminal is told
+        while piece := os.read(shown, 65536):
+            drawn += piece
+    os.close(shown)
+    out, _ = run.communicate()
+    assert run.returncode == 0 and not json.loads(out)["hit"]
+    lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", drawn.decode()).replace("\r", "\n").splitlines()
+    assert any(line.startswith("packed ━") and "100%" in line for line in lines)
+    logged = [line for line in lines if "there is no artifact" in line]
+    assert len(logged) == 1 and logged[0].startswith("INFO")
 
 
 def test_inspect(capsys, checkpoint, store):

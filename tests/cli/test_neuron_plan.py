@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ import pytest
 from tests.cli.neuron import CONFIGS, plan
 from tests.tiny import make_checkpoint
 from vllm.entrypoints.cli.main import main
+from vllm.entrypoints.cli.neuron import output
 
 GIB = 2**30
 PUBLISHED = {
@@ -82,6 +84,17 @@ def test_scout_pads_forty_heads_and_splits_sixteen_experts(capsys):
     assert memory["weights"]["router"] == 48 * 16 * 5120 * 2
     assert memory["weights"]["attention"] == 48 * 4 * 5120 * 128 * 2
     assert 0 < memory["weights"]["vision"] < memory["weights"]["mlp"]
+
+
+def test_logical_cores_of_one_physical_core_have_half_the_memory(capsys):
+    words = ("--instance", "trn2.48xlarge", "-tp", "8", "--max-model-len", "1024")
+    budgets = []
+    for cores in (2, 1):
+        override = json.dumps({"logical_nc_config": cores})
+        _, found = plan(capsys, "llama-3.1-8b", *words, "--override-neuron-config", override)
+        budgets.append(found["memory_per_core"]["budget"])
+        assert found["instance"]["logical_cores"] == 128 // cores
+    assert budgets[0] == pytest.approx(2 * budgets[1], abs=2)
 
 
 def test_qwen3_8b(capsys):
@@ -274,6 +287,12 @@ def test_suggestion(capsys):
     assert rows[suggestion["tensor_parallel_size"]] >= 32 > rows[suggestion["tensor_parallel_size"] // 2]
     assert found["parallel"]["tensor_parallel_size"] == suggestion["tensor_parallel_size"]
     assert suggestion["buckets"]["token_generation_buckets"][-1] == 8192
+    model = str(CONFIGS / "llama-3.1-70b")
+    assert main(["neuron", "plan", "--model", model, "--instance", "trn2.48xlarge", "--suggest"]) == 0
+    printed = capsys.readouterr().out
+    assert f"\n  {suggestion['flags']}\n" in printed
+    for key, ladder in suggestion["buckets"].items():
+        assert f"  {key}, as they follow from that: {ladder}\n" in printed
 
 
 def test_wrong_command_lines(capsys):
@@ -301,6 +320,22 @@ def test_plain_when_piped_and_light():
     assert "\x1b" not in result.stdout
     assert result.stdout.rstrip().endswith("[]")
     assert "8,030,261,248" in result.stdout
+
+
+def test_readable_in_a_terminal(capsys, monkeypatch):
+    """Tables as wide as the terminal at most; every figure and every fault of the plain form."""
+    words = ["neuron", "plan", "--model", str(CONFIGS / "qwen3-8b"), "-tp", "7", "--instance", "inf2.xlarge"]
+    words += ["--max-model-len", "99999", "--max-num-seqs", "0"]
+    assert main(words) == 1
+    plain = capsys.readouterr().out
+    monkeypatch.setattr(output, "is_terminal", lambda: True)
+    monkeypatch.setenv("COLUMNS", "100")
+    assert main(words) == 1
+    drawn = capsys.readouterr().out
+    assert max(map(len, drawn.splitlines())) <= 100 and "┃" in drawn
+    assert set(re.findall(r"\d[\d,.]*\d", plain)) == set(re.findall(r"\d[\d,.]*\d", drawn))
+    assert re.findall(r"^  - \S+", plain, re.MULTILINE) == re.findall(r"^  - \S+", drawn, re.MULTILINE)
+    assert "\n  - max_model_len=99999: the model was made for" in plain
 
 
 def test_a_draft_and_the_longer_cache_it_needs_are_counted(capsys):

@@ -10,6 +10,7 @@ import pytest
 from tests.cli.neuron import plan
 from tests.neuronx import standin
 from vllm.entrypoints.cli.main import main
+from vllm.neuron import host_platform
 
 VERSION = standin.VERSIONS[-1]
 
@@ -18,6 +19,7 @@ VERSION = standin.VERSIONS[-1]
 def library(tmp_path, monkeypatch):
     """The stand-in, and an environment that a compilation may write to without trace."""
     monkeypatch.setattr(os, "environ", os.environ.copy())
+    monkeypatch.setattr(host_platform, "_set_by_library", [])
     with standin.installed(VERSION, tmp_path / "site"):
         yield
 

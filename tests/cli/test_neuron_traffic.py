@@ -142,6 +142,17 @@ def test_figures_of_the_command(capsys, tmp_path):
     assert plan(capsys, "qwen3-8b", "--max-model-len", "1024", "--override-neuron-config", override)[0] == 0
 
 
+def test_what_is_printed(capsys, tmp_path):
+    lengths = tmp_path / "lengths"
+    lengths.write_text("300\n301\n1500\n")
+    words = ["neuron", "plan", "--model", str(CONFIGS / "qwen3-8b"), "--max-model-len", "1024"]
+    assert main([*words, "--from-traffic", str(lengths)]) == 0
+    assert "for 2 prompts, without 1 that are longer than any bucket" in capsys.readouterr().out
+    lengths.write_text("300\nmany\n")
+    assert main([*words, "--from-traffic", str(lengths)]) == 1
+    assert f"{lengths}: line 2: 'many' is neither" in capsys.readouterr().err
+
+
 def test_a_file_that_is_not_there(capsys):
     model = str(CONFIGS / "qwen3-8b")
     assert main(["neuron", "plan", "--model", model, "--max-model-len", "512", "--from-traffic", "/no/such"]) == 1

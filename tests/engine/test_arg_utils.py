@@ -13,6 +13,7 @@ from vllm import EngineArgs
 from vllm.config import CacheConfig, ModelConfig, NeuronOptions, SchedulerConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.engine.foreign_args import FOREIGN_OPTIONS
+from vllm.engine.image_limits import most_images
 from vllm.utils import FlexibleArgumentParser
 from vllm.utils.argparse_utils import join_dotted
 
@@ -110,6 +111,23 @@ def test_dotted_options_join():
         join_dotted(["--a.b"])
 
 
+@pytest.mark.parametrize(
+    ("words", "most"),
+    [
+        (['{"image": 2}'], 2),
+        (["{image: 0, video: 1}"], 0),
+        (["image=16,video=2"], 16),
+        (['{"image": {"count": 3, "width": 512, "height": 512}}'], 3),
+        (['{"image": {"width": 512}}'], None),
+        (["video=0"], None),
+    ],
+)
+def test_limits_of_images(words, most):
+    limits = _parse("--limit-mm-per-prompt", *words).limit_mm_per_prompt
+    assert most_images(limits) == most
+    assert most_images(_parse("--limit-mm-per-prompt.image", "5").limit_mm_per_prompt) == 5
+
+
 def test_an_unknown_keyword_names_the_nearest():
     with pytest.raises(TypeError, match=r"'max_model_length'.*'max_model_len'"):
         EngineArgs(model="m", max_model_length=5)
@@ -134,6 +152,9 @@ def test_an_unknown_keyword_names_the_nearest():
         ({"logits_processors": ["x"]}, "logits_processors"),
         ({"enable_lora": True}, "no adapter is named|neuronx target alone"),
         ({"lora_modules": ["a=/a"]}, "neuronx target alone"),
+        ({"limit_mm_per_prompt": {"picture": 2}}, "'picture', which is no modality; known: image"),
+        ({"limit_mm_per_prompt": "image=-1"}, r"limit_mm_per_prompt\['image'\]='-1' is no number"),
+        ({"limit_mm_per_prompt": {"image": True}}, "is no number of items"),
         ({"structured_outputs_config": {"backend": "x"}}, "structured_outputs_config: backend 'x'.*guidance"),
         ({"structured_outputs_config": {"disable_any_white_space": True}}, "mean 'disable_any_whitespace'"),
         ({"structured_outputs_config": {"disable_any_whitespace": "yes"}}, "must be of type bool"),

@@ -6,7 +6,6 @@ Prints a line for each, and exits with status 1 if one failed.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import tempfile
 import traceback
@@ -168,7 +167,6 @@ def main() -> None:
             from tests.tiny import make_checkpoint
 
             model = str(make_checkpoint(Path(scratch) / "model"))
-        os.environ.setdefault("NEURON_COMPILED_ARTIFACTS", f"{scratch}/artifacts")
         passed = run(Checks(model, options.tensor_parallel_size))
     sys.exit(0 if passed else 1)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import shutil
@@ -421,6 +423,27 @@ def test_a_second_start_waits_says_so_and_loads(checkpoint, target, tmp_path, ca
     assert (opened.hit, target.compiled) == (True, 0)
     assert opened.info.waited_seconds > 0
     assert "another process is making the artifact" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "number", "message"),
+    [
+        (fcntl, "flock", errno.ENOLCK, r"cannot be locked .*No locks available.*Lustre with -o flock"),
+        (Path, "rename", errno.ENOSYS, r"nothing can be made in .*buckets that are mounted as files"),
+    ],
+    ids=["locks", "renames"],
+)
+def test_storage_that_cannot_hold_artifacts_is_found_out_before_compiling(
+    checkpoint, target, monkeypatch, owner, name, number, message
+):
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(owner, name, refuse)
+    with pytest.raises(ArtifactError, match=message):
+        start(checkpoint, target)
+    assert target.compiled == 0
+    assert _remains(checkpoint) == []
 
 
 def _remains(checkpoint: Path) -> list[Path]:

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.neuron.configs import build
-from vllm.neuron import reference_docs
+from vllm.neuron import host_platform, reference_docs
 from vllm.neuron.neuron_config import NeuronConfig, NeuronConfigError, default_neuron_config
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -128,6 +128,19 @@ def test_logical_cores_follow_platform_and_environment(monkeypatch):
     monkeypatch.setenv("NEURON_PLATFORM_TARGET_OVERRIDE", "trn2")
     assert (NeuronConfig().logical_nc_config, NeuronConfig().lm_head_pad) == (2, True)
     monkeypatch.setenv("NEURON_LOGICAL_NC_CONFIG", "1")
+    assert NeuronConfig().logical_nc_config == 1
+
+
+@pytest.mark.parametrize(
+    ("product", "cores"), [("trn2.48xlarge", 2), ("trn1.32xlarge", 1), ("m7i.large", 1), (None, 1)]
+)
+def test_logical_cores_follow_the_instance(product, cores, tmp_path, monkeypatch):
+    """What the library would take by itself: it is told, so that we must not say 1 where its default is 2."""
+    if product:
+        (tmp_path / "product_name").write_text(f"{product}\n")
+    monkeypatch.setattr(host_platform, "PRODUCT_NAME", tmp_path / "product_name")
+    assert (NeuronConfig().logical_nc_config, NeuronConfig().lm_head_pad) == (cores, cores == 2)
+    monkeypatch.setenv("NEURON_RT_VIRTUAL_CORE_SIZE", "1")
     assert NeuronConfig().logical_nc_config == 1
 
 

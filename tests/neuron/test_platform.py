@@ -423,3 +423,24 @@ def test_what_only_the_accelerator_minds(accelerator):
     assert set(faults) == {"quantized", "quantization_dtype"}
     accelerator("none")
     assert resolve(build(override_neuron_config=quantized)).neuron_config.quantization == "int4"
+
+
+@pytest.mark.parametrize(
+    ("variables", "given", "message"),
+    [
+        (
+            {"NEURON_LOGICAL_NC_CONFIG": "2", "NEURON_RT_VIRTUAL_CORE_SIZE": "1"},
+            None,
+            "NEURON_LOGICAL_NC_CONFIG=2, and",
+        ),
+        ({"NEURON_LOGICAL_NC_CONFIG": "2"}, 1, "logical_nc_config=1: NEURON_LOGICAL_NC_CONFIG=2, and they must be the"),
+        ({"NEURON_RT_VIRTUAL_CORE_SIZE": "1"}, 2, "logical_nc_config=2: NEURON_RT_VIRTUAL_CORE_SIZE=1, and"),
+    ],
+)
+def test_logical_cores_that_contradict_each_other(monkeypatch, variables, given, message):
+    """The runtime and the compiler read the variables, whatever the config says."""
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    override = {} if given is None else {"logical_nc_config": given}
+    with pytest.raises(NeuronConfigError, match=message):
+        resolve(build(device="null", override_neuron_config=override))

@@ -12,6 +12,7 @@ import pytest
 from tests.neuron.driver import Driver, load, resolved_config
 from tests.neuron.test_target_contract import _alone, _prompt
 from tests.tiny import make_checkpoint
+from vllm import LLM, SamplingParams
 from vllm.neuron.artifact_store import ArtifactError
 from vllm.neuron.artifacts import artifact_key, diff_keys, open_or_compile
 from vllm.neuron.neuronx.compiling import CompilationFailed, scratch_directory
@@ -90,6 +91,39 @@ def test_tied_weights(newest, tmp_path):
     assert _alone((config, device), _prompt(3, 9), 8) == _alone((on_cpu, cpu), _prompt(3, 9), 8)
 
 
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_hub_id_is_downloaded_once_and_never_held_whole(newest, tied, tmp_path, monkeypatch):
+    """The library gets the snapshot's directory. Nothing makes transformers' model of it, or writes it anew."""
+    import transformers
+
+    snapshot = make_checkpoint(tmp_path / "snapshot", tie_word_embeddings=tied)
+    before = {path: path.stat().st_mtime_ns for path in snapshot.iterdir()}
+    calls = []
+
+    def download(name, revision, **options):
+        calls.append((name, revision))
+        return str(snapshot)
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("the model was made whole in host memory")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    for auto in (transformers.AutoModelForCausalLM, transformers.AutoModel):
+        monkeypatch.setattr(auto, "from_pretrained", refuse)
+    monkeypatch.setenv("VLLM_CACHE_ROOT", str(tmp_path / "cache"))
+    monkeypatch.setenv("NEURON_COMPILED_ARTIFACTS", str(tmp_path / "store"))
+    monkeypatch.chdir(tmp_path)
+    options = {"max_model_len": 64, "max_num_seqs": 2, "dtype": "float32"}
+    device = LLM(model="owner/model", revision="abc", device="neuronx", **options)
+    assert calls == [("owner/model", "abc")]
+    assert {path.name for path in tmp_path.iterdir()} - {"cache"} == {"site", "snapshot", "store"}
+    assert {path: path.stat().st_mtime_ns for path in snapshot.iterdir()} == before
+    cpu = LLM(model=str(snapshot), device="cpu", **options)
+    greedy = SamplingParams(temperature=0.0, max_tokens=8, ignore_eos=True)
+    texts = [llm.generate("once", greedy, use_tqdm=False)[0].outputs[0].text for llm in (device, cpu)]
+    assert texts[0] == texts[1]
+
+
 @pytest.mark.parametrize("family", ["qwen2", "qwen3", "mistral"])
 def test_relatives_of_llama(newest, family, tmp_path):
     checkpoint = make_checkpoint(tmp_path / "model", family)
@@ -108,6 +142,32 @@ def test_the_first_error_of_the_compiler_is_shown(config, tmp_path, monkeypatch)
     with pytest.raises(CompilationFailed, match="failure number 2: out of SBUF") as caught:
         _compile(config, tmp_path / "a")
     assert "consequence" not in str(caught.value) and "failure number 1" not in str(caught.value)
+
+
+def _progress_of(config, directory):
+    said = []
+    directory.mkdir()
+    NeuronxDeviceModel.compile(config, directory, lambda what, share: said.append((what, share)))
+    return said
+
+
+def test_progress_is_told_program_by_program(library, tiny_llama, tmp_path, monkeypatch):
+    override = {"context_encoding_buckets": [16, 32, 64], "token_generation_buckets": [32, 64]}
+    config = resolved_config(tiny_llama, "neuronx", override=override)
+    said = _progress_of(config, tmp_path / "a")
+    models = [("context_encoding_model", 3), ("token_generation_model", 2)]
+    programs = [f"neuronx-cc: {model}, bucket {rank + 1}" for model, count in models for rank in range(count)]
+    assert [what for what, _ in said] == ["neuronx-cc", *programs, "compiled"]
+    assert [share for _, share in said] == pytest.approx([0.0, *(0.95 * done / 5 for done in range(1, 6)), 1.0])
+    monkeypatch.setenv("STANDIN_COMPILER_FAILURES", "1")
+    again = _progress_of(config, tmp_path / "b")
+    assert [what for what, _ in again[:2]] == ["neuronx-cc", "neuronx-cc, attempt 2"] and len(again) == 2 + 5 + 1
+
+
+def test_progress_counts_the_vision_encoder(newest, llama4, tmp_path):
+    override = {"vision_neuron_config": {"buckets": [2, 6]}}
+    said = _progress_of(resolved_config(llama4, "neuronx", max_model_len=96, override=override), tmp_path / "a")
+    assert said[-2] == ("neuronx-cc: vision_encoder_model, bucket 2", pytest.approx(0.95))
 
 
 def test_a_directory_that_is_not_empty_is_left_alone(config, tmp_path):

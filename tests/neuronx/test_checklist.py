@@ -9,17 +9,18 @@ import pytest
 from tests.tree import ROOT
 
 DOCUMENT = ROOT / "docs" / "neuronx.md"
-_ROW = re.compile(r"^\| (R\d+|D\d+|F\d+b?|N\d+) \| (.+?) \| (.+?) \|$", re.MULTILINE)
+_ROW = re.compile(r"^\| (R\d+|V\d+|D\d+|F\d+b?|N\d+) \| (.+?) \| (.+?) \|$", re.MULTILINE)
 ROWS = {match[1]: (match[2], match[3]) for match in _ROW.finditer(DOCUMENT.read_text())}
 _TEST = re.compile(r"`(tests/[\w/]+\.py)::(test_\w+)`")
 
 
 def test_every_rule_and_defect_has_its_row():
     rules = {f"R{i}" for i in range(1, 21)}
+    versions = {f"V{i}" for i in range(1, 12)}
     defects = {f"D{i}" for i in range(1, 39)}
     fork = {f"F{i}" for i in range(1, 21)} | {"F10b"}
-    library = {f"N{i}" for i in range(1, 11)}
-    assert set(ROWS) == rules | defects | fork | library
+    library = {f"N{i}" for i in range(1, 12)}
+    assert set(ROWS) == rules | versions | defects | fork | library
 
 
 @pytest.mark.parametrize("number", sorted(ROWS))

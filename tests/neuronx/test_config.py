@@ -116,6 +116,13 @@ VALUES = {
     "token_generation_batches": [2, 4],
     "disable_argmax_kernel": True,
     "dma_order_config": {"a": 1},
+    "moe_fused_nki_kernel_enabled": True,
+    "hidden_act_bias": 1.0,
+    "qkv_nki_kernel_enabled": True,
+    "switch_cc": True,
+    "weights_to_skip_layout_optimization": ["lm_head"],
+    "ep_dispatch_cc_option": "RS_AG",
+    "enable_ve_data_parallel": True,
 }
 
 
@@ -134,6 +141,16 @@ def test_keys_of_later_versions_are_refused_before(name):
     before = Version(0, since.minor - 1)
     assert f"from {since}" in _faults(check_keys, neuron, before)[name]
     assert name not in _faults(check_keys, neuron, since)
+
+
+@pytest.mark.parametrize(("name", "value", "since"), [("top_k_kernel_enabled", True, 5), ("sampling_dp_degree", 2, 8)])
+def test_keys_of_later_samplers_are_refused_before(name, value, since):
+    from vllm.neuron.neuron_config import NeuronConfig
+
+    neuron = NeuronConfig(batch_size=4, tp_degree=2, on_device_sampling_config={name: value})
+    refused = _faults(check_keys, neuron, Version(0, since - 1))
+    assert f"from 0.{since}" in refused[f"on_device_sampling_config.{name}"]
+    assert not _faults(check_keys, neuron, Version(0, since))
 
 
 def test_keys_that_lost_their_effect_are_refused_after():
@@ -235,6 +252,9 @@ def test_the_second_architecture_of_a_checkpoint_is_found_too():
 def test_image_models_are_refused_by_name(architecture):
     found = _faults(check_architecture, {"architectures": [architecture]}, Version(0, 9), 128)
     assert "image-to-text" in found["architectures"]
+    assert "Use Llama4ForConditionalGeneration, or for text alone" in found["architectures"]
+    named = found["architectures"].rpartition(" ")[2]
+    assert not _faults(check_architecture, {"architectures": [named]}, Version(0, 9), 128)
 
 
 def test_the_version_of_llama_4_that_pads_images_wrongly_is_refused():

@@ -11,6 +11,7 @@ import sys
 import pytest
 
 from tests.neuron.driver import load, resolved_config
+from vllm.neuron import host_platform
 from vllm.neuron.artifact_store import ArtifactError
 from vllm.neuron.neuronx import environment
 from vllm.neuron.neuronx.library import load_library
@@ -75,14 +76,18 @@ def test_too_few_cores(newest, tiny_llama, monkeypatch, name, value):
         environment.prepare(config)
 
 
-@pytest.mark.parametrize(("text", "cores"), [("", []), ("3", [3]), ("0-3", [0, 1, 2, 3]), ("0, 2,4-5", [0, 2, 4, 5])])
+@pytest.mark.parametrize(
+    ("text", "cores"),
+    [("", []), ("3", [3]), ("0-3", [0, 1, 2, 3]), ("0, 2,4-5", [0, 2, 4, 5]), ("1,0-1", [0, 1])],
+)
 def test_visible_cores(text, cores):
     assert environment.visible_cores(text) == cores
 
 
-def test_visible_cores_that_cannot_be_read():
+@pytest.mark.parametrize("text", ["all", "3-1", "0,", "-1", "0-1-2", "1.5"])
+def test_visible_cores_that_cannot_be_read(text):
     with pytest.raises(ValueError, match="0-3 or 0,1,4-7"):
-        environment.visible_cores("all")
+        environment.visible_cores(text)
 
 
 def test_fp8_weights_need_two_variables_of_the_compiler(newest, tiny_llama):
@@ -156,11 +161,11 @@ def test_a_library_that_cannot_be_imported_says_what_is_installed(clean_environm
 )
 def test_the_platform_is_the_instances_unless_it_is_set(product, platform, clean_environment, tmp_path, monkeypatch):
     (tmp_path / "product_name").write_text(f"{product}\n")
-    monkeypatch.setattr(environment, "PRODUCT_NAME", tmp_path / "product_name")
-    monkeypatch.setattr(environment, "_set_by_library", [])
-    assert environment.platform_name() == platform
-    with environment.library_setting_the_platform():
+    monkeypatch.setattr(host_platform, "PRODUCT_NAME", tmp_path / "product_name")
+    monkeypatch.setattr(host_platform, "_set_by_library", [])
+    assert host_platform.platform_name() == platform
+    with host_platform.library_setting_the_platform():
         os.environ["NEURON_PLATFORM_TARGET_OVERRIDE"] = "trn1"
-    assert environment.platform_name() == platform
+    assert host_platform.platform_name() == platform
     monkeypatch.setenv("NEURON_PLATFORM_TARGET_OVERRIDE", "trn2")
-    assert environment.platform_name() == "trn2"
+    assert host_platform.platform_name() == "trn2"

@@ -174,6 +174,30 @@ def test_what_cannot_be_seen_is_refused_before_it_runs(llm, prompt, message):
         llm.generate([prompt], GREEDY, use_tqdm=False)
 
 
+@pytest.mark.parametrize(("most", "count", "message"), [(2, 3, "at most 2 images are"), (1, 2, "at most 1 image is")])
+def test_as_many_images_as_the_user_allows(preparer, most, count, message):
+    bounded = ImagePreparer(preparer.limits, lambda: preparer.processor, most)
+    pictures = [images.picture(seed) for seed in range(count)]
+    assert bounded.prepare("<|image|>" * most, pictures[:most], False)
+    with pytest.raises(VLLMValidationError, match=rf"{message} taken in one prompt.*limit_mm_per_prompt"):
+        bounded.prepare("<|image|>" * count, pictures, False)
+
+
+def test_a_limit_of_no_images(llama4, processor, tmp_path):
+    """Before an image is even read; texts go on as before."""
+    with on_a_device("0.9.0", tmp_path / "site") as patch:
+        patch.setattr("vllm.engine.input_processor.hub_processor", lambda path: lambda: processor)
+        options = {"max_model_len": 64, "max_num_seqs": 2, "dtype": "float32"}
+        llm = LLM(model=str(llama4), device="neuronx", limit_mm_per_prompt={"image": 0}, **options)
+        with pytest.raises(VLLMValidationError, match=r"this server takes no images \(limit_mm_per_prompt\)"):
+            llm.generate([_prompt("<|image|>", images.picture(1))], GREEDY, use_tqdm=False)
+        part = {"type": "image_url", "image_url": {"url": "data:image/png;base64,????"}}
+        with pytest.raises(VLLMValidationError, match="this server takes no images") as caught:
+            llm.chat(_conversation(part), GREEDY, use_tqdm=False)
+        assert caught.value.parameter == "messages[0].content[1].image_url.url"
+        assert llm.chat(_conversation(), GREEDY, use_tqdm=False)
+
+
 def test_a_prompt_that_would_lose_its_image_is_refused(llm, processor):
     text = "<|image|>"
     while (length := len(processor(text=[text], images=[images.picture(1)])["input_ids"][0])) < 32:

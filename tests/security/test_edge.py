@@ -247,6 +247,7 @@ class TestErrorBodies:
             ("/v1/completions", {"prompt": "a", "n": "<script>alert(1)</script>"}),
             ("/v1/chat/completions", {"messages": [{"role": "user", "content": {"a": 1}}]}),
             ("/tokenize", {"messages": 1}),
+            ("/invocations", {"messages": 1}),
             ("/detokenize", {"tokens": "abc"}),
         ],
     )

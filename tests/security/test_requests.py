@@ -262,7 +262,7 @@ class TestProcesses:
     @pytest.mark.parametrize(
         "path",
         ["/reset_prefix_cache", "/sleep", "/wake_up", "/collective_rpc", "/server_info", "/pause", "/start_profile",
-         "/v1/load_lora_adapter", "/inference/v1/generate", "/invocations", "/pooling", "/v1/embeddings"],
+         "/v1/load_lora_adapter", "/inference/v1/generate", "/pooling", "/v1/embeddings"],
     )  # fmt: skip
     def test_doors_that_are_not_there(self, server: ServerProcess, path: str) -> None:
         assert httpx.post(server.url + path, json={}, timeout=60).status_code == 404

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
@@ -297,6 +298,31 @@ async def test_tokenize(http: httpx.AsyncClient) -> None:
     for tokens in ([256], [-1], ["a"], [1.5], [10**30]):
         assert (await http.post("/detokenize", json={"tokens": tokens})).status_code == 400
     assert (await http.post("/tokenize", json={})).status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/completions", {"prompt": "ab", "max_tokens": 3}),
+        ("/v1/chat/completions", {"messages": HELLO, "max_tokens": 3}),
+        ("/v1/chat/completions", {"messages": HELLO, "max_tokens": 3, "stream": True}),
+    ],
+)
+async def test_invocations_are_chats_or_completions(http: httpx.AsyncClient, path: str, body: dict[str, Any]) -> None:
+    own, invoked = [await http.post(where, json=body) for where in (path, "/invocations")]
+    assert invoked.status_code == 200 and invoked.headers["content-type"] == own.headers["content-type"]
+    volatile = re.compile(r'"(id|created)":\s?("[^"]*"|\d+)')
+    assert volatile.sub("", invoked.text) == volatile.sub("", own.text)
+
+
+async def test_invocations_that_are_neither(http: httpx.AsyncClient) -> None:
+    for body, param in (
+        ({}, "prompt"),
+        ({"messages": 1}, "messages"),
+        ({"prompt": "a", "max_tokens": "x"}, "max_tokens"),
+    ):
+        response = await http.post("/invocations", json=body)
+        assert response.status_code == 400 and response.json()["error"]["param"] == param
 
 
 async def test_small_routes(http: httpx.AsyncClient) -> None:

@@ -75,7 +75,7 @@ def open_checkpoint(
     """
     if load_format not in _LOAD_FORMATS:
         raise CheckpointError(f"unknown load_format {load_format!r}; known: {', '.join(_LOAD_FORMATS)}")
-    patterns = hub.METADATA + hub.TOKENIZER + ([] if load_format == "dummy" else hub.WEIGHTS)
+    patterns = hub.METADATA + hub.TOKENIZER + hub.PROCESSOR + ([] if load_format == "dummy" else hub.WEIGHTS)
     path = hub.local_path(str(model), patterns=patterns, revision=revision, download_dir=download_dir, token=token)
     if path.is_file():
         return _open_file(path, load_format)

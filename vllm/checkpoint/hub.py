@@ -9,7 +9,10 @@ from pathlib import Path
 from vllm.checkpoint.errors import CheckpointError
 
 WEIGHTS = ["*.safetensors", "*.safetensors.index.json"]
+SECOND_COPIES = ["consolidated*.safetensors", "original/*"]
+"""Weights under the names of the model's authors, which some repositories hold beside those that are read."""
 METADATA = ["config.json", "generation_config.json", "chat_template*", "additional_chat_templates/*"]
+PROCESSOR = ["preprocessor_config.json", "processor_config.json"]
 TOKENIZER = ["tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model"]
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+|[\w-][\w.-]*")
@@ -51,7 +54,12 @@ def _download(
             )
         return Path(
             huggingface_hub.snapshot_download(
-                name, revision=revision, cache_dir=download_dir, token=token, allow_patterns=patterns
+                name,
+                revision=revision,
+                cache_dir=download_dir,
+                token=token,
+                allow_patterns=patterns,
+                ignore_patterns=SECOND_COPIES,
             )
         )
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError) as error:

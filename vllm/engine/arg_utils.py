@@ -36,6 +36,7 @@ from vllm.config import (
     VllmConfig,
 )
 from vllm.engine.foreign_args import FOREIGN_OPTIONS, ForeignOption
+from vllm.engine.image_limits import most_images, parse_limits
 from vllm.engine.structured_outputs.defaults import OutputDefaults
 from vllm.logger import init_logger
 from vllm.neuron import platform
@@ -182,6 +183,8 @@ class EngineArgs(_Options):  # type: ignore[misc]
             _refuse_or_note(each.name, value, _NO_EFFECT[each.name], refused=False)
         elif each.name == "structured_outputs_config":
             OutputDefaults.parse(value)
+        elif each.name == "limit_mm_per_prompt":
+            most_images(value)
 
 
 @dataclass
@@ -254,7 +257,8 @@ def _count(text: str) -> int | None:
     return None if text.strip() in ("auto", "-1") else human_int(text)
 
 
-_READERS = {"json": _argument_type(parse_json_option), "human_int": _argument_type(_count)}
+_MAPPINGS = {"json": parse_json_option, "limits": parse_limits}
+_READERS = {kind: _argument_type(read) for kind, read in {**_MAPPINGS, "human_int": _count}.items()}
 
 
 # Keyword arguments.
@@ -265,8 +269,8 @@ def _coerced(each: Field[Any], hint: Any, value: Any) -> Any:
     kind = each.metadata.get("type")
     if isinstance(value, Path):
         value = str(value)
-    if isinstance(value, str) and kind == "json":
-        value = parse_json_option(value)
+    if isinstance(value, str) and kind in _MAPPINGS:
+        value = _MAPPINGS[kind](value)
     elif isinstance(value, str) and kind == "human_int":
         value = _count(value)
     elif isinstance(value, str) and list in {typing.get_origin(arg) for arg in (hint, *typing.get_args(hint))}:

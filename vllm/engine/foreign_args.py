@@ -84,7 +84,6 @@ FOREIGN_OPTIONS: dict[str, ForeignOption] = {
     "disable_async_output_proc": _no_effect(False, "outputs are processed beside the engine anyway", type=bool),
     "tokenizer_pool_size": _no_effect(0, "the tokenizer runs in the front", type=int),
     "lora_dtype": _no_effect("auto", "adapters have the dtype of the model"),
-    "limit_mm_per_prompt": _no_effect(None, "a prompt may hold as many images as its length has room for"),
     "mm_processor_kwargs": _no_effect(None, "images are prepared as the checkpoint's processor says"),
     "allowed_local_media_path": _no_effect("", _NOTHING_FETCHED),
     "allowed_media_domains": _no_effect(None, _NOTHING_FETCHED),

@@ -32,11 +32,28 @@ MAX_PIXELS = 2**26
 _DATA_URL = re.compile(r"data:image/[a-z0-9.+-]+;base64,", re.IGNORECASE)
 
 
-class ImagePreparer:
-    """limits: what the loaded model takes. load: makes the processor. Safe to be used from several threads."""
+class ImageIntake:
+    """The images of one prompt, as they come in: at most `most` of them, None for as many as there are."""
 
-    def __init__(self, limits: ImageLimits, load: Callable[[], Any]) -> None:
+    def __init__(self, most: int | None = None) -> None:
+        self.most = most
+        self.images: list[Any] = []
+
+    def take(self, read: Callable[[], Any], place: str) -> None:
+        """Read one more, if there is room for it. Raises VLLMValidationError."""
+        check_count(len(self.images) + 1, self.most, place)
+        self.images.append(read())
+
+
+class ImagePreparer:
+    """limits: what the loaded model takes. load: makes the processor. Safe to be used from several threads.
+
+    most: images of one prompt that the server allows, None for as many as its length has room for.
+    """
+
+    def __init__(self, limits: ImageLimits, load: Callable[[], Any], most: int | None = None) -> None:
         self.limits = limits
+        self.most = most
         self._load = load
         self._lock = threading.Lock()
 
@@ -51,6 +68,7 @@ class ImagePreparer:
 
         Raises VLLMValidationError for what cannot be run.
         """
+        check_count(len(images), self.most, place)
         pictures = [to_rgb(image, place) for image in images]
         with self._lock:
             processor = self.processor
@@ -119,6 +137,15 @@ def hub_processor(path: str) -> Callable[[], Any]:
             ) from error
 
     return load
+
+
+def check_count(count: int, most: int | None, place: str) -> None:
+    """Raises VLLMValidationError if a prompt has more images than the server allows."""
+    if most is not None and count > most:
+        allowed = f"at most {most} {'image is' if most == 1 else 'images are'} taken in one prompt: give fewer"
+        raise VLLMValidationError(
+            f"{allowed if most else 'this server takes no images'} (limit_mm_per_prompt).", parameter=place
+        )
 
 
 def images_of(data: Any) -> list[Any]:

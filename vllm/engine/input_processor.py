@@ -15,6 +15,7 @@ from typing import Any
 
 from vllm.config import VllmConfig
 from vllm.core.contract import Capabilities, PromptImages
+from vllm.engine.image_limits import most_images
 from vllm.engine.images import ImagePreparer, hub_processor, images_of
 from vllm.engine.limits import (
     check_bad_words,
@@ -73,8 +74,7 @@ class InputProcessor:
         self.by_priority = config.scheduler_config.scheduling_policy == "priority"
         self.eos_token_ids = _eos_token_ids(config, tokenizer)
         self.default_sampling_params = default_sampling_params(model.hf_generation_config)
-        limits = capabilities.images
-        self.images = ImagePreparer(limits, hub_processor(model.model_path or model.model)) if limits else None
+        self.images = _image_preparer(config, capabilities)
         self._seed = model.seed
         self._adapters = {
             name: (number, path) for number, (name, path) in enumerate(config.lora_config.adapters.items(), start=1)
@@ -389,6 +389,12 @@ def _as_dict(prompt: Any) -> dict[str, Any]:
         f"a prompt must be a text, a list of token ids, or a dict with one of them, got {type(prompt).__name__}.",
         parameter="prompt",
     )
+
+
+def _image_preparer(config: VllmConfig, capabilities: Capabilities) -> ImagePreparer | None:
+    model, limits = config.model_config, capabilities.images
+    most = most_images(model.limit_mm_per_prompt)
+    return ImagePreparer(limits, hub_processor(model.model_path or model.model), most) if limits else None
 
 
 def _has_images(fields: Mapping[str, Any]) -> bool:

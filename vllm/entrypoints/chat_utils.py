@@ -16,7 +16,7 @@ import jinja2
 import jinja2.nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from vllm.engine.images import image_from_url
+from vllm.engine.images import ImageIntake, image_from_url
 from vllm.exceptions import VLLMValidationError
 
 ContentFormat = Literal["string", "openai"]
@@ -33,7 +33,7 @@ _TEXT_PARTS = {
 
 
 def parse_chat_messages(
-    messages: list[Any], content_format: ContentFormat = "string", images: list[Any] | None = None
+    messages: list[Any], content_format: ContentFormat = "string", images: ImageIntake | None = None
 ) -> list[dict[str, Any]]:
     """The conversation for a template, one dict a message. Raises VLLMValidationError that names the faulty place.
 
@@ -44,7 +44,9 @@ def parse_chat_messages(
     return [_parse_message(message, f"messages[{i}]", content_format, images) for i, message in enumerate(messages)]
 
 
-def _parse_message(message: Any, place: str, content_format: ContentFormat, images: list[Any] | None) -> dict[str, Any]:
+def _parse_message(
+    message: Any, place: str, content_format: ContentFormat, images: ImageIntake | None
+) -> dict[str, Any]:
     if not isinstance(message, dict):
         raise VLLMValidationError(f"`{place}` must be an object with `role` and `content`.", parameter=place)
     role = message.get("role")
@@ -59,7 +61,7 @@ def _parse_message(message: Any, place: str, content_format: ContentFormat, imag
     return parsed
 
 
-def _parse_content(content: Any, place: str, content_format: ContentFormat, images: list[Any] | None) -> Any:
+def _parse_content(content: Any, place: str, content_format: ContentFormat, images: ImageIntake | None) -> Any:
     if content is None:
         return "" if content_format == "string" else []
     if isinstance(content, str):
@@ -70,7 +72,7 @@ def _parse_content(content: Any, place: str, content_format: ContentFormat, imag
     return "\n".join(part["text"] for part in parts) if content_format == "string" else parts
 
 
-def _parse_part(part: Any, place: str, content_format: ContentFormat, images: list[Any] | None) -> dict[str, Any]:
+def _parse_part(part: Any, place: str, content_format: ContentFormat, images: ImageIntake | None) -> dict[str, Any]:
     kind = part.get("type") if isinstance(part, dict) else None
     if images is None or kind not in ("image_url", "image_pil"):
         return {"type": "text", "text": part_text(part, place)}
@@ -80,11 +82,12 @@ def _parse_part(part: Any, place: str, content_format: ContentFormat, images: li
             parameter=place,
         )
     if kind == "image_pil":
-        images.append(part.get("image_pil"))
+        images.take(lambda: part.get("image_pil"), f"{place}.image_pil")
     else:
         given = part.get("image_url")
         url = given.get("url") if isinstance(given, dict) else given
-        images.append(image_from_url(url, f"{place}.image_url.url"))
+        where = f"{place}.image_url.url"
+        images.take(lambda: image_from_url(url, where), where)
     return {"type": "image"}
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from vllm.config import ModelConfig
 from vllm.engine.arg_utils import EngineArgs
 from vllm.engine.beam_search import BeamSearch, next_logprobs, step_params
+from vllm.engine.images import ImageIntake
 from vllm.engine.llm_engine import LLMEngine
 from vllm.engine.tokenizer import Tokenizer
 from vllm.entrypoints.chat_utils import detect_content_format, parse_chat_messages
@@ -341,12 +342,13 @@ class LLM:
                 parameter="chat_template_content_format",
             )
         prompts: list[PromptType] = []
+        preparer = self.llm_engine.input_processor.images
         for conversation in conversations:
-            images: list[Any] | None = [] if self.llm_engine.input_processor.images else None
+            images = ImageIntake(preparer.most) if preparer else None
             parsed = parse_chat_messages(conversation, content_format, images)  # type: ignore[arg-type]
             text = tokenizer.apply_chat_template(parsed, chat_template=template, tokenize=False, **template_options)
-            if images and self.llm_engine.input_processor.images:
-                ids, prepared = self.llm_engine.input_processor.images.prepare(text, images, False, "messages")
+            if preparer and images and images.images:
+                ids, prepared = preparer.prepare(text, images.images, False, "messages")
                 prompts.append({"prompt": text, "prompt_token_ids": ids, "multi_modal_data": prepared})
                 continue
             ids = tokenizer.encode(text, add_special_tokens=False)

@@ -31,7 +31,7 @@ from datetime import datetime, timezone
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, Timeout
 
 from vllm.exceptions import VLLMError
 from vllm.logger import init_logger
@@ -206,39 +206,62 @@ class ArtifactStore:
 
     @contextmanager
     def locked(self, name: str) -> Iterator[float]:
-        """Alone in making `name`, over all processes. Yields the seconds waited for another to finish."""
-        self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        lock = FileLock(self.directory / f".lock-{name}")
+        """Alone in making `name`, over all processes. Yields the seconds waited for another to finish.
+
+        Raises ArtifactError where files cannot be locked.
+        """
         started = time.monotonic()
+        lock = FileLock(self.directory / f".lock-{name}")
         try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            logger.info("another process is making the artifact %s; waiting for it", self.path(name))
-            lock.acquire()
+            self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._acquire(lock, name)
+        except (OSError, NotImplementedError) as error:
+            raise ArtifactError(
+                f"{self.directory} cannot be locked ({error}), so that two might compile into it at once. Mount it "
+                "with file locks (NFS with its lock service, Lustre with -o flock), or set NEURON_COMPILED_ARTIFACTS "
+                "to another place"
+            ) from error
         try:
             yield time.monotonic() - started
         finally:
             lock.release()
 
+    def _acquire(self, lock: BaseFileLock, name: str) -> None:
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            logger.info("another process is making the artifact %s; waiting for it", self.path(name))
+            lock.acquire()
+
     @contextmanager
     def making(self, name: str, key: dict[str, Any]) -> Iterator[Path]:
         """An empty directory to fill; published as `name` at the end of the block, removed if the block fails.
 
-        Call with `locked(name)` held.
+        Call with `locked(name)` held. Raises ArtifactError, before the block, where nothing could be published.
         """
         self.remove_remains(name)
         scratch = self.directory / f".tmp-{name}-{os.getpid()}-{secrets.token_hex(4)}"
-        content = scratch / "content"
-        content.mkdir(parents=True, mode=0o700)
-        scratch.chmod(0o700)
-        (scratch / _MAKING).write_text(json.dumps(_this_maker()))
         started = time.monotonic()
         try:
+            content = self._prepared(scratch)
             yield content
             _manifest_of(content, name, key, time.monotonic() - started).write(content)
             self._publish(content, name)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
+
+    def _prepared(self, scratch: Path) -> Path:
+        """The empty `content` in a new `scratch`, brought there as an artifact will be: by renaming a directory."""
+        try:
+            scratch.mkdir(mode=0o700)
+            (scratch / _MAKING).write_text(json.dumps(_this_maker()))
+            (scratch / "empty").mkdir(mode=0o700)
+            return (scratch / "empty").rename(scratch / "content")
+        except OSError as error:
+            raise ArtifactError(
+                f"nothing can be made in {self.directory} ({error}): it must take files and rename directories, which "
+                "buckets that are mounted as files do not. Set NEURON_COMPILED_ARTIFACTS to another place"
+            ) from error
 
     def _publish(self, content: Path, name: str) -> None:
         _sync(content)

@@ -13,7 +13,10 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """`name` is the option or key at fault, `given` its value as the user may write it ("" if that says nothing)."""
+    """`name` is the option or key at fault, `given` its value as the user may write it ("" if that says nothing).
+
+    `why` may begin with the name itself.
+    """
 
     name: str
     given: str
@@ -22,7 +25,8 @@ class Fault:
 
     def __str__(self) -> str:
         subject = f"{self.name}={self.given}" if self.given else self.name
-        return f"{subject}: {self.why}. {self.fix}" if self.fix else f"{subject}: {self.why}"
+        said = self.why if self.why.startswith(f"{self.name}=") else f"{subject}: {self.why}"
+        return f"{said}. {self.fix}" if self.fix else said
 
 
 class NeuronConfigError(ValueError):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vllm import envs
+from vllm.neuron.host_platform import platform_name
 from vllm.neuron.neuron_config_sections import (
     TORCH_DTYPES,
     ChunkedPrefillConfig,
@@ -34,9 +35,9 @@ def flag(help: str, default: bool | None = False) -> Any:
 
 
 def _default_logical_cores() -> int:
-    """Physical cores in a logical one: NEURON_LOGICAL_NC_CONFIG, else 2 on trn2 and trn3, else 1."""
-    platform_default = 2 if envs.NEURON_PLATFORM_TARGET_OVERRIDE in ("trn2", "trn3") else 1
-    return int(envs.NEURON_LOGICAL_NC_CONFIG or platform_default)
+    """Physical cores in a logical one: as the environment says, else 2 on trn2 and trn3, else 1."""
+    platform_default = 2 if platform_name() in ("trn2", "trn3") else 1
+    return int(envs.NEURON_LOGICAL_NC_CONFIG or envs.NEURON_RT_VIRTUAL_CORE_SIZE or platform_default)
 
 
 def _as_list(given: Any) -> Any:
@@ -263,7 +264,7 @@ class ParallelKeys(SpeculationKeys):
     enable_ve_data_parallel: bool = flag("Run the vision encoder data-parallel.")
     logical_nc_config: int = derived(
         lambda c: _default_logical_cores(),
-        "NEURON_LOGICAL_NC_CONFIG, else 2 on trn2 and trn3, else 1",
+        "NEURON_LOGICAL_NC_CONFIG or NEURON_RT_VIRTUAL_CORE_SIZE, else 2 on trn2 and trn3, else 1",
         "Physical cores in a logical one.",
         at_least=1,
         at_most=2,

@@ -22,6 +22,7 @@ from vllm.config import VllmConfig
 from vllm.logger import init_logger
 from vllm.neuron.device import TARGETS
 from vllm.neuron.faults import Faults, NeuronConfigError, nearest
+from vllm.neuron.host_platform import platform_name
 from vllm.neuron.kv_dtype import kv_token_bytes, settled_kv_dtype
 from vllm.neuron.kv_layout import BLOCK_KV_KEYS, KVModes, default_block_size, kv_layout, kv_modes
 from vllm.neuron.lora import settle_lora
@@ -154,12 +155,23 @@ def _has_device() -> bool:
     return any(Path("/dev").glob("neuron[0-9]*"))
 
 
+_LOGICAL_CORES = ("NEURON_LOGICAL_NC_CONFIG", "NEURON_RT_VIRTUAL_CORE_SIZE")
+"""What the compiler and the runtime take a logical core to be: it must be the same."""
+
+
 def _check_environment(override: Mapping[str, Any], faults: Faults) -> None:
     if envs.NEURON_ON_DEVICE_SAMPLING_DISABLED and override.get("on_device_sampling_config") is not None:
         why = "NEURON_ON_DEVICE_SAMPLING_DISABLED says otherwise"
         faults.add(
             "on_device_sampling_config", override["on_device_sampling_config"], why, "Unset it, or leave the key out"
         )
+    logical = {name: int(getattr(envs, name)) for name in _LOGICAL_CORES if getattr(envs, name)}
+    if isinstance(given := override.get("logical_nc_config"), int):
+        logical["logical_nc_config"] = given
+    if len(set(logical.values())) > 1:
+        name, value = logical.popitem()
+        others = " and ".join(f"{other}={said}" for other, said in logical.items())
+        faults.add(name, value, f"{others}, and they must be the same", "Set one of them, or all alike")
     if envs.VLLM_NEURON_FRAMEWORK != "neuronx-distributed-inference":
         why = "only neuronx-distributed-inference is supported"
         faults.add("VLLM_NEURON_FRAMEWORK", envs.VLLM_NEURON_FRAMEWORK, why, "Unset it")
@@ -335,7 +347,7 @@ def _check_whole_prompts_fit(
 def _check_model(config: VllmConfig, neuron_config: NeuronConfig | None, faults: Faults) -> None:
     """Checks that need the checkpoint's config.json, or the platform."""
     degree, hf_config = config.parallel_config.tensor_parallel_size, config.model_config.hf_config
-    if reason := degree_fault(degree, envs.NEURON_PLATFORM_TARGET_OVERRIDE):
+    if reason := degree_fault(degree, platform_name()):
         faults.add("tensor_parallel_size", degree, reason, involves=["tp_degree"])
     _check_kv_memory(config, faults)
     if neuron_config is None:

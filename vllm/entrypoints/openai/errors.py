@@ -76,6 +76,10 @@ def error_from(exception: BaseException) -> ErrorResponse:
     return error(HTTPStatus.INTERNAL_SERVER_ERROR, "InternalServerError", "The server failed on this request.")
 
 
+_NO_FIELDS = {("body", 0), ("completion", 1), ("chat", 1)}
+"""Parts of a fault's place that no client wrote, with their position: the body, and which form of it was read."""
+
+
 def _validation_faults(exception: RequestValidationError) -> tuple[str, str | None]:
     """Each fault as "field: what is wrong", without the value: it may be long, secret or not printable."""
     faults = [_validation_fault(fault) for fault in exception.errors()[:_MAX_FAULTS]]
@@ -88,7 +92,8 @@ def _validation_fault(fault: dict[str, Any]) -> tuple[str, str | None]:
         return str(cause), cause.parameter
     if fault["type"] == "json_invalid":
         return f"The body is not valid JSON: {cause}", None
-    place = ".".join(str(part)[:_MAX_PLACE] for part in fault["loc"] if part != "body")
+    parts = [part for i, part in enumerate(fault["loc"]) if (part, i) not in _NO_FIELDS]
+    place = ".".join(str(part)[:_MAX_PLACE] for part in parts)
     return (f"{place}: {fault['msg']}", place) if place else (str(fault["msg"]), None)
 
 

@@ -49,7 +49,7 @@ FOREIGN_ROUTES = {
     "/start_profile /stop_profile": "`vllm bench` and the metrics say where time goes.",
     "/inference/v1/generate /inference/v1/abort_requests": "`/v1/completions` takes and gives token ids.",
     "/scale_elastic_ep /is_scaling_elastic_ep /kv_event_sources": "A server is one replica.",
-    "/invocations /generative_scoring /v1/systemone": "Use the routes above.",
+    "/generative_scoring /v1/systemone": "Use the routes above.",
     "/tokenizer_info": "The tokenizer lies beside the model.",
 }
 

@@ -15,7 +15,7 @@ import jinja2
 
 from vllm import envs
 from vllm.core.contract import PromptImages
-from vllm.engine.images import ImagePreparer
+from vllm.engine.images import ImageIntake, ImagePreparer
 from vllm.engine.limits import check_token_ids
 from vllm.entrypoints.chat_utils import ContentFormat, detect_content_format, parse_chat_messages
 from vllm.entrypoints.openai.protocol.chat import TemplateFields
@@ -97,7 +97,7 @@ class PromptRenderer:
     ) -> RenderedPrompt:
         """Raises VLLMValidationError, jinja2.TemplateError or DeadlineExceeded."""
         template = self._template_of(request)
-        images: list[Any] | None = [] if self._images else None
+        images = ImageIntake(self._images.most) if self._images else None
         conversation = await self._run(
             lambda: parse_chat_messages(request.messages, self._format_of(template), images), images is not None
         )
@@ -118,8 +118,8 @@ class PromptRenderer:
             return str(text)
 
         text = await self._run_template(apply)
-        if images:
-            return await self._render_with_images(text, images, request.add_special_tokens, truncated)
+        if images and images.images:
+            return await self._render_with_images(text, images.images, request.add_special_tokens, truncated)
         return await self.render(text, request.add_special_tokens, truncated)
 
     async def _render_with_images(

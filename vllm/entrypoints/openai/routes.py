@@ -43,7 +43,7 @@ from vllm.entrypoints.openai.protocol.messages import (
     MessagesRequest,
     MessagesResponse,
 )
-from vllm.entrypoints.openai.protocol.tokenization import tokenize_request_form
+from vllm.entrypoints.openai.protocol.tokenization import prompt_form
 from vllm.entrypoints.openai.sse import Events, EventStream
 from vllm.entrypoints.openai.strict_json import StrictRoute
 from vllm.version import __version__
@@ -129,6 +129,20 @@ async def create_chat_completion(request: ChatCompletionRequest, raw_request: Re
     return await answer(raw_request, serving.create_chat_completion(request, raw_request))
 
 
+Invocation = Annotated[
+    Annotated[CompletionRequest, Tag("completion")] | Annotated[ChatCompletionRequest, Tag("chat")],
+    Discriminator(prompt_form),
+]
+
+
+@api_router.post("/invocations", response_model=ChatCompletionResponse | CompletionResponse, dependencies=_JSON)
+async def invoke(request: Invocation, raw_request: Request) -> Response:
+    """The one route that SageMaker asks for: a chat where there are `messages`, else a completion."""
+    if isinstance(request, ChatCompletionRequest):
+        return await create_chat_completion(request, raw_request)
+    return await create_completion(request, raw_request)
+
+
 @api_router.post("/v1/responses", response_model=ResponsesResponse, dependencies=_JSON)
 async def create_response(request: ResponsesRequest, raw_request: Request) -> Response:
     serving = raw_request.app.state.openai_serving_responses
@@ -167,7 +181,7 @@ async def count_tokens(request: CountTokensRequest, raw_request: Request) -> Res
 
 TokenizeRequest = Annotated[
     Annotated[TokenizeCompletionRequest, Tag("completion")] | Annotated[TokenizeChatRequest, Tag("chat")],
-    Discriminator(tokenize_request_form),
+    Discriminator(prompt_form),
 ]
 
 

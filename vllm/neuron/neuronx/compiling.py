@@ -1,6 +1,8 @@
 """Running the library's compiler: in a scratch directory of its own, and once again if it fails.
 
-What is shown is the first error of the first attempt: those that follow are mostly its consequences.
+What is shown is the first error of the first attempt: those that follow are mostly its consequences. The library says
+nothing of how far it is, but leaves each program in the scratch directory as soon as it is compiled, under
+`<model>/_tp0_bk<place of its bucket>/`: progress is what is found there.
 """
 
 from __future__ import annotations
@@ -8,6 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +23,11 @@ from vllm.neuron.device import Progress
 logger = init_logger(__name__)
 
 COMPILER_LOG = "log-neuron-cc.txt"
+_PROGRAMS = "_tp0_bk*/graph.neff"
 _ATTEMPTS = 2
+_LOOK_SECONDS = 0.5
+_SHARE_OF_PROGRAMS = 0.95
+"""The rest is the sharding of weights."""
 _FINAL = (ValueError, TypeError, AssertionError, NotImplementedError, AttributeError, KeyError, ImportError)
 """Errors of the library's checks: a second attempt would fail alike."""
 
@@ -34,21 +41,25 @@ def compile_into(
     compile_model: Callable[[Path], None],
     num_shards: int,
     progress: Progress,
+    num_programs: int,
     parts: Sequence[str] = ("",),
 ) -> None:
     """Fill `directory` (empty, private to this call) by `compile_model(directory)`, and check that all of it is there.
 
     num_shards: files of sharded weights that must have been written; 0 where weights are no part of the artifact.
+    num_programs: that will be compiled; `progress` is called from another thread while they are.
     parts: where programs and weights lie, below `directory`: paths that end in a slash, or "" for itself.
     """
     if any(directory.iterdir()):
         raise CompilationFailed(f"{directory} is not empty; it is left as it is")
     first = ""
     for attempt in range(1, _ATTEMPTS + 1):
-        progress(f"neuronx-cc, attempt {attempt}" if attempt > 1 else "neuronx-cc", 0.0)
+        what = f"neuronx-cc, attempt {attempt}" if attempt > 1 else "neuronx-cc"
+        progress(what, 0.0)
         with scratch_directory() as scratch:
             try:
-                compile_model(directory)
+                with _watched(scratch, what, num_programs, progress):
+                    compile_model(directory)
             except _FINAL as error:
                 raise CompilationFailed(f"NxD Inference refused to compile: {_said(error)}") from error
             except Exception as error:
@@ -81,6 +92,37 @@ def scratch_directory() -> Iterator[Path]:
         if before:
             os.environ.update(BASE_COMPILE_WORK_DIR=before)
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextmanager
+def _watched(scratch: Path, what: str, num_programs: int, progress: Progress) -> Iterator[None]:
+    """Reports each program that appears in `scratch` during the block, and those that did when it ends."""
+    seen: set[Path] = set()
+    ended = threading.Event()
+
+    def look() -> None:
+        for program in sorted(set(scratch.rglob(_PROGRAMS)) - seen):
+            seen.add(program)
+            share = min(len(seen) / max(num_programs, 1), 1.0)
+            progress(f"{what}: {_program_name(program, scratch)}", _SHARE_OF_PROGRAMS * share)
+
+    def watch() -> None:
+        while not ended.wait(_LOOK_SECONDS):
+            look()
+
+    watcher = threading.Thread(target=watch, name="compile-progress", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watcher.join()
+        look()
+
+
+def _program_name(program: Path, scratch: Path) -> str:
+    model, place = program.parent.relative_to(scratch).parts[-2:]
+    return f"{model}, bucket {int(place.rpartition('bk')[2]) + 1}"
 
 
 def _first_compiler_error(scratch: Path) -> str:

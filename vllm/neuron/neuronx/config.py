@@ -17,6 +17,7 @@ from vllm.neuron.neuron_config_sections import LoraServingConfig
 from vllm.neuron.neuronx.adapters import library_entries
 from vllm.neuron.neuronx.chunks import chunk_entries
 from vllm.neuron.neuronx.library import Library
+from vllm.neuron.neuronx.registry import known_architecture
 from vllm.neuron.neuronx.speculation import as_draft, draft_entries, fused_spec_config, speculation_entries
 from vllm.neuron.neuronx.versions import KEYS_SINCE, OLDEST, Version
 from vllm.neuron.neuronx.vision import is_image_to_text, vision_entries
@@ -167,6 +168,10 @@ def _load_config(model_config: Mapping[str, Any], path: str, library: Library) -
         if is_image_to_text(model_config):
             _complete(inference_config.text_config, entries[TEXT])
             _complete(inference_config.vision_config, _rotation_of(hf_config.vision_config))
+        if known_architecture(model_config) == "MistralForCausalLM":
+            inference_config.sliding_window = (
+                None  # never reached; from 0.7 the library would keep a cache of its length
+            )
         inference_config._name_or_path = path
 
     return load_config

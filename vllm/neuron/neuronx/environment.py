@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,12 +18,8 @@ from vllm import envs
 from vllm.config import VllmConfig
 from vllm.logger import init_logger
 from vllm.neuron.neuronx.library import is_imported
-from vllm.neuron.parallel import INSTANCE_DEGREES
 
 logger = init_logger(__name__)
-
-PRODUCT_NAME = Path("/sys/devices/virtual/dmi/id/product_name")
-"""Where an EC2 instance says its type, such as trn1.32xlarge."""
 
 _FP8 = ("f8e4m3", "f8e5m2")
 _CORES_TAKEN = ("not available", "nrt_allocate_neuron_cores", "NRT_EXEC_NC_BUSY", "NRT_LOAD_NOT_ENOUGH_NC")
@@ -74,45 +69,14 @@ def _check_cores(needed: int) -> None:
 
 def visible_cores(text: str) -> list[int]:
     """The cores that NEURON_RT_VISIBLE_CORES names, such as "0-3,8". Raises ValueError for any other text."""
-    cores: list[int] = []
+    cores: set[int] = set()
     for part in text.split(",") if text.strip() else []:
-        first, _, last = part.strip().partition("-")
-        try:
-            cores.extend(range(int(first), int(last or first) + 1))
-        except ValueError:
-            raise ValueError(
-                f"NEURON_RT_VISIBLE_CORES={text!r} cannot be read. Use for example 0-3 or 0,1,4-7"
-            ) from None
-    return cores
-
-
-# The platform.
-
-_set_by_library: list[str] = []
-
-
-@contextmanager
-def library_setting_the_platform() -> Iterator[None]:
-    """Around the library's constructors, which set NEURON_PLATFORM_TARGET_OVERRIDE where nobody has."""
-    before = envs.NEURON_PLATFORM_TARGET_OVERRIDE
-    yield
-    if not before and envs.NEURON_PLATFORM_TARGET_OVERRIDE:
-        _set_by_library[:] = [envs.NEURON_PLATFORM_TARGET_OVERRIDE]
-
-
-def platform_name() -> str:
-    """The platform to compile for: what the user set, else this instance's family; "" where that is not known.
-
-    The same before and after the library was loaded, since artifacts are known by it.
-    """
-    asked = str(envs.NEURON_PLATFORM_TARGET_OVERRIDE)
-    if asked and asked not in _set_by_library:
-        return asked
-    try:
-        instance = PRODUCT_NAME.read_text().strip().partition(".")[0]
-    except OSError:
-        return ""
-    return next((family for family in INSTANCE_DEGREES if instance.startswith(family)), "")
+        match = re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip())
+        named = range(int(match[1]), int(match[2] or match[1]) + 1) if match else range(0)
+        if not named:
+            raise ValueError(f"NEURON_RT_VISIBLE_CORES={text!r} cannot be read. Use for example 0-3 or 0,1,4-7")
+        cores.update(named)
+    return sorted(cores)
 
 
 # Who holds the cores.

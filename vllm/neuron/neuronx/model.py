@@ -22,6 +22,7 @@ from vllm.core.contract import HOST_SAMPLING, Capabilities
 from vllm.logger import init_logger
 from vllm.neuron.artifact_store import ArtifactError
 from vllm.neuron.device import DeviceLost, DeviceModel, Progress
+from vllm.neuron.host_platform import library_setting_the_platform, platform_name
 from vllm.neuron.model_input import ModelInput, ModelOutput
 from vllm.neuron.neuronx import adapters, environment, inputs, outputs, vision
 from vllm.neuron.neuronx.chunks import chunk_tokens
@@ -33,6 +34,7 @@ from vllm.neuron.neuronx.registry import application_class
 from vllm.neuron.neuronx.speculation import cache_length
 from vllm.neuron.neuronx.versions import PACKAGE, installed, parse_version
 from vllm.neuron.parallel import HeadSharding
+from vllm.neuron.plan.programs import programs_of
 
 logger = init_logger(__name__)
 
@@ -62,20 +64,26 @@ class NeuronxDeviceModel(DeviceModel):
         return {
             "compiler": {name: installed(name) for name in packages},
             "portable": is_portable(config),
-            "platform": environment.platform_name(),
+            "platform": platform_name(),
             "compiler_flags": envs.NEURON_CC_FLAGS,
         }
 
     @classmethod
     def compile(cls, config: VllmConfig, directory: Path, progress: Progress) -> None:
         environment.prepare(config)
+        if not platform_name():
+            logger.warning(
+                "this is no Neuron instance: what is compiled here is found on one only if both have the same "
+                "NEURON_PLATFORM_TARGET_OVERRIDE"
+            )
 
         def compile_model(target: Path) -> None:
             _application(config).compile(str(target))
 
         num_shards = config.neuron_config.local_ranks_size if is_portable(config) else 0
         parts = vision.PARTS if vision.is_image_to_text(config.model_config.hf_config) else ("",)
-        compile_into(directory, compile_model, num_shards, progress, parts)
+        num_programs = len(programs_of(config.neuron_config, config.model_config.hf_config))
+        compile_into(directory, compile_model, num_shards, progress, num_programs, parts)
 
     @classmethod
     def load(cls, config: VllmConfig, directory: Path) -> NeuronxDeviceModel:
@@ -187,7 +195,7 @@ def kv_cache_bytes(config: VllmConfig) -> int:
 def _application(config: VllmConfig) -> Any:
     library = load_library()
     application = application_class(config.model_config.hf_config, library.model_types)
-    with environment.library_setting_the_platform():
+    with library_setting_the_platform():
         built = build_inference_config(config, library, application)
     return application(config.model_config.model_path or config.model_config.model, built)
 

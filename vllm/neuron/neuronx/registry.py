@@ -29,13 +29,14 @@ SERVED_SINCE: dict[str, tuple[Version, str]] = {
 }
 """Models whose first versions in the library cannot be served, and why."""
 
-UNSERVED_IMAGE_TO_TEXT: dict[str, str] = {
-    "MllamaForConditionalGeneration": "mllama",
-    "LlavaForConditionalGeneration": "pixtral",
-    "Qwen2VLForConditionalGeneration": "qwen2_vl",
-    "Qwen3VLForConditionalGeneration": "qwen3_vl",
-    "Gemma3ForConditionalGeneration": "gemma3",
+UNSERVED_IMAGE_TO_TEXT: dict[str, tuple[str, str]] = {
+    "MllamaForConditionalGeneration": ("mllama", "LlamaForCausalLM"),
+    "LlavaForConditionalGeneration": ("pixtral", "MistralForCausalLM"),
+    "Qwen2VLForConditionalGeneration": ("qwen2_vl", "Qwen2ForCausalLM"),
+    "Qwen3VLForConditionalGeneration": ("qwen3_vl", "Qwen3ForCausalLM"),
+    "Gemma3ForConditionalGeneration": ("gemma3", "Gemma3ForCausalLM"),
 }
+"""By architecture: the name in the library's registry, and the nearest model of text alone that is served."""
 
 
 def known_architecture(hf_config: Mapping[str, Any]) -> str | None:
@@ -50,7 +51,8 @@ def check_architecture(hf_config: Mapping[str, Any], version: Version, max_model
     architecture = known_architecture(hf_config)
     if architecture is None and (images := [name for name in given if name in UNSERVED_IMAGE_TO_TEXT]):
         why = f"{images[0]} is an image-to-text model; of these only Llama 4 is served yet"
-        faults.add("architectures", shown, why)
+        text = UNSERVED_IMAGE_TO_TEXT[images[0]][1]
+        faults.add("architectures", shown, why, f"Use Llama4ForConditionalGeneration, or for text alone {text}")
         return
     if architecture is None:
         hint = nearest(str(given[0]) if given else "", ARCHITECTURES)
@@ -64,7 +66,7 @@ def check_architecture(hf_config: Mapping[str, Any], version: Version, max_model
         faults.add("architectures", shown, f"served from NxD Inference {served} on, not {version}: {why}")
     window = hf_config.get("sliding_window")
     if architecture == "MistralForCausalLM" and window and max_model_len > window:
-        why = f"beyond the model's sliding window of {window} tokens, which NxD Inference {version} does not apply"
+        why = f"beyond the model's sliding window of {window} tokens, which is not applied"
         faults.add("max_model_len", max_model_len, why, f"Use at most {window}")
 
 

@@ -24,32 +24,75 @@ class Version(NamedTuple):
 OLDEST = Version(0, 4)
 NEWEST = Version(0, 9)
 
-KEYS_SINCE: dict[str, Version] = {
-    **dict.fromkeys(("attention_dp_degree", "scratchpad_page_size", "lm_head_pad"), Version(0, 5)),
-    **dict.fromkeys(
-        (
-            "attn_block_tkg_nki_kernel_cascaded_attention",
-            "strided_context_parallel_kernel_enabled",
-            "hybrid_sharding_config",
-        ),
-        Version(0, 6),
+_NEW_KEYS: dict[Version, tuple[str, ...]] = {
+    Version(0, 5): (
+        "attention_dp_degree",
+        "attn_block_cte_nki_kernel_enabled",
+        "moe_fused_nki_kernel_enabled",
+        "router_topk_nki_kernel_enabled",
+        "expert_mlp_nki_kernel_enabled",
+        "shared_mlp_nki_kernel_enabled",
+        "lm_head_pad",
+        "lm_head_pad_alignment_size",
+        "scratchpad_page_size",
+        "enable_output_completion_notifications",
+        "shared_experts_sequence_parallel_enabled",
+        "return_expert_index",
     ),
-    **dict.fromkeys(
-        (
-            "windowed_context_encoding_size",
-            "mlp_cp_degree",
-            "is_mxfp4_compute",
-            "quantization_block_size",
-            "quantization_block_axis",
-            "is_eagle3",
-            "tensor_capture_config",
-        ),
-        Version(0, 7),
+    Version(0, 6): (
+        "strided_context_parallel_kernel_enabled",
+        "attn_block_tkg_nki_kernel_cascaded_attention",
+        "enable_cte_modular_flow",
+        "glu_type",
+        "hidden_act_scaling_factor",
+        "hidden_act_bias",
+        "transpose_shared_experts_weights",
+        "moe_tp_degree",
+        "moe_ep_degree",
+        "hybrid_sharding_config",
     ),
-    **dict.fromkeys(
-        ("token_generation_batches", "disable_argmax_kernel", "kv_quant_config", "dma_order_config"), Version(0, 8)
+    Version(0, 7): (
+        "windowed_context_encoding_size",
+        "quantization_block_size",
+        "quantization_block_axis",
+        "quantization_scale_dtype",
+        "is_mxfp4_compute",
+        "is_full_model_shuffled",
+        "is_eagle3",
+        "mlp_cp_degree",
+        "pre_rope_rmsnorm",
+        "qkv_nki_kernel_enabled",
+        "qkv_cte_nki_kernel_fuse_rope",
+        "mlp_tkg_nki_kernel_enabled",
+        "out_proj_kernel_enabled",
+        "attn_block_tkg_nki_kernel_use_online_softmax",
+        "disable_numeric_cc_token",
+        "switch_cc",
+        "padded_hidden_size",
+        "padded_intermediate_size",
+        "tensor_capture_config",
+        "tensor_replacement_config",
+        "gate_clamp_upper_limit",
+        "gate_clamp_lower_limit",
+        "up_clamp_upper_limit",
+        "up_clamp_lower_limit",
+        "moe_mask_padded_tokens",
+        "use_index_calc_kernel",
+        "return_router_logits",
     ),
+    Version(0, 8): (
+        "token_generation_batches",
+        "disable_argmax_kernel",
+        "kv_quant_config",
+        "eagle_rolling_buffer_kernel_enabled",
+        "ep_dispatch_cc_option",
+        "attn_block_tkg_nki_kernel_disable_gpsimd_sb2sb",
+        "weights_to_skip_layout_optimization",
+        "dma_order_config",
+    ),
+    Version(0, 9): ("enable_ve_data_parallel",),
 }
+KEYS_SINCE: dict[str, Version] = {name: since for since, names in _NEW_KEYS.items() for name in names}
 """First version that knows a key of NeuronConfig; keys not listed are as old as `OLDEST`."""
 
 KEYS_UNTIL: dict[str, tuple[Version, str]] = {
@@ -58,7 +101,7 @@ KEYS_UNTIL: dict[str, tuple[Version, str]] = {
 }
 """Last version in which a key has its effect, and what to do after it."""
 
-SAMPLING_KEYS_SINCE: dict[str, Version] = {"sampling_dp_degree": Version(0, 8)}
+SAMPLING_KEYS_SINCE: dict[str, Version] = {"top_k_kernel_enabled": Version(0, 5), "sampling_dp_degree": Version(0, 8)}
 
 MODELS_SINCE: dict[str, Version] = {
     "llama": Version(0, 4),

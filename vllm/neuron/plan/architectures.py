@@ -38,7 +38,7 @@ def read_version(text: str) -> Version:
 
 def support_of(hf_config: Mapping[str, Any]) -> Support | None:
     """Where NxD Inference has the model, whether or not it is served here; None where no version does."""
-    known = {**registry.ARCHITECTURES, **{name: (key,) for name, key in registry.UNSERVED_IMAGE_TO_TEXT.items()}}
+    known = {**registry.ARCHITECTURES, **{name: (key,) for name, (key, _) in registry.UNSERVED_IMAGE_TO_TEXT.items()}}
     for name in hf_config.get("architectures") or []:
         found = [Support(key, MODELS_SINCE[key]) for key in known.get(name, ()) if key in MODELS_SINCE]
         if found:

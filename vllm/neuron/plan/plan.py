@@ -137,11 +137,8 @@ class Plan:
 
 
 def lnc_on(instance: Instance, neuron_config: Any) -> int:
-    """Physical cores of a logical one on `instance`: what the config says where the platform can, else its default."""
-    if instance.platform == "trn2":
-        explicit = neuron_config.logical_nc_config == 2 or envs.NEURON_LOGICAL_NC_CONFIG
-        return int(neuron_config.logical_nc_config) if explicit else DEFAULT_LNC["trn2"]
-    return 1
+    """Physical cores of a logical one on `instance`: what the config says where the platform can, else 1."""
+    return int(neuron_config.logical_nc_config) if instance.platform == "trn2" else 1
 
 
 def make_plan(
@@ -182,8 +179,8 @@ def make_plan(
 def _with_lnc(config: VllmConfig, instance: Instance | None) -> VllmConfig:
     """The config with the instance's logical cores, where nobody said otherwise."""
     override = merged_override(config.neuron_options, Faults())
-    said = "logical_nc_config" in override or envs.NEURON_LOGICAL_NC_CONFIG or envs.NEURON_PLATFORM_TARGET_OVERRIDE
-    if instance is None or said or DEFAULT_LNC[instance.platform] == 1:
+    said = "logical_nc_config" in override or envs.NEURON_LOGICAL_NC_CONFIG or envs.NEURON_RT_VIRTUAL_CORE_SIZE
+    if instance is None or said:
         return config
     options = config.neuron_options
     extended = {**options.override_neuron_config, "logical_nc_config": DEFAULT_LNC[instance.platform]}

@@ -91,6 +91,7 @@ def expected_files(
     for part, shard_bytes in parts.items():
         files.append({"path": f"{part}model.pt", "bytes": None})
         if portable:
-            name = f"{part}weights/tp{{0..{ranks - 1}}}_sharded_checkpoint.safetensors ({ranks})"
+            rank, count = ("0", "") if ranks == 1 else (f"{{0..{ranks - 1}}}", f" ({ranks})")
+            name = f"{part}weights/tp{rank}_sharded_checkpoint.safetensors{count}"
             files.append({"path": name, "bytes": ranks * shard_bytes})
     return files

@@ -78,9 +78,13 @@ def read_traffic(where: str) -> Traffic:
         return parse_metrics(_fetched(where))
     path = Path(where).expanduser()
     try:
-        return parse_lines(path.read_text().splitlines())
+        text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise TrafficError(f"{path} cannot be read: {error}") from None
+    try:
+        return parse_lines(text.splitlines())
+    except TrafficError as error:
+        raise TrafficError(f"{path}: {error}") from None
 
 
 def _fetched(address: str) -> str:
@@ -90,7 +94,7 @@ def _fetched(address: str) -> str:
         with urllib.request.urlopen(address, timeout=10) as answer:
             return str(answer.read(_MOST_BYTES).decode())
     except (urllib.error.URLError, OSError, UnicodeDecodeError) as error:
-        raise TrafficError(f"{address} cannot be read: {error}") from None
+        raise TrafficError(f"{address} cannot be read: {getattr(error, 'reason', error)}") from None
 
 
 def parse_lines(lines: Iterable[str]) -> Traffic:

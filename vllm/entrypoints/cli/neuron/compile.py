@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import logging
 import sys
 import time
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from typing import Any
 from vllm.checkpoint import CheckpointError, open_checkpoint
 from vllm.config import VllmConfig
 from vllm.engine.arg_utils import EngineArgs
-from vllm.entrypoints.cli.neuron.output import is_terminal, size
+from vllm.entrypoints.cli.neuron.output import size
 from vllm.neuron import platform
 from vllm.neuron.artifacts import ArtifactError, find_artifact, open_or_compile
 from vllm.neuron.device import Progress, resolve_target
@@ -84,17 +85,32 @@ def _compile(args: Any, config: VllmConfig) -> int:
 
 @contextmanager
 def _progress() -> Iterator[Progress]:
-    """A bar on a terminal; elsewhere one line a program, on stderr."""
-    if not is_terminal():
+    """On stderr: a bar on a terminal, with what is logged above it; elsewhere one line a program."""
+    if not sys.stderr.isatty():
         yield _Lines()
         return
+    from rich.console import Console
     from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
 
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn())
-    with Bars(*columns, TimeElapsedColumn(), TimeRemainingColumn()) as bars:
+    with Bars(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as bars:
         task = bars.add_task("compiling", total=1.0)
-        yield lambda what, share: bars.update(task, description=what, completed=share)
+        with _logging_to(sys.stderr):
+            yield lambda what, share: bars.update(task, description=what, completed=share)
+
+
+@contextmanager
+def _logging_to(stream: Any) -> Iterator[None]:
+    """The log's lines to `stream`, as the bars have replaced the one that its handlers hold."""
+    handlers = [each for each in logging.getLogger("vllm").handlers if type(each) is logging.StreamHandler]
+    before = [each.setStream(stream) for each in handlers]
+    try:
+        yield
+    finally:
+        for handler, earlier in zip(handlers, before, strict=True):
+            if earlier is not None:
+                handler.setStream(earlier)
 
 
 class _Lines:

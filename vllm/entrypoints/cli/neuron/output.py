@@ -68,15 +68,25 @@ def _print_rich(table: Table, rows: list[list[str]]) -> None:
 
 def print_faults(faults: Sequence[Fault], what: str = "the configuration") -> None:
     """Every fault, on stdout with the rest of the report."""
-    count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
-    text = "\n".join([f"{count} in {what}:", *(f"  - {fault}" for fault in faults)])
+    head = f"{'1 fault' if len(faults) == 1 else f'{len(faults)} faults'} in {what}:"
     if is_terminal():
-        from rich.console import Console
-
-        Console(highlight=False, markup=False).print(text, style="bold red")
+        _print_rich_faults(head, faults)
     else:
-        print(text)
+        print("\n".join([head, *(f"  - {fault}" for fault in faults)]))
     print()
+
+
+def _print_rich_faults(head: str, faults: Sequence[Fault]) -> None:
+    """Each set off by a dash, its further lines below its first."""
+    from rich.console import Console
+    from rich.table import Table as RichTable
+
+    items = RichTable.grid(padding=(0, 1))
+    for fault in faults:
+        items.add_row("  -", str(fault))
+    console = Console(highlight=False, markup=False)
+    console.print(head, style="bold red")
+    console.print(items, style="red")
 
 
 def size(count: int | None) -> str:

@@ -198,6 +198,11 @@ def _overview(found: dict[str, Any]) -> Table:
     if instance := found["instance"]:
         cores = f"{instance['logical_cores']} logical cores of {size(instance['hbm_bytes_per_core'])}"
         rows.append(("instance", f"{instance['name']}: {cores}, host {size(instance['host_bytes'])}"))
+    if kv := found["kv_cache"]:
+        capacity = (
+            f"{kv['sequences']} sequences, {kv['tokens']:,} tokens, {kv['bytes_per_token_per_core']:,} bytes each"
+        )
+        rows.append(("KV cache holds", f"{capacity} on a core"))
     rows.append(("tensor_parallel_size", parallel["tensor_parallel_size"]))
     rows.append(("valid degrees", ", ".join(map(str, parallel["valid_degrees"]))))
     if "query_heads" in parallel:
@@ -216,7 +221,7 @@ def _heads(parallel: dict[str, Any], own: str, sharded: str, per_core: str) -> s
 
 
 def _memory(found: dict[str, Any]) -> Table:
-    memory, kv, host = found["memory_per_core"], found["kv_cache"], found["host"]
+    memory, host = found["memory_per_core"], found["host"]
     what = "core" if found["target"] == "neuronx" else "process"
     rows = [(f"weights: {kind}", size(count), f"{count:,}") for kind, count in memory["weights"].items()]
     rows.append(("weights", size(memory["weights_total"]), f"{memory['weights_total']:,}"))
@@ -228,8 +233,7 @@ def _memory(found: dict[str, Any]) -> Table:
     for name in ("compile", "load"):
         estimate = host[f"{name}_estimate"]
         rows.append((f"host to {name} (estimate)", size(estimate), f"{estimate:,}"))
-    capacity = f"{kv['sequences']} sequences, {kv['tokens']:,} tokens, {kv['bytes_per_token_per_core']:,} bytes each"
-    return Table(f"Memory of one {what}; KV cache: {capacity}", ("", "size", "bytes"), rows)
+    return Table(f"Memory of one {what}", ("", "size", "bytes"), rows)
 
 
 def _programs(found: dict[str, Any]) -> Table:
@@ -255,7 +259,10 @@ def print_suggestion(suggestion: Suggestion) -> None:
         print(f"suggestion: none. {suggestion.reason}\n")
         return
     print(f"suggestion: {suggestion.reason}")
-    print(f"  {suggestion.flags()}\n")
+    print(f"  {suggestion.flags()}")
+    for key, ladder in suggestion.buckets.items():
+        print(f"  {key}, as they follow from that: {ladder}")
+    print()
 
 
 def _ladder(change: LadderChange) -> Table:
@@ -263,4 +270,5 @@ def _ladder(change: LadderChange) -> Table:
         ("now", str(change.before), f"{change.padding_before:.1%}"),
         ("proposed", str(change.after), f"{change.padding_after:.1%}"),
     ]
-    return Table(f"{change.key}, for {change.count:,} {change.what}", ("ladder", "buckets", "padding"), rows)
+    too_long = f", without {change.left_out:,} that are longer than any bucket" if change.left_out else ""
+    return Table(f"{change.key}, for {change.count:,} {change.what}{too_long}", ("ladder", "buckets", "padding"), rows)

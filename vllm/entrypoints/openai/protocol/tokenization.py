@@ -22,7 +22,7 @@ class TokenizeChatRequest(TemplateFields):
     return_token_strs: bool | None = Field(False, description="Add each token's own form in the vocabulary.")
 
 
-def tokenize_request_form(value: Any) -> str:
+def prompt_form(value: Any) -> str:
     """Which of the two a body is: it has `messages`, or a `prompt`."""
     return "chat" if isinstance(value, dict) and "messages" in value else "completion"
 

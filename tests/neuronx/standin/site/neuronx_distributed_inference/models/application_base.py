@@ -33,6 +33,7 @@ class CausalLMOutputWithPast:
 
 class NeuronApplicationBase:
     _model_cls = None
+    _keeps_a_window = False
 
     def __init__(self, model_path, config=None, neuron_config=None):
         self.model_path = str(model_path)
@@ -67,23 +68,27 @@ class NeuronApplicationBase:
         work.mkdir(parents=True, exist_ok=True)
         if self._model_cls is None:
             raise NotImplementedError(f"{type(self).__name__} has no arithmetic here")
-        self._trace(work)
         shapes = {model.tag: model.neuron_config.buckets for model in self.models}
+        self._trace(work, shapes)
         torch.save({"shapes": shapes}, directory / "model.pt")
         if self.neuron_config.save_sharded_checkpoint and not self.neuron_config.skip_sharding:
             self._save_shards(directory / "weights", self._whole_state(self.model_path), self.neuron_config)
 
-    def _trace(self, work):
+    def _trace(self, work, shapes):
         """Fails as often as STANDIN_COMPILER_FAILURES says, leaving the compiler's log behind."""
-        for model in self.models:
-            if self.neuron_config.sequence_parallel_enabled and model.tag == CONTEXT_ENCODING_MODEL_TAG:
-                assert all(bucket % self.neuron_config.tp_degree == 0 for bucket in model.neuron_config.buckets)
-            for bucket in model.neuron_config.buckets:
-                place = work / model.tag / f"_tp0_bk{bucket}".replace(" ", "")
+        for tag, buckets in shapes.items():
+            if self.neuron_config.sequence_parallel_enabled and tag == CONTEXT_ENCODING_MODEL_TAG:
+                assert all(bucket % self.neuron_config.tp_degree == 0 for bucket in buckets)
+            window = getattr(self.config, "sliding_window", None) if self._keeps_a_window else None
+            if window and tag == CONTEXT_ENCODING_MODEL_TAG and buckets[0] < window:
+                raise RuntimeError(f"index {buckets[0]} is out of bounds for dimension 2 with size {buckets[0]}")
+            for rank in range(len(buckets)):
+                place = work / tag / f"_tp0_bk{rank}"
                 if place.exists():
                     raise RuntimeError(f"{place} is in use by another compilation")
                 place.mkdir(parents=True)
                 self._maybe_fail(place)
+                (place / "graph.neff").write_bytes(b"")
 
     def _maybe_fail(self, place):
         left = int(os.environ.get("STANDIN_COMPILER_FAILURES", "0"))

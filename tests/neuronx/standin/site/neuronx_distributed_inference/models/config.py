@@ -70,11 +70,9 @@ PLAIN = {
     "fused_qkv": False,
     "attn_kernel_enabled": None,
     "qkv_kernel_enabled": False,
-    "qkv_nki_kernel_enabled": False,
     "mlp_kernel_enabled": False,
     "cc_pipeline_tiling_factor": 2,
     "seq_len_threshold_for_cc_tiling": 16384,
-    "weights_to_skip_layout_optimization": [],
     "target": None,
     "skip_warmup": False,
     "logical_nc_config": 1,
@@ -90,12 +88,14 @@ SINCE = {
         "quantization_block_axis": None,
         "is_eagle3": False,
         "tensor_capture_config": None,
+        "qkv_nki_kernel_enabled": False,
     },
     (0, 8): {
         "token_generation_batches": None,
         "disable_argmax_kernel": False,
         "kv_quant_config": None,
         "dma_order_config": None,
+        "weights_to_skip_layout_optimization": [],
     },
 }
 

@@ -97,12 +97,12 @@ class NeuronBaseForImageToText(NeuronBaseForCausalLM):
         self.config.save(directory)
         work = Path(os.environ.get("BASE_COMPILE_WORK_DIR", "/tmp/nxd_model/"))
         states = self._states(self.model_path)
-        self._trace(work / "text_model")
         shapes = {
             "text_model": {model.tag: model.neuron_config.buckets for model in self.models},
             "vision_model": {self.vision_tag: self.vision_config.neuron_config.buckets},
         }
         for part, config in (("text_model", self.text_config), ("vision_model", self.vision_config)):
+            self._trace(work / part, shapes[part])
             (directory / part).mkdir()
             torch.save({"shapes": shapes[part]}, directory / part / "model.pt")
             if config.neuron_config.save_sharded_checkpoint:

@@ -5,6 +5,7 @@ import math
 import torch
 from torch.nn import functional
 
+from neuronx_distributed_inference import at_least
 from neuronx_distributed_inference.models.application_base import NeuronBaseForCausalLM
 from neuronx_distributed_inference.models.config import InferenceConfig, NeuronConfig
 from neuronx_distributed_inference.modules.lora_serving import Adapters
@@ -204,6 +205,7 @@ class NeuronLlamaModel:
 
 class NeuronLlamaForCausalLM(NeuronBaseForCausalLM):
     _model_cls = NeuronLlamaModel
+    _keeps_a_window = at_least(0, 7)
 
     @classmethod
     def get_config_cls(cls):
@@ -213,6 +215,10 @@ class NeuronLlamaForCausalLM(NeuronBaseForCausalLM):
 class NeuronQwen2ForCausalLM(NeuronLlamaForCausalLM):
     """With biases, which the weights bring."""
 
+    _keeps_a_window = False
+
 
 class NeuronQwen3ForCausalLM(NeuronLlamaForCausalLM):
     """With norms of queries and keys, which the weights bring."""
+
+    _keeps_a_window = False
