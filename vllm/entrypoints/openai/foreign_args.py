@@ -10,7 +10,7 @@ from vllm.logger import init_logger
 logger = init_logger(__name__)
 
 _CODE = "code from outside is not loaded or run; see --tool-call-parser for what there is"
-_ONE_SERVER = "one process answers HTTP; run more servers behind a load balancer"
+_ONE_SERVER = "one process answers HTTP, see docs/server.md; run more servers behind a load balancer"
 
 FOREIGN_FRONTEND_OPTIONS: dict[str, ForeignOption] = {
     "tool_server": ForeignOption(None, _CODE, refused=True),
