@@ -144,6 +144,12 @@ _VARIABLES = [
         5.0,
         "Seconds that the constraint of a structured output (schema, regex, choice, grammar) may take to compile.",
     ),
+    EnvVar(
+        "VLLM_ENFORCE_STRICT_TOOL_CALLING",
+        _boolean,
+        True,
+        "Hold calls to the schemas of tools that are `strict`, with tool_choice auto too.",
+    ),
     EnvVar("VLLM_ENABLE_RESPONSES_API_STORE", _boolean, False, "Keep the responses of /v1/responses, in memory."),
     EnvVar("VLLM_RESPONSES_API_STORE_SIZE", int, 1024, "Most responses that are kept; the least recently used go."),
     EnvVar("VLLM_RESPONSES_API_STORE_MB", int, 256, "Most megabytes of responses that are kept."),

@@ -55,6 +55,9 @@ class FakeServer:
         if head.startswith("GET /v1/models"):
             await write(response(json.dumps({"data": [{"id": "fake", "root": self.root}]}).encode()))
             return
+        if head.startswith("GET"):
+            await write(response(b"", "404 Not Found"))
+            return
         self.bodies.append({"path": head.split()[1], **json.loads(body)})
         self.running += 1
         self.most_running = max(self.most_running, self.running)

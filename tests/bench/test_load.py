@@ -46,8 +46,9 @@ async def test_never_more_at_once_than_allowed() -> None:
         return -i
 
     done: list[None] = []
-    answers, seconds = await send_all(range(20), send, [0.0] * 20, 4, lambda: done.append(None))
+    answers, waits, seconds = await send_all(range(20), send, [0.0] * 20, 4, lambda: done.append(None))
     assert answers == [-i for i in range(20)] and most == 4 and len(done) == 20 and seconds > 0
+    assert all(waited >= 0 for waited in waits) and max(waits[:4]) < min(waits[4:])
     most = 0
     await send_all(range(20), send, [0.0] * 20, None)
     assert most == 20
@@ -61,7 +62,7 @@ async def test_requests_are_not_sent_before_they_arrive() -> None:
         return loop.time() - start
 
     arrivals = [0.0, 0.02, 0.05]
-    sent, _ = await send_all(arrivals, send, arrivals, None)
+    sent, _, _ = await send_all(arrivals, send, arrivals, None)
     assert all(moment >= arrival for moment, arrival in zip(sent, arrivals, strict=True))
 
 

@@ -56,6 +56,19 @@ def test_a_new_request_crosses_whole_then_as_a_diff() -> None:
     assert not second.new_requests
 
 
+def test_adapters_of_running_and_of_waiting_requests() -> None:
+    scheduler = make_scheduler(max_num_seqs=2)
+    assert scheduler.stats().running_lora_ids == scheduler.stats().waiting_lora_ids == ()
+    for i, lora_id in enumerate((2, 0, 3, 1, 3)):
+        scheduler.add_request(Request(str(i), [1, 2], SamplingParams(temperature=0.0, max_tokens=4), lora_id=lora_id))
+    assert scheduler.stats().waiting_lora_ids == (1, 2, 3)
+    advance(scheduler)
+    assert (scheduler.stats().running_lora_ids, scheduler.stats().waiting_lora_ids) == ((2,), (1, 3))
+    for i in ("0", "2", "4"):
+        scheduler.finish_request(i)
+    assert (scheduler.stats().running_lora_ids, scheduler.stats().waiting_lora_ids) == ((), (1,))
+
+
 def test_block_ids_grow_only_as_tokens_need_them() -> None:
     scheduler = make_scheduler(block_size=4)
     scheduler.add_request(make_request("a", 4, max_tokens=6, ignore_eos=True))

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+import zmq
 
 from tests.neuron.driver import resolved_config
 from vllm.engine import core_client
@@ -83,9 +84,14 @@ async def test_abort_frees_the_row(client):
     assert await _call(client, "check_integrity")
 
 
-async def test_foreign_bytes_on_the_socket_are_dropped(client):
+async def test_foreign_bytes_on_the_sockets_are_dropped(client):
     client._input.send(pickle.dumps({"run": "this"}))
     client._input.send(b"\x00garbage")
+    with zmq.Context() as context:
+        for name in ("out", "beat"):
+            with context.socket(zmq.PUSH) as foreign:
+                foreign.connect(f"ipc://{client._directory}/core.{name}")
+                foreign.send(pickle.dumps({"run": "this"}))
     client.add_request(_request("good", [4, 5]))
     assert (await _collect(client, {"good"}))["good"][1] == "length"
 

@@ -21,6 +21,7 @@ from tests.engine.engines import engine_args, greedy
 from vllm import LLM, SamplingParams
 from vllm.engine.async_llm import AsyncLLM
 from vllm.engine.core_client import ProcessClient
+from vllm.engine.messages import Reply
 from vllm.engine.structured_outputs import checker as checker_module
 from vllm.engine.structured_outputs import manager as manager_module
 from vllm.engine.structured_outputs.checker import GrammarChecker, VerdictCache
@@ -374,7 +375,7 @@ def test_core_waits_for_a_grammar(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 async def test_a_server_reads_the_vocabulary_at_its_start(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And not with the first constraint, when it would stop every stream."""
+    """And not with the first constraint, when it would stop every stream; nor after it has said that it is ready."""
     sent: list[Any] = []
     send = ProcessClient.set_grammar_tokenizer
 
@@ -382,10 +383,20 @@ async def test_a_server_reads_the_vocabulary_at_its_start(tiny_llama: Path, monk
         sent.append(tokenizer)
         send(client, tokenizer)
 
+    replies: list[Any] = []
+    next_message = ProcessClient._next_message
+
+    def noted(client: ProcessClient) -> Any:
+        message = next_message(client)
+        if isinstance(message, Reply):
+            replies.append(message)
+        return message
+
     monkeypatch.setattr(ProcessClient, "set_grammar_tokenizer", counted)
+    monkeypatch.setattr(ProcessClient, "_next_message", noted)
     llm = AsyncLLM.from_engine_args(engine_args(tiny_llama, max_model_len=64))
     try:
-        assert len(sent) == 1
+        assert len(sent) == 1 and [reply.error for reply in replies] == [None], "it was waited for"
         outputs = [output async for output in llm.generate("a", constrained(regex="[ab]{3}"), "one")]
         assert re.fullmatch("[ab]{3}", outputs[-1].outputs[0].text) and len(sent) == 1
     finally:

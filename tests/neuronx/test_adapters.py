@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from tests.neuron.configs import build
@@ -95,6 +97,30 @@ def test_adapters_are_swapped_where_the_library_can(library, model, adapters, ex
     else:
         with pytest.raises(NeuronConfigError, match="cannot swap adapters"):
             _served(model, adapters, **options)
+
+
+def test_adapters_in_use_are_told(newest, model, adapters):
+    """vLLM's gauge, from which gateways see which replica has an adapter at hand."""
+    llm = _served(model, adapters)
+    engine = llm.llm_engine
+
+    def told():
+        (gauge,) = [metric for metric in engine.get_metrics() if metric.name == "vllm:lora_requests_info"]
+        assert abs(gauge.value - time.time()) < 600
+        return gauge.labels
+
+    idle = {"max_lora": "1", "waiting_lora_adapters": "", "running_lora_adapters": ""}
+    assert told() == idle
+    for i, name in enumerate("aaaabb"):
+        engine.add_request(
+            str(i), PROMPTS[i], SamplingParams(temperature=0.0, max_tokens=3), lora_request=_request(name)
+        )
+    seen = []
+    while engine.has_unfinished_requests():
+        engine.step()
+        seen.append(told())
+    assert {**idle, "running_lora_adapters": "a", "waiting_lora_adapters": "b"} in seen
+    assert {**idle, "running_lora_adapters": "b"} in seen and seen[-1] == idle
 
 
 def test_what_requests_may_name(newest, model, adapters):

@@ -223,6 +223,21 @@ class TestGrammars:
                 refuse(server, path, structured_outputs=constraint)
         assert post(server, CHAT, structured_outputs=good).status_code == 200
 
+    def test_many_of_them_leave_memory_flat(self, server: ServerProcess) -> None:
+        def memory() -> int:
+            front = psutil.Process(server.process.pid)
+            return sum(process.memory_info().rss for process in (front, *front.children(recursive=True)))
+
+        def ask(numbers: range) -> None:
+            for i in numbers:
+                schema = {"enum": [f"{i}{j}" for j in range(200)]}
+                assert post(server, COMPLETIONS, structured_outputs={"json": schema}).status_code == 200
+
+        ask(range(300))  # more than the caches hold
+        before = memory()
+        ask(range(300, 600))
+        assert memory() < before + (16 << 20)
+
     def test_tools_are_schemas_too(self, server: ServerProcess) -> None:
         for parameters in ({"type": "nothing"}, {"properties": {"a": {"pattern": "["}}}, {"$ref": "#/nowhere"}):
             tool = {"type": "function", "function": {"name": "f", "parameters": parameters}}
@@ -230,6 +245,21 @@ class TestGrammars:
             refuse(server, RESPONSES, tools=[{"type": "function", **tool["function"]}], tool_choice="required")  # type: ignore[dict-item]
             tool = {"name": "f", "input_schema": parameters}
             refuse(server, MESSAGES, tools=[tool], tool_choice={"type": "any"})
+
+    @pytest.mark.parametrize(
+        "schema",
+        [
+            {"$ref": "#/$defs/0", "$defs": {str(i): {"oneOf": [{"$ref": f"#/$defs/{i + 1}"}] * 4} for i in range(40)}},
+            {"type": "array", "minItems": 10**9},
+            {"type": "string", "pattern": "(a{1,500}){1,500}"},
+            {"anyOf": [{"const": "x" * 1000}] * 400},
+        ],
+    )
+    def test_those_that_explode(self, server: ServerProcess, schema: dict[str, Any]) -> None:
+        """Refused, or harmless: either way an answer, and the next request has one, too."""
+        for path in DRAWING:
+            assert post(server, path, structured_outputs={"json": schema}).status_code in (200, 400)
+            assert post(server, path).status_code == 200
 
 
 class TestBodies:

@@ -26,6 +26,8 @@ VOCAB_SIZE = 256
 class FakeTokenizer:
     chat_template = "{% for message in messages %}{{ message.role }}: {{ message['content'] }}\n{% endfor %}"
 
+    special_ids: frozenset[int] = frozenset()
+
     def __init__(self) -> None:
         self.rendered: list[tuple[list[dict[str, Any]], dict[str, Any]]] = []
         """Conversations and what came with them, of every template that was applied."""

@@ -11,6 +11,7 @@ from tests.server.process import serve
 DASHBOARD = Path(__file__).parents[2] / "examples/online_serving/grafana.json"
 SURFACE = """
 vllm:num_requests_running vllm:num_requests_waiting vllm:num_requests_waiting_by_reason vllm:kv_cache_usage_perc
+vllm:external_prefix_cache_queries_total vllm:external_prefix_cache_hits_total
 vllm:engine_sleep_state vllm:cache_config_info vllm:prompt_tokens_total vllm:prompt_tokens_by_source_total
 vllm:prompt_tokens_cached_total vllm:generation_tokens_total vllm:request_success_total vllm:num_preemptions_total
 vllm:prefix_cache_queries_total vllm:prefix_cache_hits_total vllm:mm_cache_queries_total vllm:mm_cache_hits_total

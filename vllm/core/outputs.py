@@ -76,7 +76,8 @@ class SchedulerStats(msgspec.Struct, array_like=True, gc=False):
     """A snapshot. The figures of the prefix cache (tokens; the external ones are the KV store's) and of speculation are
     counted since the start.
 
-    kv_cache_usage: share of the KV blocks held by running requests, 0 to 1.
+    kv_cache_usage: share of the KV blocks held by running requests, 0 to 1. running_lora_ids, waiting_lora_ids: the
+    adapters of running and of waiting requests, by number.
     """
 
     num_running: int = 0
@@ -91,3 +92,5 @@ class SchedulerStats(msgspec.Struct, array_like=True, gc=False):
     spec_num_accepted_by_position: tuple[int, ...] = ()
     external_prefix_cache_queries: int = 0
     external_prefix_cache_hits: int = 0
+    running_lora_ids: tuple[int, ...] = ()
+    waiting_lora_ids: tuple[int, ...] = ()

@@ -36,7 +36,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from vllm.config import VllmConfig
 from vllm.core.block_pool import BlockPool, IntegrityError
@@ -84,6 +84,7 @@ class Scheduler:
         )
         self.pool = BlockPool(cache.num_blocks, self.block_size, tells_evicted=self.offload.saves_evicted)
         self._clock = clock
+        self._serves_adapters = False
         self._waiting = RequestQueue(by_priority=limits.scheduling_policy == "priority")
         self._running: dict[str, Request] = {}
         self._finished_req_ids: list[str] = []
@@ -129,6 +130,7 @@ class Scheduler:
         """Queue a request. Raises ValueError for one that can never run, saying why."""
         self._check_request(request)
         request.times.queued = self._clock()
+        self._serves_adapters |= request.lora_id != 0
         self._waiting.push(request)
 
     def finish_request(self, req_id: str, reason: str = "abort", error: str | None = None) -> EngineCoreOutput | None:
@@ -223,7 +225,14 @@ class Scheduler:
             spec_num_accepted_by_position=tuple(self._drafts.accepted_by_position),
             external_prefix_cache_queries=self._external_queries,
             external_prefix_cache_hits=self._external_hits,
+            running_lora_ids=self._lora_ids(self._running.values()),
+            waiting_lora_ids=self._lora_ids(self._waiting),
         )
+
+    def _lora_ids(self, requests: Iterable[Request]) -> tuple[int, ...]:
+        if not self._serves_adapters:
+            return ()
+        return tuple(sorted({request.lora_id for request in requests if request.lora_id}))
 
     def reset_prefix_cache(self, reset_store: bool = False) -> None:
         """Forget all prefixes. What is running stays as it is and adds nothing to the cache any more.

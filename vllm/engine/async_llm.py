@@ -102,7 +102,8 @@ class AsyncLLM:
             vllm_config, {**self.engine_core.executor_stats, "startup_seconds": progress.seconds_by_phase}
         )
         self.grammars = make_preparer(vllm_config, self.engine_core, self.tokenizer, self.input_processor)
-        self.grammars.prepare()
+        if self.grammars.prepare():
+            self.engine_core.call_at_start("wait_for_vocabulary")
         self._read_error: EngineDeadError | None = None
         self._collectors: dict[str, RequestOutputCollector] = {}
         self._reader: asyncio.Task[None] | None = None

@@ -21,7 +21,7 @@ from vllm.logger import init_logger
 
 logger = init_logger(__name__)
 
-CALLS = ("reset_prefix_cache", "executor_stats", "check_integrity")
+CALLS = ("reset_prefix_cache", "executor_stats", "check_integrity", "wait_for_vocabulary")
 """Methods of `EngineCore` that the front may call by name."""
 
 
@@ -38,6 +38,10 @@ class EngineCore:
 
     def set_grammar_tokenizer(self, tokenizer: GrammarTokenizer) -> None:
         self.grammars.set_tokenizer(tokenizer)
+
+    def wait_for_vocabulary(self) -> None:
+        """Until the vocabulary of the grammars' tokenizer is read, which holds the interpreter's lock."""
+        self.grammars.wait_for_vocabulary()
 
     def add_request(self, request: EngineCoreRequest) -> EngineCoreOutput | None:
         """Queue a request; for one that can never run, its last output, which says why.

@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import zmq
 import zmq.asyncio
 
@@ -165,6 +166,17 @@ class ProcessClient:
         finally:
             self._replies.pop(call_id, None)
 
+    def call_at_start(self, method: str) -> None:
+        """The same, blocking, before anything is received. Raises EngineDeadError if the child dies of it."""
+        self._send(Call(next(self._call_ids), method))
+        while not isinstance(message := self._next_message(), Reply):
+            if isinstance(message, Fatal) or self.process.poll() is not None:
+                error = EngineDeadError(message.message if isinstance(message, Fatal) else self._obituary())
+                self.shutdown()
+                raise error
+        if message.error is not None:
+            raise RuntimeError(message.error)
+
     async def receive(self) -> StepOutput:
         """The next outputs. Raises EngineDeadError once the child is gone and all it sent was read."""
         if self._async_output is None:
@@ -175,7 +187,7 @@ class ProcessClient:
                     self._fail_calls(self.dead_error)
                     raise self.dead_error
                 continue
-            message = from_core_decoder.decode(await self._async_output.recv())
+            message = _decoded(await self._async_output.recv())
             if isinstance(message, StepOutput):
                 return message
             if isinstance(message, Reply):
@@ -235,15 +247,17 @@ class ProcessClient:
 
     def _first_message(self, progress: StartProgress, deadline: float) -> FromCore:
         """What the child says next, before it is ready."""
-        while not self._output.poll(_POLL_MS):
+        while (message := self._next_message()) is None:
             progress.check()
             if self.process.poll() is not None and not self._output.poll(0):
                 raise EngineDeadError(self._obituary())
             if time.monotonic() > deadline:
                 limit = envs.VLLM_ENGINE_READY_TIMEOUT_S
                 raise EngineDeadError(f"the engine process was not ready after VLLM_ENGINE_READY_TIMEOUT_S={limit} s")
-        message: FromCore = from_core_decoder.decode(self._output.recv())
         return message
+
+    def _next_message(self) -> FromCore | None:
+        return _decoded(self._output.recv()) if self._output.poll(_POLL_MS) else None
 
     def _send(self, message: ToCore) -> None:
         if self.dead_error is not None:
@@ -267,9 +281,8 @@ class ProcessClient:
     def _watch(self) -> None:
         """In a thread of its own, so that a busy event loop is not mistaken for a silent child."""
         while not self._closing and self.dead_error is None:
-            if self._beats.poll(_POLL_MS):
-                beat = from_core_decoder.decode(self._beats.recv())
-                self._beat = beat if isinstance(beat, Heartbeat) else Heartbeat()
+            if self._beats.poll(_POLL_MS) and isinstance(beat := _decoded(self._beats.recv()), Heartbeat):
+                self._beat = beat
                 self._silence.restart(time.monotonic())
             if self._closing:
                 return
@@ -302,3 +315,13 @@ class ProcessClient:
         socket.set_hwm(0)
         socket.bind(address)
         return socket
+
+
+def _decoded(frame: bytes) -> FromCore | None:
+    """None for what no core says."""
+    try:
+        message: FromCore = from_core_decoder.decode(frame)
+    except msgspec.DecodeError:
+        logger.exception("a message that is none of the engine's was dropped")
+        return None
+    return message

@@ -70,6 +70,9 @@ class GrammarStage:
     def set_tokenizer(self, tokenizer: GrammarTokenizer) -> None:
         self.manager.set_tokenizer(tokenizer)
 
+    def wait_for_vocabulary(self) -> None:
+        self.manager.wait_for_vocabulary()
+
     def add(self, request: EngineCoreRequest) -> None:
         """Let a request's grammar be compiled. Raises ValueError for an id in use, GrammarError without tokenizer."""
         if request.grammar is None or request.req_id in self._waiting or request.req_id in self._running:

@@ -19,7 +19,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from prometheus_client import CollectorRegistry
 from prometheus_client import Counter as CounterFamily
@@ -27,7 +27,7 @@ from prometheus_client import Gauge as GaugeFamily
 from prometheus_client import Histogram as HistogramFamily
 
 from vllm import envs
-from vllm.config import VllmConfig
+from vllm.config import LoRAConfig, VllmConfig
 from vllm.core.outputs import EngineCoreOutput, SchedulerStats
 from vllm.engine.messages import StepOutput
 from vllm.logger import init_logger
@@ -70,6 +70,15 @@ class Histogram(Metric):
     buckets: dict[str, int] = field(default_factory=dict)
 
 
+class Family(NamedTuple):
+    """What there is to measure. kind: counter (exposed with _total), gauge or histogram."""
+
+    name: str
+    kind: str
+    labels: tuple[str, ...]
+    text: str
+
+
 @dataclass(slots=True)
 class _Timeline:
     """What is remembered of a request until it ends."""
@@ -88,6 +97,7 @@ class EngineMetrics:
 
     def __init__(self, config: VllmConfig, executor_stats: Mapping[str, Any], engine: str = "0") -> None:
         self.registry = CollectorRegistry()
+        self.families: list[Family] = []
         self.padding = BucketStats()
         self._timelines: dict[str, _Timeline] = {}
         self._labels = {"model_name": served_name(config), "engine": engine}
@@ -198,6 +208,8 @@ class EngineMetrics:
         self._prefix_queries, self._prefix_hits = stats.prefix_cache_queries, stats.prefix_cache_hits
         if self._spec_drafts is not None:
             self._spec_drafts.record(stats)
+        if self._adapters is not None:
+            self._adapters.record(stats)
         self._external_queries.inc(stats.external_prefix_cache_queries - self._num_external_queries)
         self._external_hits.inc(stats.external_prefix_cache_hits - self._num_external_hits)
         self._num_external_queries = stats.external_prefix_cache_queries
@@ -213,8 +225,12 @@ class EngineMetrics:
         return self._family(HistogramFamily, name, text, (), buckets=tuple(buckets))
 
     def _family(self, kind: Any, name: str, text: str, labels: tuple[str, ...], **options: Any) -> Any:
-        family = kind(f"vllm:{name}", text, (*_LABELS, *labels), registry=self.registry, **options)
+        family = self.make_family(kind, name, text, (*_LABELS, *labels), **options)
         return family if labels else family.labels(**self._labels)
+
+    def make_family(self, kind: Any, name: str, text: str, labels: tuple[str, ...], **options: Any) -> Any:
+        self.families.append(Family(f"vllm:{name}", kind.__name__.lower(), labels, text))
+        return kind(f"vllm:{name}", text, labels, registry=self.registry, **options)
 
     def _make_families(self, config: VllmConfig) -> None:
         lengths = _one_two_five(config.model_config.max_len)
@@ -271,6 +287,7 @@ class EngineMetrics:
             "request_prefill_kv_computed_tokens", "Prompt tokens of a request that were computed.", lengths
         )
         self._spec_drafts = _SpeculationMetrics(self) if config.speculative_config is not None else None
+        self._adapters = _AdapterMetrics(self, config.lora_config) if config.lora_config.enable_lora else None
         self._bucket_uses = self._counter("bucket_uses", "Forwards, by compiled shape.", "kind", "bucket")
         self._bucket_tokens = self._counter("bucket_tokens", "Real tokens in them.", "kind", "bucket")
         self._bucket_padding = self._counter("bucket_padding_tokens", "Padding in them.", "kind", "bucket")
@@ -282,7 +299,7 @@ class EngineMetrics:
         for state in ("awake", "weights_offloaded", "discard_all"):
             sleep.labels(**self._labels, sleep_state=state).set(state == "awake")
         for name in ("mm_cache_queries", "mm_cache_hits"):
-            self._counter(name, "Always 0: prompts are text.")
+            self._counter(name, "Always 0: images are prepared anew for each request.")
         cache = config.cache_config
         facts = {
             "block_size": str(cache.block_size),
@@ -327,6 +344,31 @@ class _SpeculationMetrics:
         before = seen.spec_num_accepted_by_position or (0,) * len(stats.spec_num_accepted_by_position)
         for position, (now, then) in enumerate(zip(stats.spec_num_accepted_by_position, before, strict=True)):
             self._by_position.labels(**self._labels, position=str(position)).inc(now - then)
+
+
+class _AdapterMetrics:
+    """vLLM's gauge of LoRA adapters in use. What it tells is in its labels; its value is the time (Unix seconds) since
+    when that holds. It has no other labels, and one series: the latest.
+    """
+
+    def __init__(self, metrics: EngineMetrics, config: LoRAConfig) -> None:
+        text = "Names of adapters in use, with commas between them. Value: the time since when they are."
+        labels = ("max_lora", "waiting_lora_adapters", "running_lora_adapters")
+        self._family = metrics.make_family(GaugeFamily, "lora_requests_info", text, labels)
+        self._max_loras = config.max_loras
+        self._names = list(config.adapters)
+        self._seen: tuple[Any, ...] | None = None
+        self.record(SchedulerStats())
+
+    def record(self, stats: SchedulerStats) -> None:
+        told = (self._text(stats.waiting_lora_ids), self._text(stats.running_lora_ids))
+        if told != self._seen:
+            self._seen = told
+            self._family.clear()
+            self._family.labels(str(self._max_loras), *told).set_to_current_time()
+
+    def _text(self, numbers: tuple[int, ...]) -> str:
+        return ",".join(self._names[number - 1] for number in numbers)
 
 
 def stall_bound_tokens(config: VllmConfig) -> int:

@@ -102,6 +102,11 @@ class GrammarManager:
         if self._compiler is None:
             self._compiler = _Compiler(tokenizer)
 
+    def wait_for_vocabulary(self) -> None:
+        """Until the vocabulary of the tokenizer that was set is read."""
+        if self._compiler is not None:
+            self._compiler.built.wait()
+
     def compile(self, grammar: str) -> Future[Compiled]:
         """A matcher at the beginning of the grammar, to be copied by `start`; it may be ready already."""
         if self._compiler is None:
@@ -142,6 +147,7 @@ class _Compiler:
 
     def __init__(self, tokenizer: GrammarTokenizer) -> None:
         self._tokenizer = tokenizer
+        self.built = threading.Event()
         self._queue: queue.SimpleQueue[tuple[str, Future[Compiled]] | None] = queue.SimpleQueue()
         before = threading.stack_size(COMPILER_STACK_BYTES)
         try:
@@ -164,6 +170,7 @@ class _Compiler:
             tokenizer = self._tokenizer.build()
         except Exception as error:
             fault = error
+        self.built.set()
         while (work := self._queue.get()) is not None:
             grammar, future = work
             if tokenizer is None:

@@ -19,7 +19,7 @@ class GrammarTokenizer(msgspec.Struct, tag="grammar_tokenizer"):
     eos_token_ids: list[int]
 
     def build(self) -> LLTokenizer:
-        """Takes about a second for 50 000 tokens, and holds the interpreter's lock for as long.
+        """Takes some tenths of a second for 50 000 tokens, and holds the interpreter's lock for as long.
 
         Raises ValueError for a tokenizer that cannot be matched.
         """

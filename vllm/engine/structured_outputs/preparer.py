@@ -40,10 +40,12 @@ class GrammarPreparer:
         self._threads: ThreadPoolExecutor | None = None
         self._finalizers: list[weakref.finalize[..., GrammarPreparer]] = []
 
-    def prepare(self) -> None:
-        """Let the core build its view of the vocabulary now: at the start it stops nobody, and later everybody."""
-        if self._capabilities.structured_outputs and self._tokenizer is not None:
-            self._start()
+    def prepare(self) -> bool:
+        """Let the core read the vocabulary now: at the start it stops nobody, later everybody. False: it need not."""
+        if not self._capabilities.structured_outputs or self._tokenizer is None:
+            return False
+        self._start()
+        return True
 
     def check(self, params: SamplingParams) -> str | None:
         """The grammar of a request's constraint, if it has one. Blocks while it is compiled for the first time.

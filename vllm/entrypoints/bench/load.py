@@ -33,8 +33,8 @@ async def send_all(
     arrivals: Sequence[float],
     max_concurrency: int | None,
     on_done: Callable[[], object] = lambda: None,
-) -> tuple[list[Answer], float]:
-    """The answers in the order of the requests, and the seconds that it all took.
+) -> tuple[list[Answer], list[float], float]:
+    """The answers and the seconds waited, in the order of the requests; and the seconds that it all took.
 
     A request that has arrived waits here while max_concurrency others are under way.
     """
@@ -42,22 +42,25 @@ async def send_all(
         contextlib.nullcontext() if max_concurrency is None else asyncio.Semaphore(max_concurrency)
     )
 
-    async def send_one(request: Request) -> Answer:
+    async def send_one(request: Request) -> tuple[Answer, float]:
+        arrived = time.perf_counter()
         async with gate:
+            waited = time.perf_counter() - arrived
             answer = await send(request)
         on_done()
-        return answer
+        return answer, waited
 
     start = time.perf_counter()
-    tasks: list[asyncio.Task[Answer]] = []
+    tasks: list[asyncio.Task[tuple[Answer, float]]] = []
     try:
         for request, arrival in zip(requests, arrivals, strict=True):
             delay = start + arrival - time.perf_counter()
             if delay > 0:
                 await asyncio.sleep(delay)
             tasks.append(asyncio.create_task(send_one(request)))
-        answers = await asyncio.gather(*tasks)
+        done = await asyncio.gather(*tasks)
     finally:
         for task in tasks:
             task.cancel()
-    return answers, time.perf_counter() - start
+    seconds = time.perf_counter() - start
+    return [answer for answer, _ in done], [waited for _, waited in done], seconds

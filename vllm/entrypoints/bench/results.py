@@ -25,7 +25,10 @@ METRICS = {
 
 @dataclass(slots=True)
 class RequestResult:
-    """What became of a request. start: by the clock of the run. error: empty if it succeeded."""
+    """What became of a request. start: by the clock of the run. waited: before that, for others to end.
+
+    error: empty if it succeeded.
+    """
 
     prompt_len: int
     start: float = 0.0
@@ -33,6 +36,7 @@ class RequestResult:
     e2el: float = 0.0
     itl: list[float] = field(default_factory=list)
     output_len: int = 0
+    waited: float = 0.0
     text: str = ""
     error: str = ""
 
@@ -57,7 +61,10 @@ def summarise(
     percentiles: Sequence[float],
     goodput: Mapping[str, float],
 ) -> dict[str, Any]:
-    """The report. metrics: those of METRICS to report; goodput: milliseconds by metric, empty for none."""
+    """The report. metrics: those of METRICS to report; goodput: milliseconds by metric, empty for none.
+
+    rtfx, vLLM's rate of audio, is 0: nothing is heard here.
+    """
     good = [result for result in results if result.success]
     total_input = sum(result.prompt_len for result in good)
     total_output = sum(result.output_len for result in good)
@@ -75,6 +82,7 @@ def summarise(
         "total_token_throughput": (total_input + total_output) / duration,
         "max_output_tokens_per_s": _busiest_second(good),
         "max_concurrent_requests": _most_at_once(good),
+        "rtfx": 0.0,
     }
     for name in metrics:
         report |= describe(name, times_of(name, good), percentiles)
@@ -146,4 +154,6 @@ _LABELS = [
     ("Peak output token throughput (tok/s):", "max_output_tokens_per_s"),
     ("Peak concurrent requests:", "max_concurrent_requests"),
     ("Total token throughput (tok/s):", "total_token_throughput"),
+    ("Acceptance rate (%):", "spec_decode_acceptance_rate"),
+    ("Acceptance length:", "spec_decode_acceptance_length"),
 ]

@@ -17,15 +17,30 @@ from tqdm.auto import tqdm
 
 from vllm import envs
 from vllm.engine.tokenizer import Tokenizer
+from vllm.entrypoints.bench import speculation
 from vllm.entrypoints.bench.datasets import SampleRequest, add_dataset_args, load_requests
 from vllm.entrypoints.bench.endpoints import ENDPOINTS, Endpoint, error_text, read_stream, request_body
 from vllm.entrypoints.bench.http_client import Exchange, HttpClient
 from vllm.entrypoints.bench.load import arrival_times, send_all
 from vllm.entrypoints.bench.results import METRICS, RequestResult, render, summarise
+from vllm.entrypoints.bench.speculation import read_drafts
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
 _GOALS = ("ttft", "tpot", "e2el")
-_DETAILS = ("input_lens", "output_lens", "ttfts", "itls", "latencies", "start_times", "generated_texts", "errors")
+_DETAILS = {
+    "input_lens": "prompt_len",
+    "output_lens": "output_len",
+    "ttfts": "ttft",
+    "itls": "itl",
+    "latencies": "e2el",
+    "start_times": "start",
+    "queue_times": "waited",
+    "generated_texts": "text",
+    "errors": "error",
+}
+"""Of each request: the report's entry, and the field of its result."""
+_ALWAYS = ("latencies", "queue_times")
+"""Those that are saved without --save-detailed too, as vLLM does."""
 
 
 def main(argv: list[str]) -> int:
@@ -150,11 +165,13 @@ async def run(args: argparse.Namespace) -> dict[str, Any]:
             raise ValueError(f"{client.base_url} lists no models: say --model")
         tokenizer = load_tokenizer(args.tokenizer or args.model or card.get("root") or model)
         requests = load_requests(args, tokenizer, args.num_warmups)
+        before = await read_drafts(client)
         results, duration = await send_requests(client, args, model, requests, tokenizer)
+        drafts = speculation.summarise(before, await read_drafts(client))
     finally:
         client.close()
     report = summarise(results, duration, args.percentile_metrics, args.metric_percentiles, args.goodput)
-    return {**header(args, model, tokenizer), **report, **details(results)}
+    return {**header(args, model, tokenizer), **report, **drafts, **details(results)}
 
 
 async def served_model(client: HttpClient, seconds: float) -> dict[str, Any]:
@@ -202,12 +219,14 @@ async def send_requests(
     await send_all(warmups, send, [0.0] * len(warmups), args.max_concurrency)
     arrivals = arrival_times(len(bodies), args.request_rate, args.burstiness, np.random.default_rng(args.seed))
     with tqdm(total=len(bodies), disable=args.disable_tqdm) as bar:
-        answers, duration = await send_all(bodies, send, arrivals, args.max_concurrency, bar.update)
+        answers, waits, duration = await send_all(bodies, send, arrivals, args.max_concurrency, bar.update)
 
     def count(text: str) -> int:
         return len(tokenizer.encode(text, add_special_tokens=False))
 
     results = [_result(api, answer, request, count) for answer, request in zip(answers, requests, strict=True)]
+    for result, waited in zip(results, waits, strict=True):
+        result.waited = waited
     return results, duration
 
 
@@ -245,15 +264,14 @@ def header(args: argparse.Namespace, model: str, tokenizer: Tokenizer) -> dict[s
 
 def details(results: list[RequestResult]) -> dict[str, list[Any]]:
     """Each request's lengths, times (seconds) and text, in the order of the requests."""
-    fields = ("prompt_len", "output_len", "ttft", "itl", "e2el", "start", "text", "error")
-    return {name: [getattr(each, field) for each in results] for name, field in zip(_DETAILS, fields, strict=True)}
+    return {name: [getattr(each, field) for each in results] for name, field in _DETAILS.items()}
 
 
 def save(args: argparse.Namespace, report: Mapping[str, Any]) -> None:
     """Write the report, if it was asked for."""
     if not (args.save_result or args.save_detailed or args.result_filename):
         return
-    dropped = () if args.save_detailed else _DETAILS
+    dropped = () if args.save_detailed else _DETAILS.keys() - set(_ALWAYS)
     kept = {name: value for name, value in report.items() if name not in dropped}
     rate = f"{report['request_rate']}qps"
     name = f"{args.backend}-{rate}-{Path(report['model_id']).name}-{report['date']}.json"

@@ -166,6 +166,7 @@ async def init_app_state(engine_client: Any, state: State, args: argparse.Namesp
         sse_keep_alive_interval=args.sse_keep_alive_interval,
         enable_auto_tool_choice=args.enable_auto_tool_choice,
         tool_call_parser=args.tool_call_parser,
+        tool_strict_level=args.tool_strict_level,
         reasoning_parser=args.reasoning_parser,
         exclude_tools_when_tool_choice_none=args.exclude_tools_when_tool_choice_none,
     )

@@ -88,6 +88,11 @@ def _tool_parser(name: str | None, tools: list[dict[str, Any]]) -> OutputParser 
     return parser
 
 
+def tool_marks(name: str | None) -> tuple[str, ...]:
+    """What a tool parser knows calls by, if they are marked."""
+    return () if name is None else getattr(TOOL_PARSERS[name], "marks", ())
+
+
 class ChatOutput:
     """One output on its way through the parsers. num_reasoning_tokens: None where none are looked for."""
 

@@ -26,6 +26,7 @@ from vllm.entrypoints.openai.middleware.limits import (
     DEFAULT_MAX_HEADERS,
 )
 from vllm.entrypoints.openai.parsers import REASONING_PARSERS, TOOL_PARSERS
+from vllm.entrypoints.openai.strict_tools import LEVELS
 from vllm.reasoning import ReasoningParserManager
 from vllm.tool_parsers import ToolParserManager
 
@@ -73,6 +74,12 @@ class FrontendArgs:
     tool_call_parser: str | None = option(None, f"How the model writes tool calls: {', '.join(sorted(TOOL_PARSERS))}.")
     tool_parser_plugin: str | None = option(
         None, "Python file that is run and registers further tool parsers; see docs/tool_calling.md."
+    )
+    tool_strict_level: str = option(
+        "auto",
+        "What calls with tool_choice auto are held to: the schemas of `strict` tools (auto), also the names of all "
+        "(function), or the schemas of all (parameter).",
+        choices=list(LEVELS),
     )
     reasoning_parser: str | None = option(
         None,

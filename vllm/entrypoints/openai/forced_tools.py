@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from vllm.exceptions import VLLMValidationError
@@ -24,27 +25,39 @@ def calls_constraint(tools: list[dict[str, Any]], choice: Any, several: bool) ->
     """For one function the schema of its arguments; else a list of calls, of one if not `several`."""
     if (name := named_function(choice)) is not None:
         named = next(tool for tool in tools if tool["function"]["name"] == name)
-        return StructuredOutputsParams(json=_parameters(named))
-    definitions: dict[str, Any] = {}
-    calls = [_call_schema(tool, definitions) for tool in tools]
-    schema: dict[str, Any] = {"type": "array", "minItems": 1, "items": {"anyOf": calls}}
+        return StructuredOutputsParams(json=parameters_of(named))
+    return StructuredOutputsParams(json=calls_schema(tools, "parameters", several))
+
+
+def calls_schema(tools: Sequence[dict[str, Any]], key: str, several: bool) -> dict[str, Any]:
+    """A list of calls, each {"name": ..., key: arguments}."""
+    one = call_schema(tools, key)
+    schema: dict[str, Any] = {"type": "array", "minItems": 1, "items": one}
     if not several:
         schema["maxItems"] = 1
-    if definitions:
-        schema["$defs"] = definitions
-    return StructuredOutputsParams(json=schema)
+    if "$defs" in one:
+        schema["$defs"] = one.pop("$defs")
+    return schema
 
 
-def _parameters(tool: dict[str, Any]) -> dict[str, Any]:
+def call_schema(tools: Sequence[dict[str, Any]], key: str) -> dict[str, Any]:
+    """One call of any of the tools."""
+    definitions: dict[str, Any] = {}
+    calls = [_call_of(tool, key, definitions) for tool in tools]
+    return {"anyOf": calls, "$defs": definitions} if definitions else {"anyOf": calls}
+
+
+def parameters_of(tool: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a tool's arguments. Raises VLLMValidationError for what is none."""
     parameters = tool["function"].get("parameters")
     if parameters is not None and not isinstance(parameters, dict):
         raise VLLMValidationError("`tools[].function.parameters` must be a JSON schema.", parameter="tools")
     return parameters or _NOTHING
 
 
-def _call_schema(tool: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
+def _call_of(tool: dict[str, Any], key: str, definitions: dict[str, Any]) -> dict[str, Any]:
     """The schema of one call; what its parameters define goes to where references look for it."""
-    parameters = dict(_parameters(tool))
+    parameters = dict(parameters_of(tool))
     defined = parameters.pop("$defs", {})
     for name, definition in (defined if isinstance(defined, dict) else {}).items():
         if name in definitions and json.dumps(definitions[name]) != json.dumps(definition):
@@ -52,7 +65,7 @@ def _call_schema(tool: dict[str, Any], definitions: dict[str, Any]) -> dict[str,
         definitions[name] = definition
     return {
         "type": "object",
-        "properties": {"name": {"const": tool["function"]["name"]}, "parameters": parameters},
-        "required": ["name", "parameters"],
+        "properties": {"name": {"const": tool["function"]["name"]}, key: parameters},
+        "required": ["name", key],
         "additionalProperties": False,
     }

@@ -10,10 +10,9 @@ from vllm.logger import init_logger
 logger = init_logger(__name__)
 
 _CODE = "code from outside is not loaded or run; see --tool-call-parser for what there is"
-_ONE_SERVER = "one process answers HTTP; run more servers behind a load balancer"
+_ONE_SERVER = "one process answers HTTP, see docs/server.md; run more servers behind a load balancer"
 
 FOREIGN_FRONTEND_OPTIONS: dict[str, ForeignOption] = {
-    "tool_strict_level": ForeignOption("auto", "calls cannot be forced into a form yet", refused=True),
     "tool_server": ForeignOption(None, _CODE, refused=True),
     "enable_reasoning": ForeignOption(False, "--reasoning-parser suffices", type=bool),
     "prompt_adapters": ForeignOption(None, "prompt adapters are not served, LoRA adapters are", refused=True),

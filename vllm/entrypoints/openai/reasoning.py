@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from vllm.entrypoints.openai.marks import token_of
 from vllm.entrypoints.openai.parsers import REASONING_PARSERS
 from vllm.entrypoints.openai.parsers.reasoning import begun_by
 from vllm.sampling_params import ReasoningGate
@@ -24,8 +25,12 @@ class ReasoningMarkers:
         self._close = getattr(parser, "close", None)
         self._tokenizer = tokenizer
         self._begun = getattr(parser, "begun", False)
-        self._open_id = _token_of(self._open, tokenizer, vocab_size)
-        self._close_id = _token_of(self._close, tokenizer, vocab_size)
+        self._open_id = token_of(self._open, tokenizer, vocab_size)
+        self._close_id = token_of(self._close, tokenizer, vocab_size)
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        return tuple(mark for mark in (self._open, self._close) if mark is not None)
 
     @property
     def are_tokens(self) -> bool:
@@ -88,11 +93,3 @@ class ReasoningCounter:
                 self._state = "after"
             else:
                 self._num_tokens += token_id != markers._open_id
-
-
-def _token_of(marker: str | None, tokenizer: Any, vocab_size: int) -> int | None:
-    """The one token that a marker is, and that the model can write."""
-    if marker is None or tokenizer is None:
-        return None
-    ids = tokenizer.encode(marker, add_special_tokens=False)
-    return ids[0] if len(ids) == 1 and ids[0] < vocab_size else None

@@ -14,10 +14,14 @@ from typing import Any
 
 from fastapi import FastAPI
 
+from vllm.config import LoRAConfig, ModelConfig, SpeculativeConfig, VllmConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.engine.metrics import EngineMetrics
 from vllm.entrypoints.openai.api_server import build_app
 from vllm.entrypoints.openai.cli_args import FrontendArgs, validate_args
+from vllm.entrypoints.openai.engine_life import LIFE_REGISTRY
 from vllm.entrypoints.openai.foreign_args import FOREIGN_FRONTEND_OPTIONS
+from vllm.entrypoints.openai.middleware.access import HTTP_REGISTRY
 from vllm.entrypoints.openai.middleware.authentication import OPEN_PATHS
 from vllm.entrypoints.openai.protocol import ChatCompletionRequest, CompletionRequest, ResponsesRequest
 from vllm.entrypoints.openai.protocol.base import OpenAIBaseModel
@@ -31,6 +35,12 @@ Made from the code. [The server](server.md) says how it behaves.
 """
 
 _UNSUPPORTED_NOTE = "Known, and not available; a value that asks for nothing (null, or the default) passes.\n"
+
+_METRICS_NOTE = """\
+At `/metrics`, in Prometheus form: counters have `_total` at their end, histograms `_bucket`, `_sum` and `_count`.
+`vllm:lora_requests_info` needs `--enable-lora`, `vllm:spec_decode_*` need drafts.
+"""
+_HTTP_LABELS = {"http_requests": "handler, method, status", "http_request_duration_seconds": "handler, method"}
 
 REFUSING: dict[str, type[OpenAIBaseModel]] = {
     "/v1/completions": CompletionRequest,
@@ -54,13 +64,31 @@ FOREIGN_ROUTES = {
 }
 
 
+FOREIGN_METRICS = {
+    "vllm:gpu_cache_usage_perc vllm:gpu_prefix_cache_queries vllm:gpu_prefix_cache_hits "
+    "vllm:time_per_output_token_seconds": "Older names of `vllm:kv_cache_usage_perc`, `vllm:prefix_cache_*` and "
+    "`vllm:inter_token_latency_seconds`.",
+    "vllm:kv_block_lifetime_seconds vllm:kv_block_idle_before_evict_seconds vllm:kv_block_reuse_gap_seconds": "Blocks "
+    "are not sampled: `vllm:prefix_cache_*` and `vllm:prompt_tokens_by_source` tell what the cache brings.",
+    "vllm:corrupted_requests": "Logits are not searched for NaN.",
+    "vllm:num_requests_swapped vllm:cpu_cache_usage_perc": "A running sequence is never swapped out.",
+    "vllm:estimated_flops_per_gpu_total vllm:estimated_read_bytes_per_gpu_total "
+    "vllm:estimated_write_bytes_per_gpu_total": "Estimates; `vllm:bucket_tokens` counts what was computed.",
+    "vllm:kv_offload_*": "`vllm:external_prefix_cache_*` count the KV store's part.",
+    "vllm:tool_call_parser_invocations_total": "A call shows in the answer; a text that is none stays content.",
+    "vllm:sleep_mode_* vllm:nixl_* vllm:mooncake_* vllm:websocket_* vllm:diffusion_*": "Of parts that are not here.",
+}
+
+
 def page() -> str:
     pieces = [_HEAD, "## Routes\n", _table(["Route", "Methods", "Needs a key"], _routes(_app()))]
     pieces += ["Every other path needs a key too, where keys are set.\n"]
     pieces += ["## Options of the server\n", _table(["Option", "Default", "Meaning"], _options(FrontendArgs))]
     pieces += ["## Options of vLLM's server that are not here\n", _table(["Option", "Why"], _foreign_options())]
     pieces += ["## Options of the engine\n", _table(["Option", "Default", "Meaning"], _options(AsyncEngineArgs))]
-    pieces += ["## Routes of vLLM's server that are not here\n", _table(["Route", "Why"], _foreign_routes())]
+    pieces += ["## Routes of vLLM's server that are not here\n", _table(["Route", "Why"], _foreign_of(FOREIGN_ROUTES))]
+    pieces += ["## Metrics\n", _METRICS_NOTE, _table(["Metric", "Type", "Labels", "Meaning"], _metrics())]
+    pieces += ["## Metrics of vLLM's that are not here\n", _table(["Metric", "Why"], _foreign_of(FOREIGN_METRICS))]
     pieces += ["## Fields of completions, chat and responses\n", _fields_table(DrawFields, ())]
     pieces += ["## Fields of completions and chat\n", _fields_table(SamplingFields, DrawFields.model_fields)]
     shared = SamplingFields.model_fields
@@ -108,9 +136,22 @@ def _fields_table(cls: type[OpenAIBaseModel], without: Iterable[str]) -> str:
     return _table(["Field", "Default", "Meaning"], rows)
 
 
-def _foreign_routes() -> Iterator[list[str]]:
-    for routes, reason in FOREIGN_ROUTES.items():
-        yield [", ".join(f"`{route}`" for route in routes.split()), reason]
+def _foreign_of(absent: dict[str, str]) -> Iterator[list[str]]:
+    for names, reason in absent.items():
+        yield [", ".join(f"`{name}`" for name in names.split()), reason]
+
+
+def _metrics() -> Iterator[list[str]]:
+    """Of an engine with all that has metrics of its own, then of HTTP and of the process."""
+    model = ModelConfig(max_model_len=2048)
+    drafts = SpeculativeConfig(method="ngram", num_speculative_tokens=1)
+    config = VllmConfig(model_config=model, lora_config=LoRAConfig(enable_lora=True), speculative_config=drafts)
+    for family in EngineMetrics(config, {}).families:
+        yield [f"`{family.name}`", family.kind, ", ".join(family.labels), family.text]
+    for registry in (HTTP_REGISTRY, LIFE_REGISTRY):
+        for each in registry.collect():
+            if not each.name.startswith("python_gc"):
+                yield [f"`{each.name}`", each.type, _HTTP_LABELS.get(each.name, ""), each.documentation]
 
 
 def _unsupported(cls: type[OpenAIBaseModel]) -> Iterator[list[str]]:

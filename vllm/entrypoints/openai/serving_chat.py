@@ -6,6 +6,7 @@ Without parsers a choice's text becomes message content as it is. With a reasoni
 
 from __future__ import annotations
 
+import functools
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
@@ -19,8 +20,11 @@ from vllm.entrypoints.openai.chat_output import (
     is_empty,
     needs_parser,
     num_reasoning_tokens,
+    tool_marks,
 )
+from vllm.entrypoints.openai.forced_tools import forces_calls
 from vllm.entrypoints.openai.logprobs import LogprobsFormatter
+from vllm.entrypoints.openai.marks import any_special, token_of
 from vllm.entrypoints.openai.protocol import (
     ChatCompletionRequest,
     ChatCompletionResponse,
@@ -32,6 +36,7 @@ from vllm.entrypoints.openai.reasoning import ReasoningMarkers
 from vllm.entrypoints.openai.renderer import RenderedPrompt
 from vllm.entrypoints.openai.serving_engine import Generation, OpenAIServing
 from vllm.entrypoints.openai.sse import Events
+from vllm.entrypoints.openai.strict_tools import calls_grammar, holds_calls
 from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.sampling_params import SamplingParams
 
@@ -40,7 +45,11 @@ class OpenAIServingChat(OpenAIServing):
     def __init__(self, *shared: Any) -> None:
         super().__init__(*shared)
         vocab_size = self.engine_client.model_config.vocab_size
-        self.markers = ReasoningMarkers(self.options.reasoning_parser, self.engine_client.tokenizer, vocab_size)
+        tokenizer = self.engine_client.tokenizer
+        self.markers = ReasoningMarkers(self.options.reasoning_parser, tokenizer, vocab_size)
+        self._token_of = functools.partial(token_of, tokenizer=tokenizer, vocab_size=vocab_size)
+        marks = (*self.markers.marks, *tool_marks(self.options.tool_call_parser))
+        self._marks_are_special = any_special(marks, tokenizer, vocab_size)
 
     async def create_chat_completion(
         self, request: ChatCompletionRequest, raw_request: Any = None
@@ -58,10 +67,21 @@ class OpenAIServingChat(OpenAIServing):
         """All checks are done and the prompt is made; other endpoints that amount to a chat go on from here."""
         self.models.resolve(request.model)
         check_parsers(request, self.options)
+        self._hold_calls(request)
         prompt = await self.render(request)
         generation = self.generate(request, response_id, [prompt], lambda prompt: self._params(request, prompt))
         await self.check_structured_outputs(generation)
         return generation
+
+    def _hold_calls(self, request: ChatCompletionRequest) -> None:
+        """Calls of the model's own accord are held to the schemas of tools that are `strict`."""
+        name, tools, level = self.options.tool_call_parser, request.tools or [], self.options.tool_strict_level
+        if name is None or not request.wants_tool_calls or forces_calls(request.tool_choice):
+            return
+        if holds_calls(tools, level):
+            several, form = request.parallel_tool_calls is not False, request.constraint()
+            grammar = calls_grammar(name, tools, level, several=several, form=form, token_of=self._token_of)
+            request.hold_calls(grammar)
 
     async def render(self, request: ChatCompletionRequest) -> RenderedPrompt:
         effort = {"reasoning_effort": request.reasoning_effort} if request.reasoning_effort is not None else None
@@ -78,6 +98,8 @@ class OpenAIServingChat(OpenAIServing):
         )
         if params.structured_outputs is not None:
             params._reasoning_gate = self.markers.gate(prompt.text)
+        if self._marks_are_special and needs_parser(request, self.options):
+            params.skip_special_tokens = False
         return params
 
     def blocks(self, request: ChatCompletionRequest, generation: Generation) -> Blocks:

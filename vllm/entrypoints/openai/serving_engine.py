@@ -48,6 +48,7 @@ class ServingOptions:
     sse_keep_alive_interval: float = 0
     enable_auto_tool_choice: bool = False
     tool_call_parser: str | None = None
+    tool_strict_level: str = "auto"
     reasoning_parser: str | None = None
     exclude_tools_when_tool_choice_none: bool = False
 

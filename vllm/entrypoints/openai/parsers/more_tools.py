@@ -44,7 +44,7 @@ class PythonicParser(WholeParser):
 class Llama4PythonicParser(PythonicParser):
     """The same, between `<|python_start|>` and `<|python_end|>` or not."""
 
-    tags = ("<|python_start|>",)
+    marks = ("<|python_start|>",)
     END = "<|python_end|>"
 
 
@@ -255,7 +255,7 @@ class CoderReader:
     @property
     def _is_text(self) -> bool:
         """Whether the value is a text, by the schema, and given as it comes."""
-        return _kind(self._types.get(self._key)) is None
+        return is_text(self._types.get(self._key))
 
     def _take_value(self, text: str) -> list[Part]:
         """The first line break, and the last, are not of the value."""
@@ -290,15 +290,19 @@ class CoderReader:
         return [Content(text)] if text else []
 
 
-def _kind(schema: Any) -> str | None:
-    """The type of a value that is no text."""
-    kind = schema.get("type") if isinstance(schema, dict) else None
-    return kind if isinstance(kind, str) and kind != "string" else None
+def is_text(schema: Any) -> bool:
+    """Whether a value of that schema is written as it is: all are, unless their types are told and a string is none."""
+    if not isinstance(schema, dict):
+        return True
+    if alternatives := schema.get("anyOf") or schema.get("oneOf"):
+        return not isinstance(alternatives, list) or any(map(is_text, alternatives))
+    kind = schema.get("type")
+    return not isinstance(kind, str) or kind == "string"
 
 
 def _typed(text: str, schema: Any) -> Any:
     """The value of the schema's type that a text stands for; the text itself if there is none."""
-    if _kind(schema) is None:
+    if is_text(schema):
         return text
     try:
         return json.loads(text)

@@ -25,6 +25,7 @@ class HermesParser:
     """`<tool_call>{"name": ..., "arguments": {...}}</tool_call>` among other text. White space before it is dropped."""
 
     OPEN, CLOSE = "<tool_call>", "</tool_call>"
+    marks = (OPEN, CLOSE)
 
     def __init__(self) -> None:
         self._cutter = Cutter(self.OPEN, self.CLOSE)
@@ -84,9 +85,9 @@ class HermesParser:
 
 
 class WholeParser:
-    """Forms in which the whole output is calls: known by how it begins. `tags` may stand before them."""
+    """Forms in which the whole output is calls: known by how it begins. `marks` may stand before them."""
 
-    tags: tuple[str, ...] = ()
+    marks: tuple[str, ...] = ()
     openings: tuple[str, ...] = ()
 
     def __init__(self) -> None:
@@ -101,7 +102,7 @@ class WholeParser:
             return [Content(text)] if text else []
         self._begin += text
         head = self._begin.lstrip()
-        known = (*self.tags, *self.openings)
+        known = (*self.marks, *self.openings)
         if any(head.startswith(opening) for opening in known):
             return self._start_calls(head)
         if any(opening.startswith(head) for opening in known):
@@ -119,8 +120,8 @@ class WholeParser:
         raise NotImplementedError
 
     def _start_calls(self, head: str) -> list[Part]:
-        tag = next((tag for tag in self.tags if head.startswith(tag)), "")
-        rest = head[len(tag) :]
+        mark = next((mark for mark in self.marks if head.startswith(mark)), "")
+        rest = head[len(mark) :]
         self._reader = self.new_reader(self._begin[: len(self._begin) - len(rest)])
         return self._reader.feed(rest)
 
@@ -128,7 +129,7 @@ class WholeParser:
 class Llama3JsonParser(WholeParser):
     """`{"name": ..., "parameters": {...}}`, several with `;` between them, `<|python_tag|>` before them or not."""
 
-    tags = ("<|python_tag|>",)
+    marks = ("<|python_tag|>",)
     openings = ("{",)
 
     def new_reader(self, held: str) -> Reader:
@@ -138,7 +139,7 @@ class Llama3JsonParser(WholeParser):
 class MistralParser(WholeParser):
     """`[TOOL_CALLS] [{"name": ..., "arguments": {...}}, ...]`."""
 
-    tags = ("[TOOL_CALLS]",)
+    marks = ("[TOOL_CALLS]",)
 
     def new_reader(self, held: str) -> Reader:
         return CallsReader(("arguments",), listed=True, held=held)
@@ -147,7 +148,7 @@ class MistralParser(WholeParser):
 class GraniteParser(WholeParser):
     """`<|tool_call|>[{"name": ..., "arguments": {...}}, ...]`; `<tool_call>` or nothing may stand before the list."""
 
-    tags = ("<|tool_call|>", "<tool_call>")
+    marks = ("<|tool_call|>", "<tool_call>")
     openings = ("[",)
 
     def new_reader(self, held: str) -> Reader:

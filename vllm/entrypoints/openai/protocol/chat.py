@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
+from pydantic import (
+    Field,
+    PrivateAttr,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from vllm.entrypoints.openai.forced_tools import calls_constraint, forces_calls
 from vllm.entrypoints.openai.protocol.base import ClosedModel, OpenAIBaseModel, Unsupported, UsageInfo
@@ -122,6 +129,8 @@ class ChatCompletionRequest(TemplateFields, SamplingFields):
             _check_tools(data)
         return data
 
+    _held_calls: StructuredOutputsParams | None = PrivateAttr(None)
+
     @property
     def wants_tool_calls(self) -> bool:
         """Whether calls are to be looked for in the output."""
@@ -129,6 +138,8 @@ class ChatCompletionRequest(TemplateFields, SamplingFields):
 
     def constraint(self) -> StructuredOutputsParams | None:
         """Of the form that is asked for, or of the calls that must be made."""
+        if self._held_calls is not None:
+            return self._held_calls
         given = super().constraint()
         if not self.wants_tool_calls or not forces_calls(self.tool_choice):
             return given
@@ -137,6 +148,10 @@ class ChatCompletionRequest(TemplateFields, SamplingFields):
                 "`tool_choice` required or of a function excludes other forms of the output.", parameter="tool_choice"
             )
         return calls_constraint(self.tools or [], self.tool_choice, self.parallel_tool_calls is not False)
+
+    def hold_calls(self, constraint: StructuredOutputsParams) -> None:
+        """Have the calls that the output may hold, and the rest of it, keep to this instead of to what was asked."""
+        self._held_calls = constraint
 
     @property
     def output_limit(self) -> int | None:
@@ -165,6 +180,8 @@ def _check_tools(data: dict[str, Any]) -> None:
             'Each of `tools` must be {"type": "function", "function": {"name": ..., "parameters": ...}}.',
             parameter="tools",
         )
+    if any(type(tool["function"].get("strict")) not in (bool, type(None)) for tool in tools):
+        raise VLLMValidationError("`tools[].function.strict` must be true or false.", parameter="tools")
     if isinstance(choice, dict):
         _check_named(_tool_name(choice), [_tool_name(tool) for tool in tools])
     elif choice not in (None, "none", "auto", "required"):

@@ -165,7 +165,10 @@ Status = Literal["queued", "in_progress", "completed", "incomplete", "failed", "
 
 
 class InputTokensDetails(ClosedModel):
+    """cache_write_tokens: always 0, since what is kept for later costs nothing."""
+
     cached_tokens: int = 0
+    cache_write_tokens: int = 0
 
 
 class OutputTokensDetails(ClosedModel):
