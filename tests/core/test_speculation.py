@@ -111,6 +111,42 @@ def test_where_few_rows_find_drafts_it_is_their_share_that_counts() -> None:
     assert gain(Machine(0.3), 8, 0.9, found=0.2) > 0.98
 
 
+def test_where_nothing_is_drafted_one_row_alone_is_tried() -> None:
+    controller, machine, rng = DraftController(MOST), Machine(0.3, 0.2), random.Random(0)
+    run(machine, [0.3] * 16, 100, controller=controller)
+    records = [RequestDrafts() for _ in range(16)]
+    tries = 0
+    for _ in range(200):
+        counts = controller.grant([(record, MOST) for record in records])
+        assert sum(count > 0 for count in counts) <= 1
+        tries += sum(counts)
+        rows = [(record, count, int(rng.random() < 0.3)) for record, count in zip(records, counts, strict=True)]
+        controller.observe(rows, machine.seconds(16, sum(counts) / 16))
+    assert tries, "what is never tried is never found to have become better"
+
+
+@pytest.mark.parametrize("num_rows", [4, 16])
+@pytest.mark.parametrize("rate", [0.2, 0.5])
+def test_prompts_that_a_draft_would_have_to_read_for_nothing_are_not_read(num_rows: int, rate: float) -> None:
+    """Requests come and go; a row's first drafts cost the reading of its prompt, as much as two steps of one row."""
+    controller, machine, rng = DraftController(MOST), Machine(0.25, 0.15), random.Random(1)
+    seconds = tokens = 0.0
+    for _ in range(8):
+        records = [RequestDrafts() for _ in range(num_rows)]
+        for _ in range(128):
+            counts = controller.grant([(record, MOST) for record in records])
+            unread = sum(count > 0 and not record.num_drafts for record, count in zip(records, counts, strict=True))
+            rows = []
+            for record, count in zip(records, counts, strict=True):
+                accepted = next((place for place in range(count) if rng.random() > rate), count)
+                rows.append((record, count, accepted))
+                tokens += 1 + accepted
+            took = machine.seconds(num_rows, sum(counts) / num_rows) + 2.0 * unread
+            seconds += took
+            controller.observe(rows, took, 100 * unread)
+    assert tokens / seconds > 0.97 * num_rows / machine.seconds(num_rows, 0)
+
+
 def test_with_many_rows_nothing_is_drafted_where_tokens_are_not_free() -> None:
     _, granted = run(Machine(0.3, 0.2), [0.7] * 32, 500)
     assert sum(granted) < 0.05 * 32 * 500 * MOST

@@ -16,6 +16,10 @@ from time to time, so seldom that all of it together costs about one per cent: a
 step's time waits for at least `REGRET_STEPS * s` steps, so that what is nearly as good is never lost sight of. A probe
 whose drafts are all accepted is followed by another.
 
+Where nothing is drafted, a probe is of one row alone, the one that has drafted most: it costs the others nothing, and a
+draft model need not read their prompts. And no step drafts more than twice what was measured: from one row to all of
+them, and from one draft to many, it takes a few steps, of which the first that do not pay are the last.
+
 A request whose own drafts fail, beyond what chance explains, is left out for a while that doubles each time.
 
 None of it touches the text: what is verified is what would have been sampled.
@@ -105,8 +109,9 @@ class StepCost:
         self._medians: dict[float, float] = {}
 
     def observe(self, num_drafts: float, seconds: float) -> None:
-        """num_drafts: kept to a quarter; more than none is never taken for none."""
-        key = max(round(4 * num_drafts), num_drafts > 0) / 4
+        """num_drafts: kept to a quarter, below that to a sixteenth; more than none is never taken for none."""
+        parts = 4 if num_drafts >= 0.25 else 16
+        key = max(round(parts * num_drafts), num_drafts > 0) / parts
         samples = self._samples.setdefault(key, deque(maxlen=_SAMPLES))
         samples.append(seconds)
         self._medians[key] = median(samples)
@@ -118,6 +123,11 @@ class StepCost:
     @property
     def knows_drafts(self) -> bool:
         return len(self._medians) > self.knows_plain
+
+    @property
+    def widest(self) -> float:
+        """The most mean drafts a row that were measured."""
+        return max(self._medians, default=0.0)
 
     def seconds(self, num_drafts: float) -> float:
         """Measured, or between the two measured means around it, or beyond the greatest. 0.0 if nothing is known."""
@@ -137,15 +147,17 @@ class StepCost:
 class _Load:
     """What is known of steps of about so many rows. age: steps since each count was last granted.
 
-    granted: the last step's count; num_granted: how many rows got any of it.
+    granted: the last step's count; num_granted: how many rows got any of it. is_narrow: one row alone may draft, or not
+    all that would have.
     """
 
-    __slots__ = ("age", "cost", "granted", "num_granted", "num_probes", "probe", "probe_again")
+    __slots__ = ("age", "cost", "granted", "is_narrow", "num_granted", "num_probes", "probe", "probe_again")
 
     def __init__(self, max_drafts: int) -> None:
         self.cost = StepCost()
         self.age = [0] * (max_drafts + 1)
         self.granted = self.num_granted = 0
+        self.is_narrow = False
         self.probe: int | None = None
         self.probe_again: int | None = None
         self.num_probes = 0
@@ -175,6 +187,7 @@ class DraftController:
         load = self._load(len(rows))
         load.granted = min(self._choose(load, len(rows)), most)
         counts = [self._grant_row(record, min(room, load.granted)) for record, room in rows]
+        self._narrow(load, [record for record, _ in rows], counts)
         load.num_granted = sum(count > 0 for count in counts)
         return counts
 
@@ -208,6 +221,18 @@ class DraftController:
             return 0
         return max(count, 0)
 
+    def _narrow(self, load: _Load, records: Sequence[RequestDrafts], counts: list[int]) -> None:
+        """Cut `counts` to one row, or to twice what was measured; those who drafted most come first."""
+        if not load.cost.knows_plain:
+            return
+        left = load.granted if load.is_narrow else max(int(2 * load.cost.widest * len(counts)), 1)
+        if sum(counts) <= left:
+            return
+        load.is_narrow = True
+        for row in sorted(range(len(counts)), key=lambda row: -records[row].num_drafts):
+            counts[row] = min(counts[row], left)
+            left -= counts[row]
+
     def _count(self, drafted: int, accepted: int) -> None:
         self._rates.observe(drafted, accepted)
         self.num_drafts += 1
@@ -228,26 +253,32 @@ class DraftController:
         elif not num_caught_up:
             load.cost.observe(mean, seconds)
             load.age[load.granted] = 0
-            if load.num_granted:
+            if load.num_granted and not load.is_narrow:
                 self._share += _SHARE_PACE * (sum(drafted > 0 for _, drafted, _ in rows) / len(rows) - self._share)
         if mean or num_caught_up:
             self._overhead += (excess - self._overhead) / OVERHEAD_STEPS
 
     def _choose(self, load: _Load, num_rows: int) -> int:
         load.age = [age + 1 for age in load.age]
+        load.is_narrow = False
         if not load.cost.knows_plain:
             return self._begin(load)
         if not load.cost.knows_drafts:
+            load.is_narrow = True
             return 1
         share = max(self._share, 1.0 / num_rows)
         values = [self._value(load, count, share) for count in range(self.max_drafts + 1)]
         best = max(range(len(values)), key=values.__getitem__)
         if values[best] < LEAST_GAIN * values[0]:
             best = 0
+        load.is_narrow = best == 0
         if load.probe_again is not None:
             load.probe = load.probe_again = max(load.probe_again, best)
             return load.probe
         load.num_probes = 0
+        if load.is_narrow:
+            share = 1.0 / num_rows
+            values = [values[0], self._value(load, 1, share)]
         load.probe = self._due_probe(load, values, best, share)
         return best if load.probe is None else load.probe
 
