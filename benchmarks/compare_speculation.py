@@ -33,7 +33,7 @@ from peers.ours import Ours
 from train_drafts import make_drafts
 
 from vllm.checkpoint import open_checkpoint
-from vllm.checkpoint.tokenizer import load_tokenizer
+from vllm.engine.tokenizer import Tokenizer
 
 PLAIN = "none"
 Server = tuple[str, str]
@@ -72,7 +72,7 @@ def compare(args: argparse.Namespace) -> None:
         "ngram": Speculation("ngram", 2 * args.num_drafts),
         "draft_model": Speculation("draft_model", args.num_drafts, draft_file(files, args)),
     }
-    tokenizer = load_tokenizer(open_checkpoint(files.source))
+    tokenizer = Tokenizer.load(open_checkpoint(files.source))
     prompts = {task: make_prompts(tokenizer, task, args.prompts, args.prompt_len) for task in TASKS}
     probes = [measure_limits()]
     rates: dict[tuple[Server, str], list[float]] = defaultdict(list)
