@@ -13,8 +13,8 @@ t is measured, step by step, for the powers of two of `rows`; between measured c
 largest it is taken to grow at half the pace, so that more is tried. What a draft model needs to catch up with a prompt
 is spread over the steps that follow. Counts beside the best one, and 0, are measured again
 from time to time, so seldom that all of it together costs about one per cent: a count that would lose a share s of a
-step's time waits for at least `REGRET_STEPS * s` steps, so that what is nearly as good is never lost sight of. A probe
-whose drafts are all accepted is followed by another.
+step's time waits for at least `REGRET_STEPS * s` steps, so that what is nearly as good is never lost sight of; what a
+draft model must read for a probe is part of its loss. A probe whose drafts are all accepted is followed by another.
 
 Where nothing is drafted, a probe is of one row alone, the one that has drafted most: it costs the others nothing, and a
 draft model need not read their prompts. And no step drafts more than twice what was measured: from one row to all of
@@ -38,6 +38,8 @@ PROBE_STEPS = 8
 PROBES_IN_A_ROW = 8
 REGRET_STEPS = 250
 OVERHEAD_STEPS = 32
+READINGS = 4
+"""Probes over which the time is averaged that a draft model needs to catch up for one."""
 _FORGET = 0.985
 _SHARE_PACE = 0.03
 _PRIOR_RATE, _PRIOR_WEIGHT = 0.7, 8.0
@@ -178,6 +180,7 @@ class DraftController:
         self._loads: dict[int, _Load] = {}
         self._share = 1.0
         self._overhead = 0.0
+        self._reading = 0.0
 
     def grant(self, rows: Sequence[tuple[RequestDrafts, int]], limit: int | None = None) -> list[int]:
         """How many tokens each row may draft in a decode step: rows as (record, room); limit: the step's own, a row."""
@@ -247,10 +250,10 @@ class DraftController:
         if seconds <= 0.0 or not rows:
             return
         mean = sum(drafted for _, drafted, _ in rows) / len(rows)
-        excess = 0.0
-        if num_caught_up and load.cost.knows_drafts:
-            excess = max(seconds - load.cost.seconds(mean), 0.0)
-        elif not num_caught_up:
+        excess = max(seconds - load.cost.seconds(mean), 0.0) if num_caught_up and load.cost.knows_plain else 0.0
+        if load.is_narrow and mean:
+            self._reading += (excess - self._reading) / (READINGS if self._reading else 1)
+        if not num_caught_up:
             load.cost.observe(mean, seconds)
             load.age[load.granted] = 0
             if load.num_granted and not load.is_narrow:
@@ -289,10 +292,11 @@ class DraftController:
     def _due_probe(self, load: _Load, values: list[float], best: int, share: float) -> int | None:
         candidates = {0, best - 1, best + 1} & set(range(self.max_drafts + 1)) - {best}
         for count in sorted(candidates, key=lambda each: -load.age[each]):
-            longer = load.cost.seconds(share * count) / load.cost.seconds(share * best)
-            if load.age[count] >= max(
-                PROBE_STEPS, math.ceil(REGRET_STEPS * longer * (1.0 - values[count] / values[best]))
-            ):
+            step = load.cost.seconds(share * best)
+            lost = load.cost.seconds(share * count) / step * (1.0 - values[count] / values[best])
+            if best == 0:
+                lost += self._reading / step
+            if load.age[count] >= max(PROBE_STEPS, math.ceil(REGRET_STEPS * lost)):
                 load.age[count] = 0
                 return count
         return None
