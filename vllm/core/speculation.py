@@ -251,7 +251,7 @@ class DraftController:
             return
         mean = sum(drafted for _, drafted, _ in rows) / len(rows)
         excess = max(seconds - load.cost.seconds(mean), 0.0) if num_caught_up and load.cost.knows_plain else 0.0
-        if load.is_narrow and mean:
+        if load.is_narrow and (mean or num_caught_up):
             self._reading += (excess - self._reading) / (READINGS if self._reading else 1)
         if not num_caught_up:
             load.cost.observe(mean, seconds)
@@ -268,7 +268,7 @@ class DraftController:
             return self._begin(load)
         if not load.cost.knows_drafts:
             load.is_narrow = True
-            return 1
+            return int(load.age[1] > REGRET_STEPS * self._reading / load.cost.seconds(0))
         share = max(self._share, 1.0 / num_rows)
         values = [self._value(load, count, share) for count in range(self.max_drafts + 1)]
         best = max(range(len(values)), key=values.__getitem__)
