@@ -13,8 +13,8 @@ t is measured, step by step, for the powers of two of `rows`; between measured c
 largest it is taken to grow at half the pace, so that more is tried. What a draft model needs to catch up with a prompt
 is spread over the steps that follow. Counts beside the best one, and 0, are measured again
 from time to time, so seldom that all of it together costs about one per cent: a count that would lose a share s of a
-step's time waits for at least `REGRET_STEPS * s` steps, so that what is nearly as good is never lost sight of; what a
-draft model must read for a probe is part of its loss. A probe whose drafts are all accepted is followed by another.
+step's time waits for at least `REGRET_STEPS * s` steps, so that what is nearly as good is never lost sight of; and for
+longer where a draft model must first read for it. A probe whose drafts are all accepted is followed by another.
 
 Where nothing is drafted, a probe is of one row alone, the one that has drafted most: it costs the others nothing, and a
 draft model need not read their prompts. And no step drafts more than twice what was measured: from one row to all of
@@ -38,8 +38,8 @@ PROBE_STEPS = 8
 PROBES_IN_A_ROW = 8
 REGRET_STEPS = 250
 OVERHEAD_STEPS = 32
-READINGS = 4
-"""Probes over which the time is averaged that a draft model needs to catch up for one."""
+READING_STEPS = 60
+"""A probe for which a draft model must read for as long as a step takes waits for so many."""
 _FORGET = 0.985
 _SHARE_PACE = 0.03
 _PRIOR_RATE, _PRIOR_WEIGHT = 0.7, 8.0
@@ -181,6 +181,7 @@ class DraftController:
         self._share = 1.0
         self._overhead = 0.0
         self._reading = 0.0
+        self._has_read = False
 
     def grant(self, rows: Sequence[tuple[RequestDrafts, int]], limit: int | None = None) -> list[int]:
         """How many tokens each row may draft in a decode step: rows as (record, room); limit: the step's own, a row."""
@@ -250,15 +251,18 @@ class DraftController:
         if seconds <= 0.0 or not rows:
             return
         mean = sum(drafted for _, drafted, _ in rows) / len(rows)
+        drafts, is_known = bool(mean or num_caught_up), load.cost.knows_drafts
         excess = max(seconds - load.cost.seconds(mean), 0.0) if num_caught_up and load.cost.knows_plain else 0.0
-        if load.is_narrow and (mean or num_caught_up):
-            self._reading += (excess - self._reading) / (READINGS if self._reading else 1)
+        if load.is_narrow and drafts:
+            # The first of all is no measure: the draft's weights come from the disk with it.
+            self._reading += (excess - self._reading) / 2 if self._has_read else 0.0
+            self._has_read = True
         if not num_caught_up:
             load.cost.observe(mean, seconds)
             load.age[load.granted] = 0
             if load.num_granted and not load.is_narrow:
                 self._share += _SHARE_PACE * (sum(drafted > 0 for _, drafted, _ in rows) / len(rows) - self._share)
-        if mean or num_caught_up:
+        if is_known and drafts:
             self._overhead += (excess - self._overhead) / OVERHEAD_STEPS
 
     def _choose(self, load: _Load, num_rows: int) -> int:
@@ -268,7 +272,7 @@ class DraftController:
             return self._begin(load)
         if not load.cost.knows_drafts:
             load.is_narrow = True
-            return int(load.age[1] > REGRET_STEPS * self._reading / load.cost.seconds(0))
+            return int(load.age[1] > READING_STEPS * self._reading / load.cost.seconds(0))
         share = max(self._share, 1.0 / num_rows)
         values = [self._value(load, count, share) for count in range(self.max_drafts + 1)]
         best = max(range(len(values)), key=values.__getitem__)
@@ -294,9 +298,8 @@ class DraftController:
         for count in sorted(candidates, key=lambda each: -load.age[each]):
             step = load.cost.seconds(share * best)
             lost = load.cost.seconds(share * count) / step * (1.0 - values[count] / values[best])
-            if best == 0:
-                lost += self._reading / step
-            if load.age[count] >= max(PROBE_STEPS, math.ceil(REGRET_STEPS * lost)):
+            wait = REGRET_STEPS * lost + (READING_STEPS * self._reading / step if best == 0 else 0.0)
+            if load.age[count] >= max(PROBE_STEPS, math.ceil(wait)):
                 load.age[count] = 0
                 return count
         return None
