@@ -46,9 +46,10 @@ def run(*command: str, directory: Path) -> None:
 
 @pytest.fixture
 def counted(server: ServerProcess) -> Any:
-    """counted(): tokens generated since the fixture was made."""
-    before = server.metric("vllm:generation_tokens_total")
-    return lambda: server.metric("vllm:generation_tokens_total") - before
+    """counted("prompt") or counted("generation"): such tokens since the fixture was made."""
+    names = {kind: f"vllm:{kind}_tokens_total" for kind in ("prompt", "generation")}
+    before = {kind: server.metric(name) for kind, name in names.items()}
+    return lambda kind: server.metric(names[kind]) - before[kind]
 
 
 def bench_words(server: ServerProcess, model: Path, file: Path) -> list[str]:
@@ -64,13 +65,13 @@ def test_vllm_bench_serve(server: ServerProcess, tiny_llama: Path, tmp_path: Pat
     run(python, "-c", BENCH_SERVE, *bench_words(server, tiny_llama, tmp_path / "theirs.json"), directory=tmp_path)
     theirs = json.loads((tmp_path / "theirs.json").read_text())
     assert (theirs["completed"], theirs["failed"]) == (NUM_REQUESTS, 0)
-    assert theirs["total_output_tokens"] == NUM_REQUESTS * OUTPUT_LEN <= counted()
-    assert theirs["total_input_tokens"] == NUM_REQUESTS * INPUT_LEN
+    assert theirs["total_output_tokens"] == NUM_REQUESTS * OUTPUT_LEN <= counted("generation")
+    assert NUM_REQUESTS * INPUT_LEN <= theirs["total_input_tokens"] <= counted("prompt")
     assert main(["bench", "serve", *bench_words(server, tiny_llama, tmp_path / "ours.json")]) == 0
     ours = json.loads((tmp_path / "ours.json").read_text())
     assert not theirs.keys() - ours.keys()
     assert {name: type(value) for name, value in theirs.items()} == {name: type(ours[name]) for name in theirs}
-    assert ours["total_input_tokens"] == theirs["total_input_tokens"]
+    assert ours["total_input_tokens"] == NUM_REQUESTS * INPUT_LEN
 
 
 def test_guidellm(server: ServerProcess, tiny_llama: Path, tmp_path: Path, counted: Any) -> None:
@@ -83,4 +84,5 @@ def test_guidellm(server: ServerProcess, tiny_llama: Path, tmp_path: Path, count
     (benchmark,) = json.loads(file.read_text())["benchmarks"]
     done = benchmark["requests"]
     assert len(done["successful"]) == NUM_REQUESTS and not done["errored"]
-    assert sum(request["output_tokens"] for request in done["successful"]) == NUM_REQUESTS * OUTPUT_LEN <= counted()
+    output_tokens = sum(request["output_tokens"] for request in done["successful"])
+    assert output_tokens == NUM_REQUESTS * OUTPUT_LEN <= counted("generation")
