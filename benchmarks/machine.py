@@ -96,7 +96,9 @@ class Roofline:
 
 
 def finish(benchmark: str, limits: Limits, result: Mapping[str, Any], save: bool) -> None:
-    """Print the one line that a benchmark ends in; keep it in `results/` if asked to."""
+    """Print the one line that a benchmark ends in; keep it in `results/` if asked to. A file's model is its name."""
+    if "model" in result and Path(result["model"]).exists():
+        result = {**result, "model": Path(result["model"]).name}
     line = {
         "benchmark": benchmark,
         "commit": commit(),
