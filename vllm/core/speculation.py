@@ -149,16 +149,26 @@ class StepCost:
 class _Load:
     """What is known of steps of about so many rows. age: steps since each count was last granted.
 
-    granted: the last step's count; num_granted: how many rows got any of it. is_narrow: one row alone may draft, or not
-    all that would have.
+    granted: the last step's count; num_granted: how many rows got any of it, num_eligible: would have. is_narrow: one
+    row alone may draft, or not all that would have.
     """
 
-    __slots__ = ("age", "cost", "granted", "is_narrow", "num_granted", "num_probes", "probe", "probe_again")
+    __slots__ = (
+        "age",
+        "cost",
+        "granted",
+        "is_narrow",
+        "num_eligible",
+        "num_granted",
+        "num_probes",
+        "probe",
+        "probe_again",
+    )
 
     def __init__(self, max_drafts: int) -> None:
         self.cost = StepCost()
         self.age = [0] * (max_drafts + 1)
-        self.granted = self.num_granted = 0
+        self.granted = self.num_granted = self.num_eligible = 0
         self.is_narrow = False
         self.probe: int | None = None
         self.probe_again: int | None = None
@@ -191,6 +201,7 @@ class DraftController:
         load = self._load(len(rows))
         load.granted = min(self._choose(load, len(rows)), most)
         counts = [self._grant_row(record, min(room, load.granted)) for record, room in rows]
+        load.num_eligible = sum(count > 0 for count in counts)
         self._narrow(load, [record for record, _ in rows], counts)
         load.num_granted = sum(count > 0 for count in counts)
         return counts
@@ -260,8 +271,9 @@ class DraftController:
         if not num_caught_up:
             load.cost.observe(mean, seconds)
             load.age[load.granted] = 0
-            if load.num_granted and not load.is_narrow:
-                self._share += _SHARE_PACE * (sum(drafted > 0 for _, drafted, _ in rows) / len(rows) - self._share)
+            if load.num_granted:
+                found = sum(drafted > 0 for _, drafted, _ in rows) / load.num_granted
+                self._share += _SHARE_PACE * (found * load.num_eligible / len(rows) - self._share)
         if is_known and drafts:
             self._overhead += (excess - self._overhead) / OVERHEAD_STEPS
 
