@@ -18,9 +18,7 @@ Prints a table with ratios, in which * marks a value of disturbed runs only, and
 from __future__ import annotations
 
 import argparse
-import os
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -28,24 +26,18 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmark_serving import drive
+from comparing import install, make_parser, model_files, run, say, versions_of
 from comparison import Run, as_json, cells, ratios, render
 from engine_runs import Job
 from machine import Limits, best_of, finish, measure_limits
-from model_files import LLAMA_1B, LLAMA_1B_VOCAB, WIDTHS, ModelFiles, write_random_llama
-from options import default_model
-from peers.base import Engine, PeerError
-from peers.llama_cpp import LlamaCpp
-from peers.openvino import OpenVino
-from peers.ours import Ours
-from peers.vllm_cpu import VllmCpu
+from model_files import WIDTHS, ModelFiles
+from peers.base import Engine, PeerError, Service
 
-PEERS: dict[str, type[Engine]] = {each.name: each for each in (LlamaCpp, OpenVino, VllmCpu)}
 Rates = dict[str, float]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peers", nargs="*", choices=sorted(PEERS), default=["llama.cpp"])
+    parser = make_parser(__doc__, rounds=3)
     parser.add_argument("--model", default=None, help="GGUF file; llama-1b: random weights. Default: SmolLM2-135M.")
     parser.add_argument("--formats", nargs="+", choices=sorted(WIDTHS), default=["q4_1", "q4_0", "q8_0", "bf16"])
     parser.add_argument("--batches", type=int, nargs="*", default=[1, 4, 8, 16, 32], help="Numbers of sequences.")
@@ -54,24 +46,12 @@ def main() -> None:
     parser.add_argument("--prefill-len", type=int, default=512)
     parser.add_argument("--http", action="store_true", help="Servers too.")
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 8, 32], help="Numbers of streams over HTTP.")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="Of each peer.")
-    parser.add_argument("--cache-dir", type=Path, default=Path("~/.cache/vllm-peers").expanduser())
     parser.add_argument("--install-only", action="store_true")
-    parser.add_argument("--save", action="store_true", help="Keep the result in benchmarks/results/.")
-    args = parser.parse_args()
-    try:
-        compare(args, [Ours, *(PEERS[name] for name in args.peers)])
-    except PeerError as error:
-        sys.exit(str(error))
+    run(compare, parser.parse_args())
 
 
 def compare(args: argparse.Namespace, kinds: Sequence[type[Engine]]) -> None:
-    engines = [kind(args.cache_dir, args.threads) for kind in kinds]
-    for engine in engines:
-        say(f"installing {engine.name}")
-        engine.home.mkdir(parents=True, exist_ok=True)
-        engine.install()
+    engines = install(kinds, args)
     if args.install_only:
         return
     files = model_files(args.model, args.cache_dir)
@@ -92,28 +72,12 @@ def compare(args: argparse.Namespace, kinds: Sequence[type[Engine]]) -> None:
     print(render(table))
     result = {
         "model": files.source.stem,
-        "engines": {engine.name: engine.version() for engine in engines},
+        "engines": versions_of(engines),
         "job": {**vars(job), "rounds": args.rounds, "threads": args.threads},
         "table": as_json(table),
         "ratios": ratios(table),
     }
     finish(f"peers-{files.source.stem}", best, result, args.save)
-
-
-def say(text: str) -> None:
-    print(time.strftime("%H:%M:%S"), text, file=sys.stderr, flush=True)
-
-
-def model_files(model: str | None, cache: Path) -> ModelFiles:
-    if model != "llama-1b":
-        return ModelFiles(Path(model or default_model()), cache / "models")
-    path = cache / "models" / "llama-1b.gguf"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
-        write_random_llama(part, Path(default_model()), LLAMA_1B, LLAMA_1B_VOCAB)
-        part.rename(path)
-    return ModelFiles(path, cache / "models")
 
 
 class Contender:
@@ -140,7 +104,7 @@ class Contender:
         return self._measure(lambda: {"first token s": seconds_to_first_token(command, env)})
 
     def http(self, job: Job, streams: Sequence[int], tokenizer: Path) -> list[Run]:
-        server = self.engine.serving(self.model, max(streams), job.prompt_len + job.output_len + 16)
+        server = self.engine.serving(self.model, Service(max(streams), job.prompt_len + job.output_len + 16))
         if server is None:
             return []
         runs: list[Run] = []

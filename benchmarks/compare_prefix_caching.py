@@ -16,66 +16,40 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import random
 import statistics
-import sys
 import time
-import urllib.request
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
-from compare_peers import PEERS, model_files, say
+from comparing import complete, install, make_parser, model_files, model_of, run, serve, versions_of
 from machine import best_of, finish, measure_limits
-from peers.base import Engine, PeerError
-from peers.ours import Ours
+from peers.base import Engine, Service
 
 FIRST_TOKEN, VOCAB = 100, 40_000
 """Ids that are ordinary tokens in SmolLM2's vocabulary."""
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peers", nargs="*", choices=sorted(PEERS), default=["llama.cpp"])
+    parser = make_parser(__doc__, rounds=5)
     parser.add_argument("--model", default=None, help="GGUF file. Default: SmolLM2-135M.")
     parser.add_argument("--format", default="q4_1", help="Of the weights, for engines that have it; else bf16.")
     parser.add_argument("--prompt-len", type=int, default=1000)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="Of each peer.")
-    parser.add_argument("--cache-dir", type=Path, default=Path("~/.cache/vllm-peers").expanduser())
-    parser.add_argument("--save", action="store_true", help="Keep the result in benchmarks/results/.")
-    args = parser.parse_args()
-    try:
-        compare(args)
-    except PeerError as error:
-        sys.exit(str(error))
+    run(compare, parser.parse_args())
 
 
-def compare(args: argparse.Namespace) -> None:
-    engines = [kind(args.cache_dir, args.threads) for kind in (Ours, *(PEERS[name] for name in args.peers))]
-    for engine in engines:
-        say(f"installing {engine.name}")
-        engine.home.mkdir(parents=True, exist_ok=True)
-        engine.install()
+def compare(args: argparse.Namespace, kinds: Sequence[type[Engine]]) -> None:
+    engines = install(kinds, args)
+    files, service = model_files(args.model, args.cache_dir), Service(1, args.prompt_len + 16, caches_prefixes=True)
     probes = [measure_limits()]
     with contextlib.ExitStack() as stack:
-        urls = {engine.name: stack.enter_context(serve(engine, args)) for engine in engines}
+        urls = {engine.name: stack.enter_context(serve(engine, files, args.format, service)) for engine in engines}
         times = measure(urls, args)
     probes.append(measure_limits())
     table = summary(times)
     for name, row in table.items():
         print(f"{name:10} hit {row['hit_ms']:8.1f} ms   miss {row['miss_ms']:8.1f} ms   {row['gain']:5.1f} x")
-    versions = {engine.name: engine.version() for engine in engines}
-    finish("peers-prefix-caching", best_of(probes), {"engines": versions, "table": table}, args.save)
-
-
-def serve(engine: Engine, args: argparse.Namespace) -> contextlib.AbstractContextManager[str]:
-    files = model_files(args.model, args.cache_dir)
-    format = args.format if engine.own_format(args.format) else "bf16"
-    server = engine.serving(engine.prepare(files, format), 1, args.prompt_len + 16, caches_prefixes=True)
-    if server is None:
-        raise PeerError(f"{engine.name} has no server to measure")
-    return server
+    finish("peers-prefix-caching", best_of(probes), {"engines": versions_of(engines), "table": table}, args.save)
 
 
 def measure(urls: dict[str, str], args: argparse.Namespace) -> dict[str, dict[str, list[float]]]:
@@ -100,13 +74,9 @@ def new_prompt(rng: random.Random, length: int) -> list[int]:
 
 
 def seconds_to_first_token(url: str, prompt: list[int]) -> float:
-    with urllib.request.urlopen(f"{url}/v1/models", timeout=60) as answer:
-        model = json.load(answer)["data"][0]["id"]
-    body = {"model": model, "prompt": prompt, "max_tokens": 1, "temperature": 0, "ignore_eos": True}
-    headers = {"Content-Type": "application/json"}
-    request = urllib.request.Request(f"{url}/v1/completions", json.dumps(body).encode(), headers)
+    model = model_of(url)
     start = time.perf_counter()
-    with urllib.request.urlopen(request, timeout=300) as answer:
+    with complete(url, model=model, prompt=prompt, max_tokens=1) as answer:
         json.load(answer)
     return time.perf_counter() - start
 

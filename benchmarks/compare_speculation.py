@@ -15,20 +15,16 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import statistics
-import sys
 import time
-import urllib.request
 from collections import defaultdict
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
-from compare_peers import PEERS, model_files, say
+from comparing import complete, install, make_parser, model_files, model_of, run, say, serve, versions_of
 from drafts.prompts import TASKS, make_prompts
 from machine import best_of, finish, measure_limits
-from model_files import ModelFiles, write_layers
-from peers.base import Engine, PeerError, Speculation
+from peers.base import Engine, PeerError, Service, Speculation
 from peers.ours import Ours
 from train_drafts import make_drafts
 
@@ -41,46 +37,36 @@ Server = tuple[str, str]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peers", nargs="*", choices=sorted(PEERS), default=["llama.cpp"])
+    parser = make_parser(__doc__, rounds=3)
     parser.add_argument("--format", default="q8_0", help="Of the target's weights and the draft's.")
     parser.add_argument("--num-drafts", type=int, default=4, help="Most drafts in a row; twice as many by lookup.")
     parser.add_argument("--draft-scale", type=float, default=1.0, help="--scale of train_drafts.py.")
     parser.add_argument("--prompts", type=int, default=4, help="Of each kind of text.")
     parser.add_argument("--prompt-len", type=int, default=256, help="Longest prompt, in tokens.")
     parser.add_argument("--output-len", type=int, default=128)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="Of each peer.")
-    parser.add_argument("--cache-dir", type=Path, default=Path("~/.cache/vllm-peers").expanduser())
-    parser.add_argument("--save", action="store_true", help="Keep the result in benchmarks/results/.")
-    args = parser.parse_args()
-    try:
-        compare(args)
-    except PeerError as error:
-        sys.exit(str(error))
+    run(compare, parser.parse_args())
 
 
-def compare(args: argparse.Namespace) -> None:
-    engines = [kind(args.cache_dir, args.threads) for kind in (Ours, *(PEERS[name] for name in args.peers))]
-    for engine in engines:
-        say(f"installing {engine.name}")
-        engine.home.mkdir(parents=True, exist_ok=True)
-        engine.install()
+def compare(args: argparse.Namespace, kinds: Sequence[type[Engine]]) -> None:
+    engines = install(kinds, args)
     files = model_files(None, args.cache_dir)
+    draft = files.layers(make_drafts(None, ("draft",), scale=args.draft_scale)["draft"]["directory"], args.format)
     methods = {
         PLAIN: None,
         "ngram": Speculation("ngram", 2 * args.num_drafts),
-        "draft_model": Speculation("draft_model", args.num_drafts, draft_file(files, args)),
+        "draft_model": Speculation("draft_model", args.num_drafts, draft),
     }
+    length = args.prompt_len + args.output_len + 16
+    services = {name: Service(1, length, speculation=method) for name, method in methods.items()}
     tokenizer = Tokenizer.load(open_checkpoint(files.source))
     prompts = {task: make_prompts(tokenizer, task, args.prompts, args.prompt_len) for task in TASKS}
     probes = [measure_limits()]
     rates: dict[tuple[Server, str], list[float]] = defaultdict(list)
     with contextlib.ExitStack() as stack:
         urls = {
-            (engine.name, name): stack.enter_context(serve(engine, files, method, args))
+            (engine.name, name): stack.enter_context(serve(engine, files, args.format, service))
             for engine in engines
-            for name, method in methods.items()
+            for name, service in services.items()
         }
         for number in range(args.rounds + 1):
             say(f"round {number} of {args.rounds}; the first does not count")
@@ -89,34 +75,9 @@ def compare(args: argparse.Namespace) -> None:
             probes.append(measure_limits())
     table = summary(rates)
     for row in table:
-        print(
-            f"{row['engine']:10} {row['method']:12} {row['text']:10} {row['tokens_per_s']:7.1f} {row['ratio']:6.2f} x"
-        )
-    versions = {engine.name: engine.version() for engine in engines}
-    finish(
-        "peers-speculation", best_of(probes), {"engines": versions, "format": args.format, "table": table}, args.save
-    )
-
-
-def draft_file(files: ModelFiles, args: argparse.Namespace) -> Path:
-    """The shallow draft as GGUF."""
-    directory = Path(make_drafts(None, ("draft",), scale=args.draft_scale)["draft"]["directory"])
-    path = files.cache / f"{directory.name}-{args.format}.gguf"
-    if not path.exists():
-        part = path.with_suffix(".part")
-        write_layers(open_checkpoint(directory), files.source, part, args.format)
-        part.rename(path)
-    return path
-
-
-def serve(
-    engine: Engine, files: ModelFiles, method: Speculation | None, args: argparse.Namespace
-) -> contextlib.AbstractContextManager[str]:
-    length = args.prompt_len + args.output_len + 16
-    server = engine.serving(engine.prepare(files, args.format), 1, length, speculation=method)
-    if server is None:
-        raise PeerError(f"{engine.name} cannot be asked for that")
-    return server
+        print("{engine:10} {method:12} {text:10} {tokens_per_s:7.1f} {ratio:6.2f} x".format(**row))
+    result = {"engines": versions_of(engines), "format": args.format, "table": table}
+    finish("peers-speculation", best_of(probes), result, args.save)
 
 
 def one_round(
@@ -138,25 +99,14 @@ def one_round(
 
 def generate(url: str, prompt: list[int], output_len: int) -> tuple[str, int, float]:
     """The text of a stream; its tokens after the first, and the seconds after its first event."""
-    body = {
-        "model": model_name(url), "prompt": prompt, "max_tokens": output_len, "temperature": 0, "ignore_eos": True,
-        "stream": True,
-    }  # fmt: skip
-    headers = {"Content-Type": "application/json"}
-    request = urllib.request.Request(f"{url}/v1/completions", json.dumps(body).encode(), headers)
     pieces, first = [], 0.0
-    with urllib.request.urlopen(request, timeout=300) as answer:
+    with complete(url, model=model_of(url), prompt=prompt, max_tokens=output_len, stream=True) as answer:
         for line in answer:
             if not line.startswith(b"data: {"):
                 continue
             first = first or time.perf_counter()
             pieces += [choice["text"] for choice in json.loads(line[6:])["choices"]]
     return "".join(pieces), output_len - 1, time.perf_counter() - first
-
-
-def model_name(url: str) -> str:
-    with urllib.request.urlopen(f"{url}/v1/models", timeout=60) as answer:
-        return str(json.load(answer)["data"][0]["id"])
 
 
 def summary(rates: dict[tuple[Server, str], list[float]]) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ files the embedding, which is the output matrix of tied models, is kept in 8 bit
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,14 @@ class ModelFiles:
             return self.source
         path = self.cache / f"{format}.gguf"
         if not path.exists():
-            _write_whole(path, lambda part: convert(self.source, part, format))
+            write_whole(path, lambda part: convert(self.source, part, format))
+        return path
+
+    def layers(self, directory: str, format: str) -> Path:
+        """A checkpoint that has fewer of the model's layers, as GGUF."""
+        path = self.cache / f"{Path(directory).name}-{format}.gguf"
+        if not path.exists():
+            write_whole(path, lambda part: write_layers(open_checkpoint(directory), self.source, part, format))
         return path
 
     def huggingface(self) -> Path:
@@ -71,9 +78,10 @@ class ModelFiles:
         return directory
 
 
-def _write_whole(path: Path, write: Any) -> None:
+def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
     """Write beside, then rename: a file that was cut short is never taken for whole."""
-    part = path.with_suffix(".part")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
     write(part)
     part.rename(path)
 
@@ -87,11 +95,7 @@ def matrix_format(path: Path) -> str:
 def convert(source: Path, target: Path, format: str) -> None:
     """Write `source` with its matrices in `format`."""
     reader = gguf.GGUFReader(source)
-    architecture = reader.fields["general.architecture"].contents()
-    writer = gguf.GGUFWriter(target, architecture, use_temp_file=True)
-    for name, value, kinds in _metadata(reader):
-        writer.add_key_value(name, value, kinds[0], sub_type=kinds[-1] if len(kinds) > 1 else None)
-    writer.add_file_type(_FILE_TYPES[format])
+    writer = _writer_like(reader, target, format, {})
     for tensor in reader.tensors:
         values = dequantize(tensor.data, tensor.tensor_type)
         _add_tensor(writer, tensor.name, values.reshape([int(n) for n in reversed(tensor.shape)]), format)
@@ -101,12 +105,7 @@ def convert(source: Path, target: Path, format: str) -> None:
 def write_layers(checkpoint: Checkpoint, like: Path, target: Path, format: str) -> None:
     """Write as GGUF a Llama that has fewer layers than the GGUF file `like`, and all else of it."""
     reader = gguf.GGUFReader(like)
-    num_layers = int(checkpoint.config["num_hidden_layers"])
-    writer = gguf.GGUFWriter(target, "llama", use_temp_file=True)
-    for name, value, kinds in _metadata(reader):
-        value = num_layers if name == "llama.block_count" else value
-        writer.add_key_value(name, value, kinds[0], sub_type=kinds[-1] if len(kinds) > 1 else None)
-    writer.add_file_type(_FILE_TYPES[format])
+    writer = _writer_like(reader, target, format, {"llama.block_count": int(checkpoint.config["num_hidden_layers"])})
     for tensor in reader.tensors:
         name = hf_name(tensor.name)
         if name not in checkpoint:
@@ -122,6 +121,19 @@ def write_layers(checkpoint: Checkpoint, like: Path, target: Path, format: str) 
 def _interleaved(values: np.ndarray, num_heads: int) -> np.ndarray:
     """Rows of a query or key matrix, from halves of a head that rotate together to neighbours that do."""
     return values.reshape(num_heads, 2, -1, values.shape[1]).swapaxes(1, 2).reshape(values.shape)
+
+
+def _writer_like(reader: gguf.GGUFReader, target: Path, format: str, changed: dict[str, Any]) -> gguf.GGUFWriter:
+    """A writer with the entries of `reader`, of which some are changed."""
+    writer = gguf.GGUFWriter(target, reader.fields["general.architecture"].contents(), use_temp_file=True)
+    for name, value, kinds in _metadata(reader):
+        _add_entry(writer, name, changed.get(name, value), kinds)
+    writer.add_file_type(_FILE_TYPES[format])
+    return writer
+
+
+def _add_entry(writer: gguf.GGUFWriter, name: str, value: Any, kinds: list[Any]) -> None:
+    writer.add_key_value(name, value, kinds[0], sub_type=kinds[-1] if len(kinds) > 1 else None)
 
 
 def _metadata(reader: gguf.GGUFReader) -> Iterator[tuple[str, Any, list[Any]]]:
@@ -191,7 +203,7 @@ def _add_tokenizer(writer: gguf.GGUFWriter, reader: gguf.GGUFReader, vocab_size:
             value = [merge for merge in value if merge.replace(" ", "") in known and known.issuperset(merge.split(" "))]
         elif kinds[0] == gguf.GGUFValueType.ARRAY:
             value = value[:vocab_size]
-        writer.add_key_value(name, value, kinds[0], sub_type=kinds[-1] if len(kinds) > 1 else None)
+        _add_entry(writer, name, value, kinds)
 
 
 def export_huggingface(source: Path, directory: Path) -> None:

@@ -26,6 +26,7 @@ from drafts.heads import Eagle, Eagle3, Head, Shallow
 from drafts.target import llama_config, load_target
 from drafts.tiny import train_tiny_target
 from drafts.training import Schedule, Task, agreement, train
+from model_files import write_whole
 from options import default_model
 
 from vllm.checkpoint import open_checkpoint
@@ -86,7 +87,7 @@ class Workshop:
                 "learn": generated[:cut] + features.windows_of_text(learn.texts, tokenizer, texts),
                 "measure": generated[cut:] or features.windows_of_text(measure.texts, tokenizer, MEASURED_WINDOWS),
             }
-            _write_whole(path, lambda part: part.write_text(json.dumps(result)))
+            write_whole(path, lambda part: part.write_text(json.dumps(result)))
         return dict(json.loads(path.read_text()))
 
     def data(self, auxiliary: bool) -> tuple[features.Features, features.Features]:
@@ -98,7 +99,7 @@ class Workshop:
             path = fewer
         if not path.exists():
             collected = features.collect(self.model, sequences["learn"] + sequences["measure"], auxiliary)
-            _write_whole(path, lambda part: features.save(collected, part))
+            write_whole(path, lambda part: features.save(collected, part))
         return features.load(path).split(len(sequences["learn"]))
 
     def draft_ids(self) -> torch.Tensor:
@@ -211,14 +212,6 @@ def _copy_layer(shop: Workshop, layer: torch.nn.Module) -> None:
         for name, parameter in layer.named_parameters():
             if name in source and source[name].shape == parameter.shape:
                 parameter.copy_(source[name])
-
-
-def _write_whole(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write beside, then rename: a file that was cut short is never taken for whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    write(part)
-    part.rename(path)
 
 
 def scaled(settings: dict[str, Any], scale: float) -> dict[str, Any]:

@@ -35,6 +35,16 @@ class Speculation:
     draft: Path | None = None
 
 
+@dataclass(frozen=True)
+class Service:
+    """What a server is to be good for. length: of a stream, in tokens."""
+
+    streams: int
+    length: int
+    caches_prefixes: bool = False
+    speculation: Speculation | None = None
+
+
 class Engine:
     """One engine. Methods that measure start a process, and wait for its end.
 
@@ -71,16 +81,8 @@ class Engine:
         """A process that generates one token; it prints a line "first token" then, or ends."""
         raise NotImplementedError
 
-    def serving(
-        self,
-        model: Path,
-        streams: int,
-        length: int,
-        *,
-        caches_prefixes: bool = False,
-        speculation: Speculation | None = None,
-    ) -> AbstractContextManager[str] | None:
-        """A server for so many streams of such a length, that yields its URL; None if it has none of that kind."""
+    def serving(self, model: Path, service: Service) -> AbstractContextManager[str] | None:
+        """A server that yields its URL; None if the engine has none of that kind."""
         raise NotImplementedError
 
     def environment(self) -> dict[str, str]:

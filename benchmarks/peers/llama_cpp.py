@@ -17,7 +17,7 @@ from engine_runs import Job
 from model_files import WIDTHS, ModelFiles
 from ports import free_port
 
-from peers.base import Engine, PeerError, Rates, Speculation
+from peers.base import Engine, PeerError, Rates, Service, Speculation
 
 PACKAGE = "llama-cpp-python"
 TOOLS = ("llama-batched-bench", "llama-bench", "llama-server")
@@ -70,23 +70,15 @@ class LlamaCpp(Engine):
         options = ["-p", "16", "-n", "0", "-r", "1", "--no-warmup", "-t", str(self.threads)]
         return [str(self._tool("llama-bench")), "-m", str(model), *options]
 
-    def serving(
-        self,
-        model: Path,
-        streams: int,
-        length: int,
-        *,
-        caches_prefixes: bool = False,
-        speculation: Speculation | None = None,
-    ) -> AbstractContextManager[str] | None:
+    def serving(self, model: Path, service: Service) -> AbstractContextManager[str] | None:
         port = free_port()
         command = [
             str(self._tool("llama-server")), "-m", str(model), "--host", "127.0.0.1", "--port", str(port),
-            "-np", str(streams), "-c", str(streams * _cells(length)), "-t", str(self.threads),
+            "-np", str(service.streams), "-c", str(service.streams * _cells(service.length)), "-t", str(self.threads),
             "-tb", str(self.threads), *self.variants[0].split(),
-            "--cache-prompt" if caches_prefixes else "--no-cache-prompt",
+            "--cache-prompt" if service.caches_prefixes else "--no-cache-prompt",
         ]  # fmt: skip
-        return running(command + _words_of(speculation), port, env=self.environment())
+        return running(command + _words_of(service.speculation), port, env=self.environment())
 
     def _batched(
         self, model: Path, prompt_len: int, output_len: int, batch: int, repeats: int, variant: str

@@ -8,7 +8,7 @@ from pathlib import Path
 from engine_runs import Job
 from model_files import WIDTHS, ModelFiles
 
-from peers.base import HERE, Engine, Rates, Speculation, first_token_job, job_words, last_json, named_rates
+from peers.base import HERE, Engine, Rates, Service, first_token_job, job_words, last_json, named_rates
 
 RUNS = HERE.parent / "openvino_runs.py"
 WEIGHTS = {4: "int4", 8: "int8", 16: "fp16"}
@@ -46,14 +46,6 @@ class OpenVino(Engine):
         engine = {"model": str(model), "threads": self.threads}
         return [str(self.python), *job_words(RUNS, engine, first_token_job())]
 
-    def serving(
-        self,
-        model: Path,
-        streams: int,
-        length: int,
-        *,
-        caches_prefixes: bool = False,
-        speculation: Speculation | None = None,
-    ) -> AbstractContextManager[str] | None:
+    def serving(self, model: Path, service: Service) -> AbstractContextManager[str] | None:
         """Its server is another program, which is not on the Python Package Index."""
         return None

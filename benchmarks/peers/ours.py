@@ -12,7 +12,7 @@ from engine_runs import Job
 from machine import commit
 from model_files import WIDTHS, ModelFiles
 
-from peers.base import HERE, THIS_PYTHON, Engine, Rates, Speculation, first_token_job, job_words, last_json, named_rates
+from peers.base import HERE, THIS_PYTHON, Engine, Rates, Service, first_token_job, job_words, last_json, named_rates
 
 RUNS = HERE.parent / "engine_runs.py"
 
@@ -37,20 +37,14 @@ class Ours(Engine):
     def first_token_command(self, model: Path) -> list[str]:
         return [THIS_PYTHON, *job_words(RUNS, self._options(model, 1, 128), first_token_job())]
 
-    def serving(
-        self,
-        model: Path,
-        streams: int,
-        length: int,
-        *,
-        caches_prefixes: bool = False,
-        speculation: Speculation | None = None,
-    ) -> AbstractContextManager[str] | None:
-        options = {**self._options(model, streams, length), "enable_prefix_caching": caches_prefixes}
-        if speculation is not None:
-            words = {"method": speculation.method, "num_speculative_tokens": speculation.num_drafts}
-            draft = {} if speculation.draft is None else {"model": str(speculation.draft)}
-            options["speculative_config"] = {**words, **draft}
+    def serving(self, model: Path, service: Service) -> AbstractContextManager[str] | None:
+        options = self._options(model, service.streams, service.length)
+        options["enable_prefix_caching"] = service.caches_prefixes
+        if (asked := service.speculation) is not None:
+            draft = {} if asked.draft is None else {"model": str(asked.draft)}
+            options["speculative_config"] = {
+                "method": asked.method, "num_speculative_tokens": asked.num_drafts, **draft
+            }  # fmt: skip
         return serving(options)
 
     def environment(self) -> dict[str, str]:

@@ -11,7 +11,7 @@ from engine_runs import Job
 from model_files import ModelFiles
 from ports import free_port
 
-from peers.base import Engine, Rates, Speculation, first_token_job, job_words, last_json, named_rates
+from peers.base import Engine, Rates, Service, first_token_job, job_words, last_json, named_rates
 from peers.ours import RUNS
 
 NOT_FOR_TEXT = ("torchvision", "torchaudio", "torchcodec")
@@ -45,22 +45,14 @@ class VllmCpu(Engine):
         options = {**self._options(1, job), "model": str(model), "enforce_eager": True}
         return [str(self.python), *job_words(RUNS, options, job)]
 
-    def serving(
-        self,
-        model: Path,
-        streams: int,
-        length: int,
-        *,
-        caches_prefixes: bool = False,
-        speculation: Speculation | None = None,
-    ) -> AbstractContextManager[str] | None:
-        if speculation is not None:
+    def serving(self, model: Path, service: Service) -> AbstractContextManager[str] | None:
+        if service.speculation is not None:
             return None
         port = free_port()
         command = [
             str(self.python), "-m", "vllm.entrypoints.openai.api_server", "--model", str(model), "--port", str(port),
-            "--max-num-seqs", str(streams), "--max-model-len", str(length), "--dtype", "bfloat16",
-            f"--{'' if caches_prefixes else 'no-'}enable-prefix-caching",
+            "--max-num-seqs", str(service.streams), "--max-model-len", str(service.length), "--dtype", "bfloat16",
+            f"--{'' if service.caches_prefixes else 'no-'}enable-prefix-caching",
         ]  # fmt: skip
         return running(command, port, 900, env=self.environment())
 

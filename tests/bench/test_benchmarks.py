@@ -132,6 +132,18 @@ def test_random_model_has_the_shape_and_a_tokenizer(random_llama: ModelFiles) ->
     assert ids and max(ids) < 600 and tokenizer.decode(ids).strip() == "the end"
 
 
+def test_fewer_layers_are_the_same_layers(random_llama: ModelFiles, tmp_path: Path) -> None:
+    source = random_llama.huggingface()
+    for file in source.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    config = json.loads((source / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 1}))
+    fewer, whole = open_checkpoint(random_llama.layers(str(tmp_path), "bf16")), open_checkpoint(random_llama.source)
+    assert fewer.config == {**whole.config, "num_hidden_layers": 1, "layer_types": ["full_attention"]}
+    for name in fewer.tensors():
+        assert np.array_equal(fewer.get(name).float32(), whole.get(name).float32()), name
+
+
 def test_huggingface_form_is_the_same_model(random_llama: ModelFiles) -> None:
     source, exported = open_checkpoint(random_llama.source), open_checkpoint(random_llama.huggingface())
     assert sorted(source.tensors()) == sorted(exported.tensors())

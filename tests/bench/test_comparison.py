@@ -14,7 +14,7 @@ import pytest
 from comparison import Run, cells, ratios, render
 from engine_runs import Job
 from machine import best_of, is_disturbed
-from peers.base import Engine, PeerError, Rates
+from peers.base import Engine, PeerError, Rates, Service
 from peers.llama_cpp import TOOLS, LlamaCpp
 from peers.ours import Ours
 
@@ -125,7 +125,7 @@ class Fake(Engine):
     def first_token_command(self, model: Path) -> list[str]:
         return [sys.executable, "-c", "print('first token', flush=True); import time; time.sleep(0.3)"]
 
-    def serving(self, model: Path, streams: int, length: int) -> contextlib.AbstractContextManager[str]:
+    def serving(self, model: Path, service: Service) -> contextlib.AbstractContextManager[str]:
         return contextlib.nullcontext(f"http://{self.name}")
 
 
@@ -137,7 +137,7 @@ class FakePeer(Fake):
     def own_format(self, format: str) -> str | None:
         return "int4" if format.startswith("q4") else None
 
-    def serving(self, model: Path, streams: int, length: int) -> None:  # type: ignore[override]
+    def serving(self, model: Path, service: Service) -> None:  # type: ignore[override]
         return None
 
 

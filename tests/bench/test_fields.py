@@ -54,17 +54,8 @@ def check(report: dict[str, Any], fields: dict[str, Any]) -> None:
 @pytest.mark.parametrize("detailed", [False, True])
 def test_serve(tiny_llama: Path, tmp_path: Path, detailed: bool) -> None:
     file = tmp_path / "result.json"
-    words = [
-        "--num-prompts",
-        "6",
-        "--max-concurrency",
-        "2",
-        "--input-len",
-        "20",
-        "--output-len",
-        "12",
-        "--disable-tqdm",
-    ]
+    words = ["--num-prompts", "6", "--max-concurrency", "2", "--input-len", "20", "--output-len", "12"]
+    words += ["--disable-tqdm"]
     words += ["--percentile-metrics", "ttft,tpot,itl,e2el", "--metric-percentiles", "50,99", "--ignore-eos"]
     words += ["--save-detailed" if detailed else "--save-result", "--result-filename", str(file)]
     words += ["--extra-body", '{"allowed_token_ids": [40]}']  # what is easily drafted

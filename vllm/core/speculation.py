@@ -154,16 +154,8 @@ class _Load:
     """
 
     __slots__ = (
-        "age",
-        "cost",
-        "granted",
-        "is_narrow",
-        "num_eligible",
-        "num_granted",
-        "num_probes",
-        "probe",
-        "probe_again",
-    )
+        "age", "cost", "granted", "is_narrow", "num_eligible", "num_granted", "num_probes", "probe", "probe_again",
+    )  # fmt: skip
 
     def __init__(self, max_drafts: int) -> None:
         self.cost = StepCost()

@@ -23,7 +23,6 @@ from vllm.entrypoints.bench.endpoints import ENDPOINTS, Endpoint, error_text, re
 from vllm.entrypoints.bench.http_client import Exchange, HttpClient
 from vllm.entrypoints.bench.load import arrival_times, send_all
 from vllm.entrypoints.bench.results import METRICS, RequestResult, render, summarise
-from vllm.entrypoints.bench.speculation import read_drafts
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
 _GOALS = ("ttft", "tpot", "e2el")
@@ -165,9 +164,9 @@ async def run(args: argparse.Namespace) -> dict[str, Any]:
             raise ValueError(f"{client.base_url} lists no models: say --model")
         tokenizer = load_tokenizer(args.tokenizer or args.model or card.get("root") or model)
         requests = load_requests(args, tokenizer, args.num_warmups)
-        before = await read_drafts(client)
+        before = await speculation.read_drafts(client)
         results, duration = await send_requests(client, args, model, requests, tokenizer)
-        drafts = speculation.summarise(before, await read_drafts(client))
+        drafts = speculation.summarise(before, await speculation.read_drafts(client))
     finally:
         client.close()
     report = summarise(results, duration, args.percentile_metrics, args.metric_percentiles, args.goodput)

@@ -169,9 +169,8 @@ def _load_config(model_config: Mapping[str, Any], path: str, library: Library) -
             _complete(inference_config.text_config, entries[TEXT])
             _complete(inference_config.vision_config, _rotation_of(hf_config.vision_config))
         if known_architecture(model_config) == "MistralForCausalLM":
-            inference_config.sliding_window = (
-                None  # never reached; from 0.7 the library would keep a cache of its length
-            )
+            # Never reached; from 0.7 on the library would keep a cache of its length.
+            inference_config.sliding_window = None
         inference_config._name_or_path = path
 
     return load_config
