@@ -4,7 +4,7 @@
         [--rows 1 4 16] [--tasks plain repeating] [--num-speculative-tokens N] [--temperature T] [--rounds 3] [--save]
 
 Drafts are those of `train_drafts.py`, made if they are not there. An engine for each method, and one without, are
-loaded side by side and take turns, forwards and backwards, so that a change of the machine's speed meets all of them. A
+loaded side by side and take turns of a few steps, so that a change of the machine's speed meets all of them. A
 `ratio` is the median over rounds of a round's rate over that of the same round without speculation; `tokens_a_step` is
 what a step brought a row, 1 without drafts. Every method must generate the very tokens that plain decoding does.
 
@@ -20,7 +20,7 @@ from collections import defaultdict
 from typing import Any
 
 from drafts.prompts import TASKS, make_prompts
-from engine_runs import BatchTimes, run_prompts
+from engine_runs import BatchTimes, PromptsRun, run_prompts, run_side_by_side
 from machine import best_of, finish, measure_limits
 from options import default_model, engine_options, make_parser
 from train_drafts import make_drafts
@@ -105,16 +105,15 @@ def one_round(
     args: argparse.Namespace,
     number: int,
 ) -> dict[tuple[Case, str], BatchTimes]:
-    """Every case on every engine; odd rounds backwards. Raises RuntimeError where texts differ."""
+    """Every case, on all engines side by side. Raises RuntimeError where texts differ."""
     times: dict[tuple[Case, str], BatchTimes] = {}
     for case in cases:
         task, rows = case
-        for method in list(engines)[:: -1 if number % 2 else 1]:
-            name = f"{number}-{task}-{rows}"
-            batch = prompts[task][:rows]
-            times[case, method] = run_prompts(engines[method], batch, args.output_len, name, args.temperature)
-        for method in engines:
-            if times[case, method].tokens != times[case, PLAIN].tokens:
+        batch, name = prompts[task][:rows], f"{number}-{task}-{rows}"
+        runs = [PromptsRun(engine, batch, args.output_len, name, args.temperature) for engine in engines.values()]
+        for method, result in zip(engines, run_side_by_side(runs), strict=True):
+            times[case, method] = result
+            if result.tokens != times[case, PLAIN].tokens:
                 raise RuntimeError(f"{method} generated other tokens than plain decoding ({task}, {rows} rows)")
     return times
 

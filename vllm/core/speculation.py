@@ -36,14 +36,21 @@ LEAST_GAIN = 1.01
 """Drafting must promise so much more than plain decoding to be done at all."""
 PROBE_STEPS = 8
 PROBES_IN_A_ROW = 8
+REST_STEPS = 3
+"""Where nothing is drafted, nor tried, so many steps pass before that is thought over: thinking takes its time, too."""
 REGRET_STEPS = 250
 OVERHEAD_STEPS = 32
 READING_STEPS = 60
 """A probe for which a draft model must read for as long as a step takes waits for so many."""
+ALLOWANCE = 0.015
+"""The share of plain decoding's pace that may be lost by trying."""
+FIRST_CREDIT, MOST_CREDIT = 2.0, 4.0
+"""Steps that may be lost at once, whatever was gained before."""
 _FORGET = 0.985
 _SHARE_PACE = 0.03
 _PRIOR_RATE, _PRIOR_WEIGHT = 0.7, 8.0
 _SAMPLES = 9
+_PLAIN_STEPS = 32
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 8, 128
 _OWN_FORGET = 0.85
 _OWN_WEIGHT = 3.0
@@ -52,19 +59,20 @@ _OWN_WEIGHT = 3.0
 class RequestDrafts:
     """What became of one request's drafts.
 
-    num_drafts: verifications that had drafts; num_drafted, num_accepted: their tokens. wait: steps left to sit out.
+    num_drafts: verifications that had drafts; num_drafted, num_accepted: their tokens. back_at: the controller's step
+    at which it may draft again.
     """
 
-    __slots__ = ("_gain", "_pause", "_spread", "_weight", "num_accepted", "num_drafted", "num_drafts", "wait")
+    __slots__ = ("_gain", "_pause", "_spread", "_weight", "back_at", "num_accepted", "num_drafted", "num_drafts")
 
     def __init__(self) -> None:
         self.num_drafts = self.num_drafted = self.num_accepted = 0
-        self.wait = 0
+        self.back_at = 0
         self._pause = _SHORTEST_PAUSE
         self._gain = self._spread = self._weight = 0.0
 
-    def observe(self, drafted: int, accepted: int, needed: float) -> None:
-        """Take in one verification. needed: accepted tokens at which so many drafts begin to pay."""
+    def observe(self, drafted: int, accepted: int, needed: float, step: int) -> None:
+        """Take in one verification, of this step. needed: accepted tokens at which so many drafts begin to pay."""
         self.num_drafts += 1
         self.num_drafted += drafted
         self.num_accepted += accepted
@@ -75,7 +83,7 @@ class RequestDrafts:
         if self._weight < _OWN_WEIGHT:
             return
         if self._gain + math.sqrt(self._spread / self._weight) < 0.0:
-            self.wait = self._pause
+            self.back_at = step + self._pause
             self._pause = min(2 * self._pause, _LONGEST_PAUSE)
             self._gain = self._spread = self._weight = 0.0
         else:
@@ -109,6 +117,7 @@ class StepCost:
     def __init__(self) -> None:
         self._samples: dict[float, deque[float]] = {}
         self._medians: dict[float, float] = {}
+        self._changed: set[float] = set()
 
     def observe(self, num_drafts: float, seconds: float) -> None:
         """num_drafts: kept to a quarter, below that to a sixteenth; more than none is never taken for none."""
@@ -116,24 +125,27 @@ class StepCost:
         key = max(round(parts * num_drafts), num_drafts > 0) / parts
         samples = self._samples.setdefault(key, deque(maxlen=_SAMPLES))
         samples.append(seconds)
-        self._medians[key] = median(samples)
+        self._changed.add(key)
 
     @property
     def knows_plain(self) -> bool:
-        return 0 in self._medians
+        return 0 in self._samples
 
     @property
     def knows_drafts(self) -> bool:
-        return len(self._medians) > self.knows_plain
+        return len(self._samples) > self.knows_plain
 
     @property
     def widest(self) -> float:
         """The most mean drafts a row that were measured."""
-        return max(self._medians, default=0.0)
+        return max(self._samples, default=0.0)
 
     def seconds(self, num_drafts: float) -> float:
         """Measured, or between the two measured means around it, or beyond the greatest. 0.0 if nothing is known."""
         known = self._medians
+        while self._changed:
+            key = self._changed.pop()
+            known[key] = median(self._samples[key])
         if num_drafts in known:
             return known[num_drafts]
         below = max((each for each in known if each < num_drafts), default=None)
@@ -147,24 +159,43 @@ class StepCost:
 
 
 class _Load:
-    """What is known of steps of about so many rows. age: steps since each count was last granted.
+    """What is known of steps of about so many rows. num_steps: of them; measured_at: when each count last was.
 
-    granted: the last step's count; num_granted: how many rows got any of it, num_eligible: would have. is_narrow: one
-    row alone may draft, or not all that would have.
+    rest: how many more steps draft nothing before that is thought over. granted: the last step's count; num_granted:
+    how many rows got any of it, num_eligible: would have. is_narrow: one row alone may draft, or not all that would
+    have.
     """
 
     __slots__ = (
-        "age", "cost", "granted", "is_narrow", "num_eligible", "num_granted", "num_probes", "probe", "probe_again",
+        "cost", "credit", "granted", "is_narrow", "measured_at", "num_eligible", "num_granted", "num_probes", "num_steps",
+        "num_plain", "plain", "probe", "probe_again", "rest",
     )  # fmt: skip
 
     def __init__(self, max_drafts: int) -> None:
         self.cost = StepCost()
-        self.age = [0] * (max_drafts + 1)
+        self.credit = FIRST_CREDIT
+        self.plain, self.num_plain = 0.0, 0
+        self.num_steps = self.rest = 0
+        self.measured_at = [0] * (max_drafts + 1)
         self.granted = self.num_granted = self.num_eligible = 0
         self.is_narrow = False
         self.probe: int | None = None
         self.probe_again: int | None = None
         self.num_probes = 0
+
+    def settle_plain(self, seconds: float) -> None:
+        self.num_plain = min(self.num_plain + 1, _PLAIN_STEPS)
+        self.plain += (seconds - self.plain) / self.num_plain
+        self.credit = min(self.credit + ALLOWANCE, MOST_CREDIT)
+
+    def settle_drafted(self, tokens: float, seconds: float) -> None:
+        """tokens: that the step brought a row, and so what it was worth in plain steps."""
+        if self.num_plain:
+            self.credit = min(self.credit + tokens - seconds / self.plain, MOST_CREDIT)
+
+    def age(self, count: int) -> int:
+        """Steps since so many drafts were last measured."""
+        return self.num_steps - self.measured_at[count]
 
 
 class DraftController:
@@ -180,6 +211,7 @@ class DraftController:
         self.accepted_by_position = [0] * max_drafts
         self._rates = AcceptanceRates(max_drafts)
         self._loads: dict[int, _Load] = {}
+        self._step = 0
         self._share = 1.0
         self._overhead = 0.0
         self._reading = 0.0
@@ -191,8 +223,14 @@ class DraftController:
         if not self.adaptive:
             return [max(min(room, most), 0) for _, room in rows]
         load = self._load(len(rows))
+        load.num_steps += 1
+        self._step += 1
+        if load.rest:
+            load.rest -= 1
+            load.granted = load.num_granted = 0
+            return [0] * len(rows)
         load.granted = min(self._choose(load, len(rows)), most)
-        counts = [self._grant_row(record, min(room, load.granted)) for record, room in rows]
+        counts = [max(min(room, load.granted), 0) if record.back_at <= self._step else 0 for record, room in rows]
         load.num_eligible = sum(count > 0 for count in counts)
         self._narrow(load, [record for record, _ in rows], counts)
         load.num_granted = sum(count > 0 for count in counts)
@@ -211,7 +249,7 @@ class DraftController:
         load = self._load(len(rows))
         for record, drafted, accepted in rows:
             if drafted:
-                record.observe(drafted, accepted, self._needed(load, drafted) if self.adaptive else 0.0)
+                record.observe(drafted, accepted, self._needed(load, drafted) if self.adaptive else 0.0, self._step)
                 self._count(drafted, accepted)
         self._measure(load, rows, seconds, num_caught_up)
         drafts = [(drafted, accepted) for _, drafted, accepted in rows if drafted]
@@ -221,12 +259,6 @@ class DraftController:
         elif load.probe is not None:
             load.probe_again = None
         load.probe = None
-
-    def _grant_row(self, record: RequestDrafts, count: int) -> int:
-        if record.wait:
-            record.wait -= 1
-            return 0
-        return max(count, 0)
 
     def _narrow(self, load: _Load, records: Sequence[RequestDrafts], counts: list[int]) -> None:
         """Cut `counts` to one row, or to twice what was measured; those who drafted most come first."""
@@ -255,6 +287,10 @@ class DraftController:
             return
         mean = sum(drafted for _, drafted, _ in rows) / len(rows)
         drafts, is_known = bool(mean or num_caught_up), load.cost.knows_drafts
+        if drafts:
+            load.settle_drafted(1.0 + sum(accepted for _, _, accepted in rows) / len(rows), seconds)
+        else:
+            load.settle_plain(seconds)
         excess = max(seconds - load.cost.seconds(mean), 0.0) if num_caught_up and load.cost.knows_plain else 0.0
         if load.is_narrow and drafts:
             # The first of all is no measure: the draft's weights come from the disk with it.
@@ -262,7 +298,7 @@ class DraftController:
             self._has_read = True
         if not num_caught_up:
             load.cost.observe(mean, seconds)
-            load.age[load.granted] = 0
+            load.measured_at[load.granted] = load.num_steps
             if load.num_granted:
                 found = sum(drafted > 0 for _, drafted, _ in rows) / load.num_granted
                 self._share += _SHARE_PACE * (found * load.num_eligible / len(rows) - self._share)
@@ -270,13 +306,15 @@ class DraftController:
             self._overhead += (excess - self._overhead) / OVERHEAD_STEPS
 
     def _choose(self, load: _Load, num_rows: int) -> int:
-        load.age = [age + 1 for age in load.age]
         load.is_narrow = False
         if not load.cost.knows_plain:
             return self._begin(load)
+        if load.credit <= 0.0:
+            load.rest = REST_STEPS
+            return 0
         if not load.cost.knows_drafts:
             load.is_narrow = True
-            return int(load.age[1] > READING_STEPS * self._reading / load.cost.seconds(0))
+            return int(load.age(1) > READING_STEPS * self._reading / load.cost.seconds(0))
         share = max(self._share, 1.0 / num_rows)
         values = [self._value(load, count, share) for count in range(self.max_drafts + 1)]
         best = max(range(len(values)), key=values.__getitem__)
@@ -291,20 +329,23 @@ class DraftController:
             share = 1.0 / num_rows
             values = [values[0], self._value(load, 1, share)]
         load.probe = self._due_probe(load, values, best, share)
-        return best if load.probe is None else load.probe
+        if load.probe is not None:
+            return load.probe
+        load.rest = REST_STEPS if best == 0 else 0
+        return best
 
     def _begin(self, load: _Load) -> int:
         """Before anything is measured: plain steps twice where time is measured, else drafts."""
-        return 0 if load.age[0] <= 2 else self.max_drafts
+        return 0 if load.age(0) <= 2 else self.max_drafts
 
     def _due_probe(self, load: _Load, values: list[float], best: int, share: float) -> int | None:
         candidates = {0, best - 1, best + 1} & set(range(self.max_drafts + 1)) - {best}
-        for count in sorted(candidates, key=lambda each: -load.age[each]):
+        for count in sorted(candidates, key=lambda each: load.measured_at[each]):
             step = load.cost.seconds(share * best)
             lost = load.cost.seconds(share * count) / step * (1.0 - values[count] / values[best])
             wait = REGRET_STEPS * lost + (READING_STEPS * self._reading / step if best == 0 else 0.0)
-            if load.age[count] >= max(PROBE_STEPS, math.ceil(wait)):
-                load.age[count] = 0
+            if load.age(count) >= max(PROBE_STEPS, math.ceil(wait)):
+                load.measured_at[count] = load.num_steps
                 return count
         return None
 

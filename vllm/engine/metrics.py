@@ -338,6 +338,8 @@ class _SpeculationMetrics:
 
     def record(self, stats: SchedulerStats) -> None:
         seen, self._seen = self._seen, stats
+        if stats.spec_num_drafts == seen.spec_num_drafts:
+            return
         self._drafts.inc(stats.spec_num_drafts - seen.spec_num_drafts)
         self._draft_tokens.inc(stats.spec_num_draft_tokens - seen.spec_num_draft_tokens)
         self._accepted.inc(stats.spec_num_accepted_tokens - seen.spec_num_accepted_tokens)
