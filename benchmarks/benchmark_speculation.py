@@ -3,9 +3,10 @@
     python benchmarks/benchmark_speculation.py [--model M | tiny] [--methods ngram draft_model eagle eagle3]
         [--rows 1 4 16] [--tasks plain repeating] [--num-speculative-tokens N] [--temperature T] [--rounds 3] [--save]
 
-Drafts are those of `train_drafts.py`, made if they are not there. An engine for each method, and one without, are
-loaded side by side and take turns of a few steps, so that a change of the machine's speed meets all of them. A
-`ratio` is the median over rounds of a round's rate over that of the same round without speculation; `tokens_a_step` is
+Drafts are those of `train_drafts.py`, made if they are not there. An engine for each method, and two without, are
+loaded side by side and take turns of a few steps, so that a change of the machine's speed meets all of them. Rows are
+kept busy: another request takes the place of each that ends. A `ratio` is the median over rounds of a round's rate over
+that of the first engine without speculation; that of the second says what the measurement is worth. `tokens_a_step` is
 what a step brought a row, 1 without drafts. Every method must generate the very tokens that plain decoding does.
 
 Ends in one JSON line.
@@ -20,17 +21,20 @@ from collections import defaultdict
 from typing import Any
 
 from drafts.prompts import TASKS, make_prompts
-from engine_runs import BatchTimes, PromptsRun, run_prompts, run_side_by_side
+from engine_runs import run_prompts
 from machine import best_of, finish, measure_limits
 from options import default_model, engine_options, make_parser
+from steady import SteadyRate, SteadyRun, run_side_by_side
 from train_drafts import make_drafts
 
 from vllm import LLM
 
 METHODS = ("ngram", "draft_model", "eagle", "eagle3")
-PLAIN = "none"
+PLAIN, PLAIN_AGAIN = "none", "none again"
+NUM_PROMPTS = 32
 _KINDS = {"draft_model": "draft", "eagle": "eagle", "eagle3": "eagle3"}
 Case = tuple[str, int]
+Round = dict[tuple[Case, str], SteadyRate]
 
 
 def main() -> None:
@@ -46,17 +50,18 @@ def main() -> None:
     parser.add_argument("--temperature", type=float, default=0.0)
     parser.add_argument("--prompt-len", type=int, default=256, help="Longest prompt, in tokens.")
     parser.add_argument("--output-len", type=int, default=128)
+    parser.add_argument("--requests-per-row", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
     engines = load_engines(args)
     prompts = {
-        task: make_prompts(engines[PLAIN].get_tokenizer(), task, max(args.rows), args.prompt_len) for task in args.tasks
+        task: make_prompts(engines[PLAIN].get_tokenizer(), task, NUM_PROMPTS, args.prompt_len) for task in args.tasks
     }
     cases = [(task, rows) for task in args.tasks for rows in args.rows]
     for engine in engines.values():
         run_prompts(engine, prompts[args.tasks[0]][:1], 16, "warm")
     probes = [measure_limits()]
-    rounds: list[dict[tuple[Case, str], BatchTimes]] = []
+    rounds: list[Round] = []
     for number in range(args.rounds):
         rounds.append(one_round(engines, cases, prompts, args, number))
         probes.append(measure_limits())
@@ -78,7 +83,7 @@ def main() -> None:
 
 
 def load_engines(args: argparse.Namespace) -> dict[str, LLM]:
-    """By method; the one without speculation first."""
+    """By method; those without speculation first."""
     kinds = tuple(_KINDS[method] for method in args.methods if method in _KINDS)
     drafts = (
         make_drafts(args.model, kinds, scale=args.draft_scale)
@@ -87,7 +92,7 @@ def load_engines(args: argparse.Namespace) -> dict[str, LLM]:
     )
     args.model = drafts["target"]["directory"]
     options = engine_options(args, max(args.rows), args.prompt_len + args.output_len)
-    engines = {PLAIN: LLM(**options)}
+    engines = {PLAIN: LLM(**options), PLAIN_AGAIN: LLM(**options)}
     for method in args.methods:
         speculation: dict[str, Any] = {"method": method, **args.spec_args}
         if args.num_speculative_tokens:
@@ -104,27 +109,30 @@ def one_round(
     prompts: dict[str, list[list[int]]],
     args: argparse.Namespace,
     number: int,
-) -> dict[tuple[Case, str], BatchTimes]:
+) -> Round:
     """Every case, on all engines side by side. Raises RuntimeError where texts differ."""
-    times: dict[tuple[Case, str], BatchTimes] = {}
+    rates: Round = {}
     for case in cases:
         task, rows = case
-        batch, name = prompts[task][:rows], f"{number}-{task}-{rows}"
-        runs = [PromptsRun(engine, batch, args.output_len, name, args.temperature) for engine in engines.values()]
-        for method, result in zip(engines, run_side_by_side(runs), strict=True):
-            times[case, method] = result
-            if result.tokens != times[case, PLAIN].tokens:
+        num_requests, name = rows * args.requests_per_row, f"{number}-{task}-{rows}"
+        runs = [
+            SteadyRun(engine, prompts[task], rows, num_requests, args.output_len, name, args.temperature)
+            for engine in engines.values()
+        ]
+        for method, rate in zip(engines, run_side_by_side(runs), strict=True):
+            rates[case, method] = rate
+            if rate.texts != rates[case, PLAIN].texts:
                 raise RuntimeError(f"{method} generated other tokens than plain decoding ({task}, {rows} rows)")
-    return times
+    return rates
 
 
-def summary(case: Case, method: str, rounds: list[dict[tuple[Case, str], BatchTimes]]) -> dict[str, Any]:
+def summary(case: Case, method: str, rounds: list[Round]) -> dict[str, Any]:
     columns: dict[str, list[float]] = defaultdict(list)
-    for times in rounds:
-        own, plain = times[case, method], times[case, PLAIN]
-        columns["tokens_per_s"].append(own.decode_rate)
-        columns["ratio"].append(own.decode_rate / plain.decode_rate)
-        columns["tokens_a_step"].append(own.decoded / own.steps)
+    for rates in rounds:
+        own, plain = rates[case, method], rates[case, PLAIN]
+        columns["tokens_per_s"].append(own.tokens_per_s)
+        columns["ratio"].append(own.tokens_per_s / plain.tokens_per_s)
+        columns["tokens_a_step"].append(own.tokens_a_step)
     medians = {name: round(statistics.median(values), 3) for name, values in columns.items()}
     worst, best = min(columns["ratio"]), max(columns["ratio"])
     return {

@@ -17,7 +17,6 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -66,74 +65,28 @@ def run_batch(llm: Any, batch: int, prompt_len: int, output_len: int, seed: int)
 
 def run_prompts(llm: Any, prompts: list[list[int]], output_len: int, name: str, temperature: float = 0.0) -> BatchTimes:
     """Generate exactly output_len tokens for each prompt. name: of the run, unlike that of any other under way."""
-    run = PromptsRun(llm, prompts, output_len, name, temperature)
-    while not run.is_done:
-        run.step()
-    return run.times()
+    engine = llm.llm_engine
+    params = sampling_params(output_len, temperature)
+    start = time.perf_counter()
+    generated: dict[str, list[int]] = {f"{name}-{i}": [] for i in range(len(prompts))}
+    for req_id, prompt in zip(generated, prompts, strict=True):
+        engine.add_request(req_id, {"prompt_token_ids": prompt}, params)
+    first, missing, steps = start, len(prompts) * output_len, 0
+    while engine.has_unfinished_requests():
+        for output in engine.step():
+            generated[output.request_id] += output.outputs[0].token_ids
+            steps += first != start
+        if first == start and all(generated.values()):
+            first = time.perf_counter()
+            missing -= sum(len(tokens) for tokens in generated.values())
+    end = time.perf_counter()
+    lengths = sorted(len(tokens) for tokens in generated.values())
+    if set(lengths) != {output_len}:
+        raise RuntimeError(f"asked for {output_len} tokens each, got {lengths}")
+    return BatchTimes(first - start, end - first, missing, steps, list(generated.values()))
 
 
-def run_side_by_side(runs: Sequence[PromptsRun], slice_seconds: float = 0.02) -> list[BatchTimes]:
-    """The runs of different engines to their ends, in turns of a few steps, so that all meet the same machine.
-
-    Each turn begins with another run.
-    """
-    turn = 0
-    while under_way := [run for run in runs if not run.is_done]:
-        for i in range(len(under_way)):
-            run = under_way[(i + turn) % len(under_way)]
-            until = time.perf_counter() + slice_seconds
-            while not run.is_done and time.perf_counter() < until:
-                run.step()
-        turn += 1
-    return [run.times() for run in runs]
-
-
-class PromptsRun:
-    """Prompts under way in an engine, which is driven step by step. Only the time spent in it counts."""
-
-    def __init__(
-        self, llm: Any, prompts: list[list[int]], output_len: int, name: str, temperature: float = 0.0
-    ) -> None:
-        self._engine = llm.llm_engine
-        self._output_len = output_len
-        self._generated: dict[str, list[int]] = {f"{name}-{i}": [] for i in range(len(prompts))}
-        self._missing = len(prompts) * output_len
-        self._decode = 0.0
-        self._is_decoding = False
-        self._steps = 0
-        params = _sampling_params(output_len, temperature)
-        start = time.perf_counter()
-        for req_id, prompt in zip(self._generated, prompts, strict=True):
-            self._engine.add_request(req_id, {"prompt_token_ids": prompt}, params)
-        self._prefill = time.perf_counter() - start
-
-    @property
-    def is_done(self) -> bool:
-        return not self._engine.has_unfinished_requests()
-
-    def step(self) -> None:
-        start = time.perf_counter()
-        for output in self._engine.step():
-            self._generated[output.request_id] += output.outputs[0].token_ids
-            self._steps += self._is_decoding
-        seconds = time.perf_counter() - start
-        if self._is_decoding:
-            self._decode += seconds
-            return
-        self._prefill += seconds
-        if all(self._generated.values()):
-            self._is_decoding = True
-            self._missing -= sum(len(tokens) for tokens in self._generated.values())
-
-    def times(self) -> BatchTimes:
-        """Raises RuntimeError where the engine generated fewer or more tokens than it was asked for."""
-        lengths = sorted(len(tokens) for tokens in self._generated.values())
-        if set(lengths) != {self._output_len}:
-            raise RuntimeError(f"asked for {self._output_len} tokens each, got {lengths}")
-        return BatchTimes(self._prefill, self._decode, self._missing, self._steps, list(self._generated.values()))
-
-
-def _sampling_params(output_len: int, temperature: float) -> Any:
+def sampling_params(output_len: int, temperature: float) -> Any:
     """Every step tells what it brought, so that each sequence's progress is seen."""
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind

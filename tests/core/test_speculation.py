@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import random
+import statistics
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from vllm.core.speculation import AcceptanceRates, DraftController, RequestDrafts, StepCost
+from vllm.core.speculation import (
+    ALLOWANCE,
+    LATE_STEPS,
+    MOST_CREDIT,
+    AcceptanceRates,
+    DraftController,
+    FoundShare,
+    RequestDrafts,
+    StepCost,
+)
 
 MOST = 5
 
@@ -100,10 +111,120 @@ def test_drafting_is_never_slower_than_plain_decoding_by_more_than_three_per_cen
 @pytest.mark.parametrize("machine", MACHINES)
 @pytest.mark.parametrize("num_rows", [1, 4, 16])
 @pytest.mark.parametrize("rate", [0.6, 0.8, 0.95])
-@pytest.mark.parametrize("seed", [0, 1])
-def test_most_of_what_can_be_gained_is(machine: Machine, num_rows: int, rate: float, seed: int) -> None:
+def test_most_of_what_can_be_gained_is(machine: Machine, num_rows: int, rate: float) -> None:
     most = machine.best_gain(num_rows, rate)
-    assert gain(machine, num_rows, rate, seed=seed) > 1.0 + 0.8 * (most - 1.0) - 0.03
+    gained = statistics.fmean(gain(machine, num_rows, rate, seed=seed) for seed in range(4))
+    assert gained > 1.0 + 0.8 * (most - 1.0) - 0.025
+
+
+TOKENS = (1, 4, 8, 9, 16, 17, 20, 24, 32, 64, 200)
+MILLISECONDS = (2.2, 2.8, 3.4, 4.1, 5.9, 6.7, 7.5, 8.4, 11.0, 21.0, 66.0)
+"""What a pass over so many tokens was measured to take (SmolLM2-135M, 4 bits, two cores with AVX-512)."""
+
+
+class TextRun:
+    """Rows whose text has stretches in which a lookup finds drafts, on a machine that others disturb.
+
+    share: of the text in such stretches, of 20 tokens on average. rate: of drafts in them that are accepted. disturbed:
+    the share of steps that take twice as long or eight times; all vary by a few per cent, and wander.
+    """
+
+    def __init__(self, num_rows: int, share: float, rate: float, seed: int, disturbed: float) -> None:
+        self.rng = random.Random(seed)
+        self.share, self.rate, self.disturbed = share, rate, disturbed
+        self.records = [RequestDrafts() for _ in range(num_rows)]
+        self.inside = [self.rng.random() < share for _ in range(num_rows)]
+        self.speed = 1.0
+        self.tokens, self.seconds = 0, 0.0
+
+    def true_seconds(self, num_drafts: int) -> float:
+        return float(np.interp(len(self.records) + num_drafts, TOKENS, MILLISECONDS))
+
+    def measured(self, seconds: float) -> float:
+        self.speed += 0.02 * (1.0 - self.speed) + self.rng.gauss(0, 0.01)
+        disturbance = self.rng.choice((2.0, 2.0, 8.0)) if self.rng.random() < self.disturbed else 1.0
+        return seconds * self.speed * (1.0 + self.rng.expovariate(1.0 / 0.1)) * disturbance
+
+    def step(self, controller: DraftController, room: int = 8) -> None:
+        counts = controller.grant([(record, room) for record in self.records])
+        rows = []
+        for row, (record, count) in enumerate(zip(self.records, counts, strict=True)):
+            drafted = count if self.inside[row] else 0
+            accepted = next((place for place in range(drafted) if self.rng.random() > self.rate), drafted)
+            rows.append((record, drafted, accepted))
+            for _ in range(accepted + 1):
+                self._read_on(row)
+        seconds = self.true_seconds(sum(drafted for _, drafted, _ in rows))
+        self.seconds += seconds
+        self.tokens += sum(accepted + 1 for _, _, accepted in rows)
+        controller.observe(rows, self.measured(seconds))
+
+    def _read_on(self, row: int) -> None:
+        leaves = 1 / 20
+        enters = leaves * self.share / (1.0 - self.share) if self.share < 1.0 else 1.0
+        self.inside[row] ^= self.rng.random() < (leaves if self.inside[row] else enters)
+
+    @property
+    def gain(self) -> float:
+        return self.tokens / self.seconds * self.true_seconds(0) / len(self.records)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    num_rows=st.sampled_from([1, 4, 8, 16]),
+    share=st.sampled_from([0.05, 0.3, 0.6, 1.0]),
+    rate=st.floats(0, 1),
+    seed=st.integers(0, 2**32),
+)
+def test_on_a_disturbed_machine_little_is_lost(num_rows, share, rate, seed) -> None:
+    """One step in seven takes twice to eight times as long, so that no single measurement can be believed."""
+    text, controller = TextRun(num_rows, share, rate, seed, disturbed=0.15), DraftController(8)
+    for _ in range(1000):
+        text.step(controller)
+    assert text.gain > 0.97
+
+
+@pytest.mark.parametrize(
+    ("num_rows", "share", "rate", "least"), [(1, 0.95, 0.95, 3.0), (4, 0.95, 0.95, 1.25), (4, 0.6, 0.8, 1.08)]
+)
+@pytest.mark.parametrize("seed", range(4))
+def test_on_a_disturbed_machine_what_pays_is_found(num_rows, share, rate, least, seed) -> None:
+    text, controller = TextRun(num_rows, share, rate, seed, disturbed=0.15), DraftController(8)
+    for _ in range(1000):
+        text.step(controller)
+    assert text.gain > least
+
+
+def test_what_is_misjudged_costs_no_more_than_the_credit() -> None:
+    """The first drafts come for nothing and are all accepted; then none is, and each takes a plain step's time."""
+    controller, record = DraftController(MOST), RequestDrafts()
+    seconds = tokens = 0.0
+    for step in range(2000):
+        (count,) = controller.grant([(record, MOST)])
+        good = step < 200
+        took = 1.0 + (0.0 if good else 1.0) * count
+        controller.observe([(record, count, count if good else 0)], took)
+        if not good:
+            seconds += took
+            tokens += 1.0
+    clipped = (LATE_STEPS - 1) * (MOST - 1)
+    assert seconds - tokens < MOST_CREDIT + MOST + clipped + ALLOWANCE * tokens
+
+
+def test_the_share_of_a_text_that_has_drafts_does_not_depend_on_how_many_are_drafted() -> None:
+    """Where more are accepted, fewer steps find something; the share of tokens stays."""
+    shares = []
+    for count in (1, 5):
+        rng, found, inside = random.Random(3), FoundShare(), False
+        values = []
+        for _ in range(20000):
+            tokens = count + 1 if inside else 1
+            found.observe(tokens if inside else 0, 0 if inside else 1)
+            for _token in range(tokens):
+                inside ^= rng.random() < 1 / 40
+            values.append(found.value)
+        shares.append(sum(values) / len(values))
+    assert all(abs(share - 0.5) < 0.1 for share in shares)
 
 
 def test_where_few_rows_find_drafts_it_is_their_share_that_counts() -> None:
@@ -112,9 +233,12 @@ def test_where_few_rows_find_drafts_it_is_their_share_that_counts() -> None:
     assert gain(Machine(0.3), 8, 0.9, found=0.2) > 0.98
 
 
-def test_where_nothing_is_drafted_one_row_alone_is_tried() -> None:
+def test_where_nothing_is_drafted_a_draft_that_reads_is_tried_by_one_row_alone() -> None:
     controller, machine, rng = DraftController(MOST), Machine(0.3, 0.2), random.Random(0)
-    run(machine, [0.3] * 16, 100, controller=controller)
+    while not sum(counts := controller.grant([(RequestDrafts(), MOST)] * 16)):
+        controller.observe([(RequestDrafts(), 0, 0)] * 16, machine.seconds(16, 0))
+    controller.observe([(RequestDrafts(), 0, 0)] * 16, machine.seconds(16, 0) + 1.0, num_caught_up=100)
+    run(machine, [0.3] * 16, 300, controller=controller)
     records = [RequestDrafts() for _ in range(16)]
     tries = 0
     for _ in range(200):

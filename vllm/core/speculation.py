@@ -1,24 +1,28 @@
 """How many tokens are worth drafting: from the acceptance seen and from what steps were measured to take.
 
-A step of `rows` decoding rows that drafts k tokens for each takes t(rows, k) seconds and brings a row
+A step that drafts k tokens for a row brings it
 
-    tokens(k) = 1 + p1 + p1 p2 + ... + p1 ... pk
+    t(k) = 1 + p1 + p1 p2 + ... + p1 ... pk
 
-tokens, where pj is the share of drafts at position j that were accepted where all before them were. The count chosen is
-the one with the most tokens a second. With many rows, where a pass over more tokens is no longer free, that is 0. Not
-every row that may draft does (a lookup finds something or not): where a share c of the rows does, a step brings
-1 + c (tokens(k) - 1) and takes t(rows, c k). c is at least one row: steps in which nobody drafts cost nothing.
+tokens, where pj is the share of drafts at position j that were accepted where all before them were. Where drafts are
+looked up, only a share f of the text has any before it, and passes in fewer steps for that: a token of text takes
+s(k) = f / t(k) + 1 - f steps, and a share f / t(k) / s(k) of the steps drafts. The count chosen is the one with the
+most tokens a second, none where a pass over more tokens is no longer free.
 
-t is measured, step by step, for the powers of two of `rows`; between measured counts it is interpolated, and beyond the
-largest it is taken to grow at half the pace, so that more is tried. What a draft model needs to catch up with a prompt
-is spread over the steps that follow. Counts beside the best one, and 0, are measured again
-from time to time, so seldom that all of it together costs about one per cent: a count that would lose a share s of a
-step's time waits for at least `REGRET_STEPS * s` steps, so that what is nearly as good is never lost sight of; and for
-longer where a draft model must first read for it. A probe whose drafts are all accepted is followed by another.
+Seconds of a step are measured, by rows (in powers of two) and by mean drafts a row; between measured means they are
+interpolated, and beyond the largest taken to grow at half the pace, so that more is tried. Of each mean a low quantile
+counts, since what disturbs a step only ever makes it longer. What a draft model needs to catch up with a prompt is
+spread over the steps that follow.
 
-Where nothing is drafted, a probe is of one row alone, the one that has drafted most: it costs the others nothing, and a
-draft model need not read their prompts. And no step drafts more than twice what was measured: from one row to all of
-them, and from one draft to many, it takes a few steps, of which the first that do not pay are the last.
+Counts beside the best one, and 0, are measured again from time to time, so seldom that all of it together costs about
+one per cent: a count that would lose a share s of a step's time waits for at least `REGRET_STEPS * s` steps, for less
+while it was measured a few times only, and for longer where a draft model must first read for it. A probe whose drafts
+are all accepted is followed by another. No step drafts more than twice what was measured; and where nothing pays, a
+draft model is tried by one row alone, the one that has drafted most, so that it need not read the prompts of all.
+
+Whatever is misjudged, there is a bound to what it costs. Each number of rows has a credit, in plain steps: a step with
+drafts adds what it was worth and takes the time in which it ran, and a plain one adds `ALLOWANCE`. Without credit
+nothing is drafted. (A bandit that is held to a share of its baseline: Wu et al., Conservative Bandits, 2016.)
 
 A request whose own drafts fail, beyond what chance explains, is left out for a while that doubles each time.
 
@@ -30,12 +34,14 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Sequence
-from statistics import median
+from typing import NamedTuple
 
 LEAST_GAIN = 1.01
 """Drafting must promise so much more than plain decoding to be done at all."""
 PROBE_STEPS = 8
 PROBES_IN_A_ROW = 8
+FIRST_STEPS = 4
+"""Plain steps that are measured before anything else is tried."""
 REST_STEPS = 3
 """Where nothing is drafted, nor tried, so many steps pass before that is thought over: thinking takes its time, too."""
 REGRET_STEPS = 250
@@ -46,10 +52,12 @@ ALLOWANCE = 0.015
 """The share of plain decoding's pace that may be lost by trying."""
 FIRST_CREDIT, MOST_CREDIT = 2.0, 4.0
 """Steps that may be lost at once, whatever was gained before."""
+LATE_STEPS = 3
+"""Of so many steps in a row that took more than twice their time, it is believed."""
 _FORGET = 0.985
-_SHARE_PACE = 0.03
+_SHARE_PACE, _LEAST_SHARE = 0.03, 0.01
 _PRIOR_RATE, _PRIOR_WEIGHT = 0.7, 8.0
-_SAMPLES = 9
+_SAMPLES, _SURE_SAMPLES = 15, 4
 _PLAIN_STEPS = 32
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 8, 128
 _OWN_FORGET = 0.85
@@ -111,12 +119,33 @@ class AcceptanceRates:
         return expected
 
 
+class FoundShare:
+    """The share of tokens before which a row had something to draft, recent ones counting more.
+
+    It belongs to the text, where the share of steps does not: what can be drafted passes in fewer steps, the more is.
+    """
+
+    def __init__(self) -> None:
+        self._found = self._all = _PRIOR_WEIGHT
+
+    def observe(self, found: int, others: int) -> None:
+        """Tokens that a step brought rows which drafted, and rows which might have."""
+        keep = _FORGET ** (found + others)
+        self._found = keep * self._found + found
+        self._all = keep * self._all + found + others
+
+    @property
+    def value(self) -> float:
+        """Never 0, so that it can be found to have become more."""
+        return max(self._found / self._all, _LEAST_SHARE)
+
+
 class StepCost:
-    """Seconds of a step by mean drafts a row, for one number of rows: medians of the last few measurements."""
+    """Seconds of a step by mean drafts a row, for one number of rows: of the last few measurements, a low one."""
 
     def __init__(self) -> None:
         self._samples: dict[float, deque[float]] = {}
-        self._medians: dict[float, float] = {}
+        self._known: dict[float, float] = {}
         self._changed: set[float] = set()
 
     def observe(self, num_drafts: float, seconds: float) -> None:
@@ -140,12 +169,19 @@ class StepCost:
         """The most mean drafts a row that were measured."""
         return max(self._samples, default=0.0)
 
+    def confidence(self, num_drafts: float) -> float:
+        """How well the drafted mean nearest to this one is known, 0 to 1: a first measurement may be far off."""
+        nearest = min((each for each in self._samples if each), key=lambda each: abs(each - num_drafts), default=0)
+        num_samples = len(self._samples[nearest]) if nearest else 0
+        return min(num_samples / _SURE_SAMPLES, 1.0) ** 2
+
     def seconds(self, num_drafts: float) -> float:
         """Measured, or between the two measured means around it, or beyond the greatest. 0.0 if nothing is known."""
-        known = self._medians
+        known = self._known
         while self._changed:
             key = self._changed.pop()
-            known[key] = median(self._samples[key])
+            samples = sorted(self._samples[key])
+            known[key] = samples[len(samples) // 3]
         if num_drafts in known:
             return known[num_drafts]
         below = max((each for each in known if each < num_drafts), default=None)
@@ -158,17 +194,33 @@ class StepCost:
         return known[below] + (known[above] - known[below]) * (num_drafts - below) / (above - below)
 
 
+class Expected(NamedTuple):
+    """Of a step: tokens that it brings a row, and the seconds it takes. mean: drafts a row, where there are any."""
+
+    tokens: float
+    seconds: float
+    mean: float
+
+    @property
+    def pace(self) -> float:
+        return self.tokens / self.seconds
+
+    def loss_beside(self, best: Expected) -> float:
+        """What is lost by a step of this kind, in steps of the best kind; never more than one."""
+        return min(self.seconds / best.seconds * (1.0 - self.pace / best.pace), 1.0)
+
+
 class _Load:
     """What is known of steps of about so many rows. num_steps: of them; measured_at: when each count last was.
 
-    rest: how many more steps draft nothing before that is thought over. granted: the last step's count; num_granted:
-    how many rows got any of it, num_eligible: would have. is_narrow: one row alone may draft, or not all that would
-    have.
+    rest: how many more steps draft nothing before that is thought over. granted: the last step's count, counts: what
+    each row got of it. is_narrow: one row alone may draft, or not all that would have. credit: plain steps in whose
+    time nothing but trying may be done; plain: seconds of one, on average.
     """
 
     __slots__ = (
-        "cost", "credit", "granted", "is_narrow", "measured_at", "num_eligible", "num_granted", "num_probes", "num_steps",
-        "num_plain", "plain", "probe", "probe_again", "rest",
+        "cost", "counts", "credit", "granted", "is_narrow", "measured_at", "num_late", "num_plain", "num_probes",
+        "num_steps", "plain", "probe", "probe_again", "rest",
     )  # fmt: skip
 
     def __init__(self, max_drafts: int) -> None:
@@ -177,21 +229,35 @@ class _Load:
         self.plain, self.num_plain = 0.0, 0
         self.num_steps = self.rest = 0
         self.measured_at = [0] * (max_drafts + 1)
-        self.granted = self.num_granted = self.num_eligible = 0
+        self.granted = 0
+        self.counts: list[int] = []
         self.is_narrow = False
         self.probe: int | None = None
         self.probe_again: int | None = None
-        self.num_probes = 0
+        self.num_probes = self.num_late = 0
 
     def settle_plain(self, seconds: float) -> None:
         self.num_plain = min(self.num_plain + 1, _PLAIN_STEPS)
-        self.plain += (seconds - self.plain) / self.num_plain
+        self.plain += (min(seconds, self._limit(0.0)) - self.plain) / self.num_plain
         self.credit = min(self.credit + ALLOWANCE, MOST_CREDIT)
 
-    def settle_drafted(self, tokens: float, seconds: float) -> None:
-        """tokens: that the step brought a row, and so what it was worth in plain steps."""
-        if self.num_plain:
-            self.credit = min(self.credit + tokens - seconds / self.plain, MOST_CREDIT)
+    def settle_drafted(self, tokens: float, mean: float, seconds: float, is_reading: bool) -> None:
+        """tokens: that the step brought a row, and so what it was worth in plain steps.
+
+        What keeps a step for much longer than such steps take is not its drafts; if it goes on, it may be.
+        """
+        if not self.num_plain:
+            return
+        limit = self._limit(mean)
+        if not is_reading:
+            self.num_late = self.num_late + 1 if seconds > limit else 0
+            if self.num_late < LATE_STEPS:
+                seconds = min(seconds, limit)
+        self.credit = min(self.credit + tokens - seconds / self.plain, MOST_CREDIT)
+
+    def _limit(self, mean: float) -> float:
+        """Seconds beyond which a step was disturbed."""
+        return 2.0 * self.cost.seconds(mean) or math.inf
 
     def age(self, count: int) -> int:
         """Steps since so many drafts were last measured."""
@@ -212,10 +278,11 @@ class DraftController:
         self._rates = AcceptanceRates(max_drafts)
         self._loads: dict[int, _Load] = {}
         self._step = 0
-        self._share = 1.0
+        self._found = FoundShare()
+        self._eligible = 1.0
         self._overhead = 0.0
         self._reading = 0.0
-        self._has_read = False
+        self._num_readings = 0
 
     def grant(self, rows: Sequence[tuple[RequestDrafts, int]], limit: int | None = None) -> list[int]:
         """How many tokens each row may draft in a decode step: rows as (record, room); limit: the step's own, a row."""
@@ -227,13 +294,15 @@ class DraftController:
         self._step += 1
         if load.rest:
             load.rest -= 1
-            load.granted = load.num_granted = 0
+            load.granted, load.counts = 0, []
             return [0] * len(rows)
         load.granted = min(self._choose(load, len(rows)), most)
         counts = [max(min(room, load.granted), 0) if record.back_at <= self._step else 0 for record, room in rows]
-        load.num_eligible = sum(count > 0 for count in counts)
+        if load.granted:
+            eligible = max(sum(count > 0 for count in counts) / len(counts), _LEAST_SHARE)
+            self._eligible += _SHARE_PACE * (eligible - self._eligible)
         self._narrow(load, [record for record, _ in rows], counts)
-        load.num_granted = sum(count > 0 for count in counts)
+        load.counts = counts
         return counts
 
     def observe(
@@ -288,71 +357,76 @@ class DraftController:
         mean = sum(drafted for _, drafted, _ in rows) / len(rows)
         drafts, is_known = bool(mean or num_caught_up), load.cost.knows_drafts
         if drafts:
-            load.settle_drafted(1.0 + sum(accepted for _, _, accepted in rows) / len(rows), seconds)
+            tokens = 1.0 + sum(accepted for _, _, accepted in rows) / len(rows)
+            load.settle_drafted(tokens, mean, seconds, num_caught_up > 0)
         else:
             load.settle_plain(seconds)
         excess = max(seconds - load.cost.seconds(mean), 0.0) if num_caught_up and load.cost.knows_plain else 0.0
         if load.is_narrow and drafts:
             # The first of all is no measure: the draft's weights come from the disk with it.
-            self._reading += (excess - self._reading) / 2 if self._has_read else 0.0
-            self._has_read = True
+            self._reading += (excess - self._reading) / 2 if self._num_readings else 0.0
+            self._num_readings += num_caught_up > 0
         if not num_caught_up:
             load.cost.observe(mean, seconds)
             load.measured_at[load.granted] = load.num_steps
-            if load.num_granted:
-                found = sum(drafted > 0 for _, drafted, _ in rows) / load.num_granted
-                self._share += _SHARE_PACE * (found * load.num_eligible / len(rows) - self._share)
+            if load.granted:
+                granted = [row for row, count in zip(rows, load.counts, strict=True) if count]
+                found = sum(1 + accepted for _, drafted, accepted in granted if drafted)
+                self._found.observe(found, sum(not drafted for _, drafted, _ in granted))
         if is_known and drafts:
             self._overhead += (excess - self._overhead) / OVERHEAD_STEPS
 
     def _choose(self, load: _Load, num_rows: int) -> int:
         load.is_narrow = False
-        if not load.cost.knows_plain:
-            return self._begin(load)
+        if load.num_plain < FIRST_STEPS:
+            return 0 if load.num_plain or load.num_steps <= FIRST_STEPS else self.max_drafts
         if load.credit <= 0.0:
             load.rest = REST_STEPS
             return 0
         if not load.cost.knows_drafts:
             load.is_narrow = True
             return int(load.age(1) > READING_STEPS * self._reading / load.cost.seconds(0))
-        share = max(self._share, 1.0 / num_rows)
-        values = [self._value(load, count, share) for count in range(self.max_drafts + 1)]
-        best = max(range(len(values)), key=values.__getitem__)
-        if values[best] < LEAST_GAIN * values[0]:
+        expected = [self._expect(load, num_rows, count, self._eligible) for count in range(self.max_drafts + 1)]
+        best = max(range(len(expected)), key=lambda count: expected[count].pace)
+        if expected[best].pace < LEAST_GAIN * expected[0].pace:
             best = 0
-        load.is_narrow = best == 0
+        load.is_narrow = best == 0 and self._num_readings > 0
         if load.probe_again is not None:
             load.probe = load.probe_again = max(load.probe_again, best)
             return load.probe
         load.num_probes = 0
         if load.is_narrow:
-            share = 1.0 / num_rows
-            values = [values[0], self._value(load, 1, share)]
-        load.probe = self._due_probe(load, values, best, share)
+            expected = [expected[0], self._expect(load, num_rows, 1, 1.0 / num_rows)]
+        load.probe = self._due_probe(load, expected, best)
         if load.probe is not None:
             return load.probe
         load.rest = REST_STEPS if best == 0 else 0
         return best
 
-    def _begin(self, load: _Load) -> int:
-        """Before anything is measured: plain steps twice where time is measured, else drafts."""
-        return 0 if load.age(0) <= 2 else self.max_drafts
-
-    def _due_probe(self, load: _Load, values: list[float], best: int, share: float) -> int | None:
-        candidates = {0, best - 1, best + 1} & set(range(self.max_drafts + 1)) - {best}
+    def _due_probe(self, load: _Load, expected: list[Expected], best: int) -> int | None:
+        candidates = {0, best - 1, best + 1} & set(range(len(expected))) - {best}
         for count in sorted(candidates, key=lambda each: load.measured_at[each]):
-            step = load.cost.seconds(share * best)
-            lost = load.cost.seconds(share * count) / step * (1.0 - values[count] / values[best])
-            wait = REGRET_STEPS * lost + (READING_STEPS * self._reading / step if best == 0 else 0.0)
+            wait = REGRET_STEPS * expected[count].loss_beside(expected[best])
+            if count:
+                wait *= load.cost.confidence(expected[count].mean)
+            if best == 0:
+                wait += READING_STEPS * self._reading / expected[0].seconds
             if load.age(count) >= max(PROBE_STEPS, math.ceil(wait)):
                 load.measured_at[count] = load.num_steps
                 return count
         return None
 
-    def _value(self, load: _Load, count: int, share: float) -> float:
-        """Tokens a second and row, of a step in which this share of the rows drafts."""
-        tokens = 1.0 + share * (self._rates.tokens(count) - 1.0)
-        return tokens / (load.cost.seconds(share * count) + (self._overhead if count else 0.0))
+    def _expect(self, load: _Load, num_rows: int, count: int, share: float) -> Expected:
+        """What steps bring in which this share of the rows may draft so many."""
+        if not count:
+            return Expected(1.0, load.cost.seconds(0), 0.0)
+        tokens, found = self._rates.tokens(count), self._found.value
+        steps = found / tokens + 1.0 - found
+        share_drafting = share * found / tokens / steps
+        nobody = (1.0 - share_drafting) ** num_rows
+        mean = count * share_drafting / (1.0 - nobody)  # of the steps in which somebody drafts
+        seconds = nobody * load.cost.seconds(0) + (1.0 - nobody) * load.cost.seconds(mean)
+        return Expected(1.0 + share * (1.0 / steps - 1.0), seconds + self._overhead, mean)
 
     def _needed(self, load: _Load, num_drafts: int) -> float:
         """Accepted tokens at which so many drafts break even, nearly; a few in a hundred where they seem to be free."""
