@@ -5,10 +5,13 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+import fastapi
 import httpx
+import pydantic
 import pytest
 
 from tests.server.fake_engine import MAX_MODEL_LEN, FakeEngine
+from vllm.entrypoints.openai.errors import install_error_handlers
 from vllm.entrypoints.utils import edit_distance, nearest_field
 
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
@@ -319,3 +322,28 @@ async def test_unexpected_error_says_nothing(http: httpx.AsyncClient, engine: Fa
     response = await http.post(COMPLETIONS, json={"prompt": "a"})
     assert response.status_code == 500
     assert "0x7f" not in response.text and "secret" not in response.text
+
+
+async def test_the_form_of_a_body_is_no_field(http: httpx.AsyncClient) -> None:
+    for path in ("/invocations", "/tokenize"):
+        assert (await refused(http, path, {"prompt": []}))["param"] == "prompt"
+        assert (await refused(http, path, {"messages": 5}))["param"] == "messages"
+    error = await refused(http, "/invocations", {"prompt": "a", "logit_bias": {"chat": "x"}})
+    assert error["param"] == "logit_bias.chat"
+
+
+class Labelled(pydantic.BaseModel):
+    chat: int
+    body: int
+
+
+async def test_fields_that_are_called_as_a_form_is() -> None:
+    app = fastapi.FastAPI()
+    install_error_handlers(app)
+
+    @app.post("/")
+    async def take(request: Labelled) -> None: ...
+
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as http:
+        assert (await refused(http, "/", {"chat": "x", "body": 1}))["param"] == "chat"
+        assert (await refused(http, "/", {"chat": 1, "body": "x"}))["param"] == "body"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from pydantic import Field
 
 from vllm.entrypoints.openai.protocol.base import ClosedModel, OpenAIBaseModel, TokenIds
@@ -20,11 +18,6 @@ class TokenizeCompletionRequest(OpenAIBaseModel):
 class TokenizeChatRequest(TemplateFields):
     model: str | None = None
     return_token_strs: bool | None = Field(False, description="Add each token's own form in the vocabulary.")
-
-
-def prompt_form(value: Any) -> str:
-    """Which of the two a body is: it has `messages`, or a `prompt`."""
-    return "chat" if isinstance(value, dict) and "messages" in value else "completion"
 
 
 class TokenizeResponse(ClosedModel):
