@@ -347,3 +347,29 @@ async def test_fields_that_are_called_as_a_form_is() -> None:
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as http:
         assert (await refused(http, "/", {"chat": "x", "body": 1}))["param"] == "chat"
         assert (await refused(http, "/", {"chat": 1, "body": "x"}))["param"] == "body"
+
+
+def deep(levels: int, **around: Any) -> dict[str, Any]:
+    value: Any = []
+    for _ in range(levels):
+        value = {"properties": {"a": value}}
+    return {**around, "parameters": value}
+
+
+@pytest.mark.parametrize("levels", [80, 230])
+async def test_nesting_is_bounded_for_all_that_walks_a_request(http: httpx.AsyncClient, levels: int) -> None:
+    """Beyond it, writing a request's `tools` into the answer failed, and so did a walk through a schema."""
+    bodies = {
+        "/v1/responses": {"input": "a", "tools": [deep(levels, type="function", name="f")]},
+        "/v1/messages": {"model": "fake", "max_tokens": 2, "messages": HELLO, "metadata": deep(levels)},
+        CHAT: {"messages": HELLO, "metadata": deep(levels)},
+        COMPLETIONS: {"prompt": "a", "metadata": deep(levels)},
+    }
+    for path, body in bodies.items():
+        response = await http.post(path, json=body)
+        assert response.status_code == 400 and "nested more than 128 levels" in response.text, path
+    assert (await http.post(CHAT, json={"messages": HELLO, "metadata": deep(40)})).status_code == 200
+    arguments = "[" * 200 + "]" * 200
+    call = {"id": "a", "type": "function", "function": {"name": "f", "arguments": arguments}}
+    error = await refused(http, CHAT, {"messages": [*HELLO, {"role": "assistant", "tool_calls": [call]}]})
+    assert error["param"].endswith("arguments")

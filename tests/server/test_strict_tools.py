@@ -241,6 +241,34 @@ def test_what_a_form_cannot_write_is_refused(parser: str, name: str, properties:
     assert grammar_of("hermes", tools)
 
 
+def nested(depth: int) -> dict[str, Any]:
+    return {"anyOf": [nested(depth - 1)]} if depth else {"type": "string"}
+
+
+@pytest.mark.parametrize("parser", sorted(WITH_MARKS))
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"properties": {"a": {"anyOf": 5}}},
+        {"properties": {"a": {"oneOf": {}}}},
+        {"properties": {"a": {"enum": 5}}},
+        {"properties": {"a": {"enum": "text"}}},
+        {"properties": {"a": {"type": "string"}}, "required": 5},
+        {"properties": {"a": {"type": "string"}}, "required": "a"},
+        {"properties": {"a": nested(200)}},
+        {"properties": 5},
+        {"$defs": 5, "properties": {"a": {}}},
+    ],
+)
+def test_schemas_that_are_none_are_refused_or_fail_to_compile(parser: str, parameters: dict[str, Any]) -> None:
+    tools = [{"type": "function", "function": {"name": "f", "strict": True, "parameters": parameters}}]
+    try:
+        grammar = grammar_of(parser, tools)
+    except VLLMValidationError:
+        return
+    LLMatcher(LLTokenizer("byte"), LLMatcher.grammar_from_lark(grammar), log_level=0)
+
+
 MARK = "[TOOL_CALLS]"
 
 

@@ -11,9 +11,12 @@ import math
 import re
 from typing import Any
 
+from vllm.sampling_params import is_deeper
+
 _ESCAPE = re.compile(
     r"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL
 )
+MAX_DEPTH = 128
 _MAX_DIGITS = 4000
 """Of integers that are read as such: Python converts no more than 4300."""
 
@@ -22,14 +25,17 @@ def decoded(text: str) -> Any:
     """What a JSON text stands for, in values that can be written as JSON again, and as UTF-8.
 
     Half a surrogate pair becomes U+FFFD; a number that is too large for Python's becomes its text.
-    Raises ValueError for what is no JSON, NaN among it.
+    Raises ValueError for what is no JSON, NaN among it, and for what is nested more deeply than a request may be.
     """
     try:
-        return json.loads(
+        value = json.loads(
             _ESCAPE.sub(_without_halves, text), parse_int=_integer, parse_float=_float, parse_constant=_no_constant
         )
+        if not is_deeper(value, MAX_DEPTH):
+            return value
     except RecursionError:
-        raise ValueError("nested too deeply") from None
+        pass
+    raise ValueError(f"nested more than {MAX_DEPTH} levels deep")
 
 
 def _without_halves(match: re.Match[str]) -> str:

@@ -213,7 +213,7 @@ def _parameter(name: str, schema: Any, definitions: dict[str, Any]) -> str:
         return f"{opened} BREAK? {_json(_with(schema, definitions))} BREAK? {closed}"
     if _takes_any_text(schema):
         return f"{opened} value BREAK?"
-    texts = schema.get("enum", [schema.get("const")]) if isinstance(schema, dict) else [None]
+    texts = (_listed(schema, "enum") or [schema.get("const")]) if isinstance(schema, dict) else [None]
     if not all(isinstance(text, str) and _is_one_text(text) for text in texts):
         raise _refusal(
             f"with the tool parser qwen3_coder needs a simpler schema for {name[:64]!r}: one type, or an enum of "
@@ -230,7 +230,7 @@ def _is_one_text(text: str) -> bool:
 def _takes_any_text(schema: Any) -> bool:
     if not isinstance(schema, dict):
         return False
-    if any(_takes_any_text(each) for name in ("anyOf", "oneOf") for each in schema.get(name) or ()):
+    if any(_takes_any_text(each) for name in ("anyOf", "oneOf") for each in _listed(schema, name)):
         return True
     return schema.get("type") == "string" and not schema.keys() - {
         "type",
@@ -265,7 +265,7 @@ def _arguments(
     if not properties and parameters.get("additionalProperties") is not False:
         yield f"arguments{i}: ({other} ({between} {other})*)?"
         return
-    required = parameters.get("required") or ()
+    required = _listed(parameters, "required")
     definitions: dict[str, Any] = {name: parameters[name] for name in ("$defs", "definitions") if name in parameters}
     yield f"arguments{i}: first{i}_0"
     for n, (name, schema) in enumerate(properties.items()):
@@ -275,6 +275,13 @@ def _arguments(
             yield f"{state}{i}_{n}: {before} argument{i}_{n} next{i}_{n + 1}{skip}"
     yield f'first{i}_{len(properties)}: ""'
     yield f'next{i}_{len(properties)}: ""'
+
+
+def _listed(schema: dict[str, Any], key: str) -> list[Any]:
+    value = schema.get(key)
+    if not isinstance(value, list | None):
+        raise _refusal(f"needs {key!r} to be a list wherever a schema has it")
+    return value or []
 
 
 def _with(schema: Any, definitions: dict[str, Any]) -> Any:
