@@ -15,6 +15,7 @@ from pathlib import Path
 from vllm import envs
 
 _FORMAT = "%(levelname)s %(asctime)s [%(name)s] %(message)s"
+_DATES = "%m-%d %H:%M:%S"
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _configured = False
 
@@ -43,10 +44,16 @@ def _configure() -> None:
         return
     root = logging.getLogger("vllm")
     handler = logging.StreamHandler()
-    handler.setFormatter(RecordFormatter(envs.VLLM_LOGGING_PREFIX + _FORMAT, datefmt="%m-%d %H:%M:%S"))
+    handler.setFormatter(RecordFormatter(envs.VLLM_LOGGING_PREFIX + _FORMAT, datefmt=_DATES))
     root.addHandler(handler)
     root.setLevel(envs.VLLM_LOGGING_LEVEL)
     root.propagate = False
+
+
+def use_record_format(name: str) -> None:
+    """Have the handlers of a logger of others write records as ours do."""
+    for handler in logging.getLogger(name).handlers:
+        handler.setFormatter(RecordFormatter(envs.VLLM_LOGGING_PREFIX + _FORMAT, datefmt=_DATES))
 
 
 def init_logger(name: str) -> logging.Logger:

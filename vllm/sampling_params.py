@@ -109,16 +109,17 @@ def _check_constraint(kind: str, value: Any) -> None:
 
 def is_deeper(value: Any, limit: int) -> bool:
     """Whether lists and dicts are nested in more than `limit` levels."""
-    level: list[Any] = [value]
+    level = _containers([value])
     for _ in range(limit):
-        level = [child for node in level for child in _children(node) if isinstance(child, (dict, list))]
         if not level:
             return False
-    return True
+        level = [child for node in level for child in _containers(node)]
+    return bool(level)
 
 
-def _children(node: Any) -> list[Any]:
-    return list(node.values()) if isinstance(node, dict) else list(node)
+def _containers(node: dict[Any, Any] | list[Any]) -> list[Any]:
+    children = node.values() if isinstance(node, dict) else node
+    return [child for child in children if isinstance(child, (dict, list))]
 
 
 GuidedDecodingParams = StructuredOutputsParams

@@ -369,7 +369,14 @@ async def test_nesting_is_bounded_for_all_that_walks_a_request(http: httpx.Async
         response = await http.post(path, json=body)
         assert response.status_code == 400 and "nested more than 128 levels" in response.text, path
     assert (await http.post(CHAT, json={"messages": HELLO, "metadata": deep(40)})).status_code == 200
-    arguments = "[" * 200 + "]" * 200
-    call = {"id": "a", "type": "function", "function": {"name": "f", "arguments": arguments}}
-    error = await refused(http, CHAT, {"messages": [*HELLO, {"role": "assistant", "tool_calls": [call]}]})
-    assert error["param"].endswith("arguments")
+
+
+async def test_arguments_that_come_back(http: httpx.AsyncClient) -> None:
+    def body(arguments: str) -> dict[str, Any]:
+        call = {"id": "a", "type": "function", "function": {"name": "f", "arguments": arguments}}
+        return {"messages": [*HELLO, {"role": "assistant", "tool_calls": [call]}]}
+
+    for arguments in ("[" * 200 + "]" * 200, '{"a": NaN}', "{"):
+        assert (await refused(http, CHAT, body(arguments)))["param"].endswith("arguments")
+    for arguments in ("5", "null", '"a"', '{"a": 1e999, "b": "\\ud800"}', "9" * 5000, "[" * 100 + "]" * 100):
+        assert (await http.post(CHAT, json=body(arguments))).status_code == 200, arguments

@@ -378,6 +378,15 @@ def test_strings_that_never_end_are_read_again() -> None:
     assert parse(make("qwen3_coder"), [text, "\n", another]) == [expected, ToolCall("f", "{}")]
 
 
+def test_schemas_that_are_none() -> None:
+    parser = Qwen3CoderParser()
+    parser.set_tools(
+        [{"function": {"name": "f", "parameters": given}} for given in ([1], 5, {"properties": [1]}, None)]
+    )
+    (call,) = parse(parser, ["<tool_call><function=f><parameter=a>1</parameter></function></tool_call>"])
+    assert call == ToolCall("f", '{"a": "1"}')
+
+
 def test_types_by_the_schema() -> None:
     parser = Qwen3CoderParser()
     parser.set_tools(TYPED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import logging
@@ -17,8 +18,11 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.server.conftest import server_args
 from tests.server.fake_engine import FakeEngine
 from vllm.entrypoints.cli.terminal import TerminalWriter
+from vllm.entrypoints.openai.api_server import build_app
+from vllm.entrypoints.openai.launcher import build_server
 from vllm.logger import RecordFormatter, visible
 
 HOSTILE = "a\x1b]0;title\x07\x1b[2Jb\x9bc\x7f\tcol\nline\r\nnext\rover\x00"
@@ -121,6 +125,13 @@ def test_records_cannot_be_forged() -> None:
     _, *rest = formatter.format(record).split("\n")
     assert len(rest) > 3 and all(line.startswith("    ") for line in rest)
     assert visible("plain \u2603\n\t") == "plain \u2603\n\t"
+
+
+def test_records_of_the_http_layer_are_written_the_same() -> None:
+    app = build_app(server_args())
+    build_server(app, server_args(), engine_life=asyncio.Future(loop=asyncio.new_event_loop()))
+    handlers = logging.getLogger("uvicorn").handlers
+    assert handlers and all(isinstance(handler.formatter, RecordFormatter) for handler in handlers)
 
 
 async def test_requests_and_answers_in_the_log(

@@ -9,9 +9,8 @@ from __future__ import annotations
 import json
 import re
 
-from vllm.entrypoints.model_json import decoded
+from vllm.entrypoints.model_json import MAX_DEPTH, decoded
 
-MAX_DEPTH = 128
 _PLAIN = re.compile(r'[^"\\\x00-\x1f]+')
 _SPACE = " \t\n\r"
 _LITERALS = {"t": "true", "f": "false", "n": "null"}

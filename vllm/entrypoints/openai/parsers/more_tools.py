@@ -178,7 +178,8 @@ class Qwen3CoderParser(HermesParser):
     def set_tools(self, tools: Tools) -> None:
         for tool in tools:
             function = tool["function"]
-            properties = (function.get("parameters") or {}).get("properties")
+            parameters = function.get("parameters")
+            properties = parameters.get("properties") if isinstance(parameters, dict) else None
             self._types[function["name"]] = properties if isinstance(properties, dict) else {}
 
     def new_reader(self) -> MarkedReader:
