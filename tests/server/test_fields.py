@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import logging
 from typing import Any
 
@@ -297,6 +298,15 @@ async def test_malformed_body(http: httpx.AsyncClient, content: bytes, media_typ
     response = await http.post(COMPLETIONS, content=content, headers={"Content-Type": media_type})
     assert response.status_code == 400, response.text
     assert response.json()["error"]["code"] == 400
+
+
+async def test_body_that_is_encoded(http: httpx.AsyncClient) -> None:
+    headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+    for content in (gzip.compress(b'{"prompt": "a"}'), b'{"prompt": "a"}'):
+        response = await http.post(COMPLETIONS, content=content, headers=headers)
+        assert response.status_code == 400 and "Content-Encoding" in response.json()["error"]["message"]
+    headers["Content-Encoding"] = "identity"
+    assert (await http.post(COMPLETIONS, content=content, headers=headers)).status_code == 200
 
 
 async def test_unknown_route_and_method(http: httpx.AsyncClient) -> None:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Coroutine
+from http import HTTPStatus
 from typing import Any
 
 import msgspec
-from fastapi import Request, Response
+from fastapi import HTTPException, Request, Response
 from fastapi.routing import APIRoute
 
 from vllm.entrypoints.model_json import MAX_DEPTH
@@ -34,6 +35,8 @@ def read_json(text: bytes) -> Any:
 
 class StrictRequest(Request):
     async def json(self) -> Any:
+        if self.headers.get("content-encoding", "identity").strip().lower() != "identity":
+            raise HTTPException(HTTPStatus.BAD_REQUEST, "Bodies are taken as they are, without a Content-Encoding.")
         return read_json(await self.body())
 
 
