@@ -12,7 +12,8 @@ machine's limits are probed around every measurement, and those made while it co
     first token s    from the start of a process (ours: from artifacts) to the first token
     http N           output tokens a second of N streams over HTTP; ttft ms N and itl ms N: medians
 
-Prints a table with ratios, in which * marks a value of disturbed runs only, and ends in one JSON line.
+Prints a table with ratios, in which * marks a value of disturbed runs only, and ends in one JSON line. Cut off (Ctrl-C,
+SIGTERM, an engine that fails), it prints those of what was measured until then, says so, and saves nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import argparse
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -59,25 +60,42 @@ def compare(args: argparse.Namespace, kinds: Sequence[type[Engine]]) -> None:
     job = Job(args.input_len, args.output_len, args.batches, args.prefill_len)
     tokenizer = files.gguf(args.formats[0])
     runs: list[Run] = []
+
+    def report(**note: str) -> None:
+        best = best_of(probe for run in runs for probe in run.probes)
+        order = {(each.engine.name, each.format): i for i, each in enumerate(contenders)}
+        table = cells(sorted(runs, key=lambda run: order[run.engine, run.format]), best)
+        print(render(table))
+        result = {
+            **note,
+            "model": files.source.stem,
+            "engines": versions_of(engines),
+            "job": {**vars(job), "rounds": args.rounds, "threads": args.threads},
+            "table": as_json(table),
+            "ratios": ratios(table),
+        }
+        finish(f"peers-{files.source.stem}", best, result, args.save and not note)
+
+    try:
+        for run in measured(contenders, args, job, tokenizer):
+            runs.append(run)
+    except (KeyboardInterrupt, PeerError) as cause:
+        if runs:
+            say("cut off: this is what was measured until then")
+            report(cut_off=str(cause) or "interrupted")
+        raise
+    report()
+
+
+def measured(contenders: Sequence[Contender], args: argparse.Namespace, job: Job, tokenizer: Path) -> Iterator[Run]:
+    """Each measurement when it is made."""
     for number in range(args.rounds):
         for contender in contenders if number % 2 == 0 else contenders[::-1]:
             say(f"round {number + 1}: {contender.engine.name} {contender.weights}")
-            runs += contender.offline(job)
-            runs += contender.first_token()
+            yield from contender.offline(job)
+            yield from contender.first_token()
             if args.http:
-                runs += contender.http(job, args.streams, tokenizer)
-    best = best_of(probe for run in runs for probe in run.probes)
-    order = {(each.engine.name, each.format): i for i, each in enumerate(contenders)}
-    table = cells(sorted(runs, key=lambda run: order[run.engine, run.format]), best)
-    print(render(table))
-    result = {
-        "model": files.source.stem,
-        "engines": versions_of(engines),
-        "job": {**vars(job), "rounds": args.rounds, "threads": args.threads},
-        "table": as_json(table),
-        "ratios": ratios(table),
-    }
-    finish(f"peers-{files.source.stem}", best, result, args.save)
+                yield from contender.http(job, args.streams, tokenizer)
 
 
 class Contender:
@@ -89,29 +107,25 @@ class Contender:
         self.weights = weights
         self.model = model
 
-    def offline(self, job: Job) -> list[Run]:
+    def offline(self, job: Job) -> Iterator[Run]:
         """Each number of sequences, then prefill: in processes of their own if that is cheap, with probes between."""
         jobs = [job] if self.engine.starts_slowly else split(job)
-        runs: list[Run] = []
         for variant in self.engine.variants:
             for each in jobs:
-                runs += self._measure(lambda: self.engine.offline(self.model, each, variant), variant)  # noqa: B023
-        return runs
+                yield from self._measure(lambda: self.engine.offline(self.model, each, variant), variant)  # noqa: B023
 
-    def first_token(self) -> list[Run]:
+    def first_token(self) -> Iterator[Run]:
         command, env = self.engine.first_token_command(self.model), self.engine.environment()
         seconds_to_first_token(command, env)
-        return self._measure(lambda: {"first token s": seconds_to_first_token(command, env)})
+        yield from self._measure(lambda: {"first token s": seconds_to_first_token(command, env)})
 
-    def http(self, job: Job, streams: Sequence[int], tokenizer: Path) -> list[Run]:
+    def http(self, job: Job, streams: Sequence[int], tokenizer: Path) -> Iterator[Run]:
         server = self.engine.serving(self.model, Service(max(streams), job.prompt_len + job.output_len + 16))
         if server is None:
-            return []
-        runs: list[Run] = []
+            return
         with server as url:
             for count in streams:
-                runs += self._measure(lambda: over_http(url, count, job, tokenizer))  # noqa: B023
-        return runs
+                yield from self._measure(lambda: over_http(url, count, job, tokenizer))  # noqa: B023
 
     def _measure(self, rates: Callable[[], Rates], variant: str = "") -> list[Run]:
         before = measure_limits()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import time
 import urllib.request
@@ -36,11 +37,19 @@ def make_parser(description: str | None, rounds: int) -> argparse.ArgumentParser
 
 
 def run(compare: Callable[[argparse.Namespace, Sequence[type[Engine]]], None], args: argparse.Namespace) -> None:
-    """Compare this engine with those that were asked for. Ends the process with a message where one fails."""
+    """Compare this engine with those that were asked for. Ends the process with a message where one fails; SIGTERM is
+    met as Ctrl-C is."""
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         compare(args, [Ours, *(PEERS[name] for name in args.peers)])
     except PeerError as error:
         sys.exit(str(error))
+    except KeyboardInterrupt:
+        sys.exit("interrupted")
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def install(kinds: Sequence[type[Engine]], args: argparse.Namespace) -> list[Engine]:

@@ -1,16 +1,35 @@
-"""Loggers of the package: `init_logger(__name__)`. Level, prefix and configuration file come from `envs`."""
+"""Loggers of the package: `init_logger(__name__)`. Level, prefix and configuration file come from `envs`.
+
+Messages may hold texts of clients and models. So control characters are made visible, and lines after a record's first
+are indented: no text can pass for a record, or change the terminal that shows it.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
 import logging.config
+import re
 from pathlib import Path
 
 from vllm import envs
 
 _FORMAT = "%(levelname)s %(asctime)s [%(name)s] %(message)s"
+_DATES = "%m-%d %H:%M:%S"
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _configured = False
+
+
+def visible(text: str) -> str:
+    """`text` with its control characters written as escapes, but for line feeds and tabs."""
+    return _CONTROL.sub(lambda match: rf"\x{ord(match[0]):02x}", text)
+
+
+class RecordFormatter(logging.Formatter):
+    """For handlers of a VLLM_LOGGING_CONFIG_PATH too: `"()": "vllm.logger.RecordFormatter"`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return visible(super().format(record)).replace("\n", "\n    ")
 
 
 def _configure() -> None:
@@ -25,10 +44,16 @@ def _configure() -> None:
         return
     root = logging.getLogger("vllm")
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter(envs.VLLM_LOGGING_PREFIX + _FORMAT, datefmt="%m-%d %H:%M:%S"))
+    handler.setFormatter(RecordFormatter(envs.VLLM_LOGGING_PREFIX + _FORMAT, datefmt=_DATES))
     root.addHandler(handler)
     root.setLevel(envs.VLLM_LOGGING_LEVEL)
     root.propagate = False
+
+
+def use_record_format(name: str) -> None:
+    """Have the handlers of a logger of others write records as ours do."""
+    for handler in logging.getLogger(name).handlers:
+        handler.setFormatter(RecordFormatter(envs.VLLM_LOGGING_PREFIX + _FORMAT, datefmt=_DATES))
 
 
 def init_logger(name: str) -> logging.Logger:

@@ -103,21 +103,23 @@ def _check_constraint(kind: str, value: Any) -> None:
         raise _error(f"{name} can only be true; leave it out to allow any text.", name, value)
     if kind == "regex" and "\0" in value:
         raise _error(f"{name} must not contain NUL characters.", name)
-    if kind == "json" and isinstance(value, dict) and _is_deeper(value, MAX_SCHEMA_DEPTH):
+    if kind == "json" and isinstance(value, dict) and is_deeper(value, MAX_SCHEMA_DEPTH):
         raise _error(f"{name} is nested more than {MAX_SCHEMA_DEPTH} levels deep.", name)
 
 
-def _is_deeper(value: Any, limit: int) -> bool:
-    level: list[Any] = [value]
+def is_deeper(value: Any, limit: int) -> bool:
+    """Whether lists and dicts are nested in more than `limit` levels."""
+    level = _containers([value])
     for _ in range(limit):
-        level = [child for node in level for child in _children(node) if isinstance(child, (dict, list))]
         if not level:
             return False
-    return True
+        level = [child for node in level for child in _containers(node)]
+    return bool(level)
 
 
-def _children(node: Any) -> list[Any]:
-    return list(node.values()) if isinstance(node, dict) else list(node)
+def _containers(node: dict[Any, Any] | list[Any]) -> list[Any]:
+    children = node.values() if isinstance(node, dict) else node
+    return [child for child in children if isinstance(child, (dict, list))]
 
 
 GuidedDecodingParams = StructuredOutputsParams
@@ -331,6 +333,10 @@ class SamplingParams(msgspec.Struct, omit_defaults=True):
         self.temperature, self.top_p, self.top_k, self.min_p = 0.0, 1.0, 0, 0.0
 
 
+MAX_LENGTH_PENALTY = 32
+"""Beyond it, and well within it, length alone decides; far beyond, its power is no number."""
+
+
 class BeamSearchParams(msgspec.Struct, omit_defaults=True):
     """How `LLM.beam_search` searches. Beams are ranked by cumulative log-probability / length ** length_penalty."""
 
@@ -347,6 +353,9 @@ class BeamSearchParams(msgspec.Struct, omit_defaults=True):
         for name in ("beam_width", "max_tokens"):
             setattr(self, name, _integer(name, getattr(self, name)))
             _check(name, getattr(self, name), getattr(self, name) >= 1, "must be at least 1")
+        most = MAX_LENGTH_PENALTY
+        in_range = -most <= self.length_penalty <= most
+        _check("length_penalty", self.length_penalty, in_range, f"must be between -{most} and {most}")
 
 
 _INTEGERS = ("n", "top_k", "min_tokens")

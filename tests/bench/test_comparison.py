@@ -5,11 +5,15 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
 
 import compare_peers
+import comparing
+import machine
 import pytest
 from comparison import Run, cells, ratios, render
 from engine_runs import Job
@@ -178,6 +182,50 @@ def test_comparison_of_engines(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "1.00 ×" in "\n".join(table)
     order = [text.split(": ")[1] for text in captured.err.splitlines() if "round" in text]
     assert order == ["ours q4_1", "ours q4_0", "peer int4", "peer int4", "ours q4_0", "ours q4_1"]
+
+
+class Failing(FakePeer):
+    """Fails in the middle of its second variant."""
+
+    cause: BaseException = PeerError("the peer ended with status 1")
+    asked = 0
+
+    def offline(self, model: Path, job: Job, variant: str) -> Rates:
+        Failing.asked += 1
+        if Failing.asked > 4:
+            raise Failing.cause
+        return super().offline(model, job, variant)
+
+
+@pytest.mark.usefixtures("fakes")
+@pytest.mark.parametrize("cause", [PeerError("the peer ended with status 1"), KeyboardInterrupt()])
+def test_what_was_measured_is_shown_where_it_is_cut_off(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, cause: BaseException
+) -> None:
+    monkeypatch.setattr(Failing, "asked", 0)
+    monkeypatch.setattr(Failing, "cause", cause)
+    monkeypatch.setattr(machine, "RESULTS", tmp_path / "results")
+    with pytest.raises(type(cause)):
+        compare_peers.compare(arguments(tmp_path, save=True), [Fake, Failing])
+    captured = capsys.readouterr()
+    *table, line = captured.out.splitlines()
+    result = json.loads(line)
+    assert result["cut_off"] == (str(cause) or "interrupted") and "cut off" in captured.err
+    rows = {(row["engine"], row["format"]): row["results"] for row in result["table"]}
+    assert rows["ours", "q4_1"]["decode 4"]["runs"] == 1
+    peer = rows["peer", "q4_1"]
+    assert (peer["decode 1"]["value"], peer["decode 4"]["value"]) == (2.0, 4.0), "its second variant, and its first"
+    assert "ours / best peer" in "\n".join(table)
+    assert not (tmp_path / "results").exists(), "no whole comparison is replaced by a part of one"
+
+
+def test_a_signal_to_end_is_met_as_an_interrupt(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit, match="interrupted"):
+            comparing.run(lambda args, kinds: os.kill(os.getpid(), signal.SIGTERM), arguments(Path(), peers=[]))
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @pytest.mark.usefixtures("fakes")

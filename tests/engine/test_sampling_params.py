@@ -185,3 +185,6 @@ def test_beam_search_params():
     assert BeamSearchParams(beam_width=4, max_tokens=8).length_penalty == 1.0
     with pytest.raises(VLLMValidationError, match="beam_width"):
         BeamSearchParams(beam_width=0, max_tokens=8)
+    for penalty in (1e308, -1e308, float("nan"), float("inf")):
+        with pytest.raises(VLLMValidationError, match="length_penalty must be between -32 and 32"):
+            BeamSearchParams(beam_width=1, max_tokens=8, length_penalty=penalty)

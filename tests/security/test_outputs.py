@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,46 @@ HOSTILE = ["[f(a=" * 4000, "<tool_call>" * 2000, '{"name": "f", "arguments": ' *
 @pytest.fixture
 async def engine() -> FakeEngine:
     return FakeEngine(max_model_len=1000)
+
+
+FUNCTION: dict[str, Any] = TOOLS[0]["function"]  # type: ignore[assignment]
+ROUTES: list[tuple[str, dict[str, Any]]] = [
+    ("/v1/messages", {**ASKED, "tools": [{"name": "f", "input_schema": FUNCTION["parameters"]}]}),
+    ("/v1/responses", {"input": "hi", "tools": [{"type": "function", **FUNCTION}]}),
+]
+ODD_VALUES = [
+    "1e999",
+    "-1e999",
+    "9" * 5000,
+    "NaN",
+    "-Infinity",
+    "inf",
+    '"\\ud800"',
+    "[" * 2000 + "]" * 2000,
+    '{"": 1e400}',
+]
+
+
+def calls_with(value: str) -> list[str]:
+    return [
+        f"[f(a=[{value}], b={value})]",
+        f'<tool_call>{{"name": "f", "arguments": {{"a": [{value}]}}}}</tool_call>',
+        f'<tool_call>{{"arguments": {{"a": [{value}]}}, "name": "f\\ud800"}}</tool_call>',
+        f'<tool_call>{{"name": "f", "arguments": {json.dumps(f"{{{json.dumps(value)}: {value}}}")}}}</tool_call>',
+        f"<tool_call><function=f><parameter=a>[{value}]</parameter><parameter=b>{value}</parameter></function></tool_call>",
+        f'[TOOL_CALLS] [{{"name": "f", "arguments": {{"a": {value}}}}}]',
+        f'<|tool_call|>[{{"name": "f", "arguments": {{"a": {value}}}}}]',
+        f'{{"name": "f", "parameters": {{"a": {value}}}}}',
+    ]
+
+
+def strict_json(text: str | bytes) -> Any:
+    """Raises ValueError for NaN and infinity, which are not JSON."""
+
+    def refuse(name: str) -> None:
+        raise ValueError(name)
+
+    return json.loads(text, parse_constant=refuse, parse_int=str)
 
 
 async def statuses(engine: FakeEngine, texts: list[str], *words: str) -> set[int]:
@@ -56,3 +97,28 @@ class TestParsersOfCalls:
         reasoning = sorted(REASONING_PARSERS)[len(name) % len(REASONING_PARSERS)]
         words = ("--tool-call-parser", name, "--reasoning-parser", reasoning)
         assert await statuses(engine, HOSTILE, *words) == {200}
+
+    @pytest.mark.parametrize("name", sorted(TOOL_PARSERS))
+    async def test_odd_numbers_and_texts_are_answered_as_json(self, engine: FakeEngine, name: str) -> None:
+        """By every route, and such calls may be sent back. What forms of JSON take for broken off is not JSON."""
+        num_calls = 0
+        is_json = name not in ("pythonic", "llama4_pythonic", "qwen3_coder")
+        transport = httpx.ASGITransport(await make_app(engine, "--enable-auto-tool-choice", "--tool-call-parser", name))
+        async with httpx.AsyncClient(transport=transport, base_url=BASE) as http:
+            for text in (text for value in ODD_VALUES for text in calls_with(value)):
+                engine.text = text
+                answer = await http.post("/v1/chat/completions", json=ASKED)
+                assert answer.status_code == 200, text
+                message = strict_json(answer.content)["choices"][0]["message"]
+                for call in message.get("tool_calls") or ():
+                    num_calls += 1
+                    if is_json and any(odd in text for odd in ("NaN", "Infinity", "inf", "[[[")):
+                        continue
+                    strict_json(call["function"]["arguments"])
+                    again = {**ASKED, "messages": [*ASKED["messages"], message, {"role": "tool", "content": "1"}]}
+                    assert (await http.post("/v1/chat/completions", json=again)).status_code == 200
+                for path, asked in ROUTES:
+                    answer = await http.post(path, json=asked)
+                    assert answer.status_code == 200, (path, text)
+                    strict_json(answer.content)
+        assert num_calls >= 5

@@ -18,6 +18,7 @@ import pytest
 
 from tests.server.process import ServerProcess, serve, wait_until
 from vllm.entrypoints.openai.protocol.chat import MAX_MESSAGES
+from vllm.entrypoints.openai.reference_docs import FOREIGN_ROUTES
 
 VOCAB_SIZE = 320
 HELLO: list[Any] = [{"role": "user", "content": "hello"}]
@@ -289,10 +290,6 @@ class TestProcesses:
             ("127.0.0.1", int(server.url.rpartition(":")[2]))
         }
 
-    @pytest.mark.parametrize(
-        "path",
-        ["/reset_prefix_cache", "/sleep", "/wake_up", "/collective_rpc", "/server_info", "/pause", "/start_profile",
-         "/v1/load_lora_adapter", "/inference/v1/generate", "/pooling", "/v1/embeddings"],
-    )  # fmt: skip
+    @pytest.mark.parametrize("path", ["/reset_prefix_cache", *" ".join(FOREIGN_ROUTES).split()])
     def test_doors_that_are_not_there(self, server: ServerProcess, path: str) -> None:
         assert httpx.post(server.url + path, json={}, timeout=60).status_code == 404

@@ -15,7 +15,7 @@ import vllm
 from vllm import LLM, SamplingParams
 
 PACKAGE = Path(vllm.__file__).parent
-PAGES = [PACKAGE.parent / "docs" / name for name in ("security.md", "server.md", "ecosystem.md")]
+PAGES = [PACKAGE.parent / "docs" / name for name in ("security.md", "server.md", "ecosystem.md", "wishes.md")]
 MODULES_THAT_RUN_DATA = {"pickle", "dill", "cloudpickle", "marshal", "shelve", "joblib"}
 CALLS_THAT_RUN_DATA = {"eval", "exec", "compile", "__import__"}
 SERVING = ("core", "engine", "sample", "entrypoints/openai", "neuron/model_runner.py", "neuron/input_batch.py")

@@ -49,6 +49,8 @@ def test_best_first(server: ServerProcess) -> None:
         {"logit_bias": {"5": 1}},
         {"guided_regex": "a"},
         {"n": 50},
+        {"length_penalty": 1e308},
+        {"length_penalty": -1e308},
         {"echo": True},
     ],
 )

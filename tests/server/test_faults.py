@@ -21,6 +21,7 @@ import pytest
 
 from tests.server.process import ServerProcess, serve, wait_until
 
+FAULTS = Path(__file__).parents[1] / "engine" / "faults"
 MODEL = "test-model"
 SLOW = {"VLLM_NULL_STEP_MS": "10"}
 SMALL = ("--max-model-len", "256", "--max-num-seqs", "4")
@@ -286,3 +287,22 @@ def test_start_that_fails_says_why(tiny_llama: Path, words: list[str], message: 
         pass
     assert message in str(caught.value)
     assert "Traceback" not in str(caught.value)
+
+
+def test_engine_whose_heart_fails(tiny_llama: Path, tmp_path: Path) -> None:
+    """Its other threads are well, and would go on: it is a dead engine all the same."""
+    fault = tmp_path / "fault"
+    path = f"{FAULTS}:{FAULTS.parents[2]}"
+    with (
+        serve(tiny_llama, *SMALL, env={**SLOW, "PYTHONPATH": path, "FAULT_FILE": str(fault)}) as server,
+        httpx.stream("POST", f"{server.url}/v1/completions", json={**LONG, "stream": True}, timeout=20) as response,
+    ):
+        lines = filter(None, response.iter_lines())
+        next(lines)
+        started = time.monotonic()
+        fault.write_text("heartbeat")
+        events = list(lines)
+        assert time.monotonic() - started < 2
+        assert events[-1] == "data: [DONE]" and json.loads(events[-2][6:])["error"]["code"] == 503
+        assert server.process.wait(15) == 1
+    assert "a fault of the thread heartbeat" in "".join(server.log)

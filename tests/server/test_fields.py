@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import gzip
 import logging
 from typing import Any
 
+import fastapi
 import httpx
+import pydantic
 import pytest
 
 from tests.server.fake_engine import MAX_MODEL_LEN, FakeEngine
+from vllm.entrypoints.openai.errors import install_error_handlers
 from vllm.entrypoints.utils import edit_distance, nearest_field
 
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
@@ -296,6 +300,15 @@ async def test_malformed_body(http: httpx.AsyncClient, content: bytes, media_typ
     assert response.json()["error"]["code"] == 400
 
 
+async def test_body_that_is_encoded(http: httpx.AsyncClient) -> None:
+    headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+    for content in (gzip.compress(b'{"prompt": "a"}'), b'{"prompt": "a"}'):
+        response = await http.post(COMPLETIONS, content=content, headers=headers)
+        assert response.status_code == 400 and "Content-Encoding" in response.json()["error"]["message"]
+    headers["Content-Encoding"] = "identity"
+    assert (await http.post(COMPLETIONS, content=content, headers=headers)).status_code == 200
+
+
 async def test_unknown_route_and_method(http: httpx.AsyncClient) -> None:
     assert (await http.get("/v1/nothing")).json()["error"]["code"] == 404
     response = await http.get(COMPLETIONS)
@@ -319,3 +332,61 @@ async def test_unexpected_error_says_nothing(http: httpx.AsyncClient, engine: Fa
     response = await http.post(COMPLETIONS, json={"prompt": "a"})
     assert response.status_code == 500
     assert "0x7f" not in response.text and "secret" not in response.text
+
+
+async def test_the_form_of_a_body_is_no_field(http: httpx.AsyncClient) -> None:
+    for path in ("/invocations", "/tokenize"):
+        assert (await refused(http, path, {"prompt": []}))["param"] == "prompt"
+        assert (await refused(http, path, {"messages": 5}))["param"] == "messages"
+    error = await refused(http, "/invocations", {"prompt": "a", "logit_bias": {"chat": "x"}})
+    assert error["param"] == "logit_bias.chat"
+
+
+class Labelled(pydantic.BaseModel):
+    chat: int
+    body: int
+
+
+async def test_fields_that_are_called_as_a_form_is() -> None:
+    app = fastapi.FastAPI()
+    install_error_handlers(app)
+
+    @app.post("/")
+    async def take(request: Labelled) -> None: ...
+
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as http:
+        assert (await refused(http, "/", {"chat": "x", "body": 1}))["param"] == "chat"
+        assert (await refused(http, "/", {"chat": 1, "body": "x"}))["param"] == "body"
+
+
+def deep(levels: int, **around: Any) -> dict[str, Any]:
+    value: Any = []
+    for _ in range(levels):
+        value = {"properties": {"a": value}}
+    return {**around, "parameters": value}
+
+
+@pytest.mark.parametrize("levels", [80, 230])
+async def test_nesting_is_bounded_for_all_that_walks_a_request(http: httpx.AsyncClient, levels: int) -> None:
+    """Beyond it, writing a request's `tools` into the answer failed, and so did a walk through a schema."""
+    bodies = {
+        "/v1/responses": {"input": "a", "tools": [deep(levels, type="function", name="f")]},
+        "/v1/messages": {"model": "fake", "max_tokens": 2, "messages": HELLO, "metadata": deep(levels)},
+        CHAT: {"messages": HELLO, "metadata": deep(levels)},
+        COMPLETIONS: {"prompt": "a", "metadata": deep(levels)},
+    }
+    for path, body in bodies.items():
+        response = await http.post(path, json=body)
+        assert response.status_code == 400 and "nested more than 128 levels" in response.text, path
+    assert (await http.post(CHAT, json={"messages": HELLO, "metadata": deep(40)})).status_code == 200
+
+
+async def test_arguments_that_come_back(http: httpx.AsyncClient) -> None:
+    def body(arguments: str) -> dict[str, Any]:
+        call = {"id": "a", "type": "function", "function": {"name": "f", "arguments": arguments}}
+        return {"messages": [*HELLO, {"role": "assistant", "tool_calls": [call]}]}
+
+    for arguments in ("[" * 200 + "]" * 200, '{"a": NaN}', "{"):
+        assert (await refused(http, CHAT, body(arguments)))["param"].endswith("arguments")
+    for arguments in ("5", "null", '"a"', '{"a": 1e999, "b": "\\ud800"}', "9" * 5000, "[" * 100 + "]" * 100):
+        assert (await http.post(CHAT, json=body(arguments))).status_code == 200, arguments

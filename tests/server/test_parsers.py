@@ -41,6 +41,10 @@ y
 </function>
 </tool_call>"""
 
+TYPED = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {
+    "i": {"type": "integer"}, "b": {"type": "boolean"}, "l": {"type": "array"}, "s": {"type": "string"},
+    "n": {"type": "number"}}}}}]  # fmt: skip
+
 MADE = ToolCall("f", '{"x": [1, "}</tool"]}')
 
 
@@ -88,7 +92,10 @@ def make(name: str) -> OutputParser:
         "named": lambda: NamedCallParser("f"),
         "required": RequiredCallsParser,
     }
-    return {**named, **TOOL_PARSERS, **REASONING_PARSERS}[name]()
+    parser = {**named, **TOOL_PARSERS, **REASONING_PARSERS}[name]()
+    if isinstance(parser, Qwen3CoderParser):
+        parser.set_tools(TYPED)
+    return parser
 
 
 @pytest.mark.parametrize(
@@ -129,7 +136,13 @@ def make(name: str) -> OutputParser:
         ("pythonic", "[f(a=1)] and", [ToolCall("f", '{"a": 1}'), Content(" and")]),
         ("pythonic", "[f(a=1, b='c", [ToolCall("f", '{"a": 1')]),
         ("pythonic", "[f(a=1), g(2)]", [ToolCall("f", '{"a": 1}'), Content(", g(2)]")]),
-        ("pythonic", "[f(a=1e999)]", [Content("[f(a=1e999)]")]),
+        ("pythonic", "[f(a=1e999, b=-1E999, c=[+.5, 007, 1., 1.50e+3])]",
+         [ToolCall("f", '{"a": 1e999, "b": -1E999, "c": [0.5, 7, 1.0, 1.50e+3]}')]),
+        ("pythonic", "[f(a=nan)]", [Content("[f(a=nan)]")]),
+        ("pythonic", "[f(a=-inf)]", [Content("[f(a=-inf)]")]),
+        ("pythonic", "[f(a=\u0661)]", [Content("[f(a=\u0661)]")]),
+        ("pythonic", "[f(a='\\ud83d\\ude00 \\ud800')]", [ToolCall("f", '{"a": "\U0001f600 \ufffd"}')]),
+        ("pythonic", "[f(a={1: 2})]", [Content("[f(a={1: 2})]")]),
         ("pythonic", " text", [Content(" text")]),
         ("llama4_pythonic", '<|python_start|>[f(a="x")]<|python_end|>', [ToolCall("f", '{"a": "x"}')]),
         ("llama4_pythonic", "[f()]", [ToolCall("f", "{}")]),
@@ -151,6 +164,18 @@ def make(name: str) -> OutputParser:
         ("hermes", '<tool_call>{"name": "f", "arguments": "{\\"a\\": 1}"}</tool_call>', [ToolCall("f", '{"a": 1}')]),
         ("hermes", '<tool_call>{"name": "f", "arguments": {"a": "1\n2"}, "id": 3}</tool_call>.',
          [ToolCall("f", '{"a": "1\\n2"}'), Content(".")]),
+        ("hermes", '<tool_call>{"name": "f", "arguments": {"</tool_call>": "<tool_call></tool_call>"}}</tool_call>.',
+         [ToolCall("f", '{"</tool_call>": "<tool_call></tool_call>"}'), Content(".")]),
+        ("hermes", '<tool_call>{"name": "</tool_call>", "arguments": {}}</tool_call>',
+         [ToolCall("</tool_call>", "{}")]),
+        ("hermes", '<tool_call>{"name": "f", "arguments": {"a": 1</tool_call>.',
+         [ToolCall("f", '{"a": 1'), Content(".")]),
+        ("hermes", '<tool_call>{"name": "f", "arguments": {"a": "\\</tool_call>.',
+         [ToolCall("f", '{"a": "\\'), Content(".")]),
+        ("hermes", '<tool_call>{"arguments": {"a": 1e999, "b": "\\ud800"}, "name": "\\ud800"}</tool_call>',
+         [ToolCall("\ufffd", '{"a": 1e999, "b": "\\ud800"}')]),
+        ("hermes", '<tool_call>{"arguments": "{\\"a\\": NaN}", "name": "f"}</tool_call>',
+         [Content('<tool_call>{"arguments": "{\\"a\\": NaN}", "name": "f"}</tool_call>')]),
         ("mistral", '[TOOL_CALLS] [{"name": "f", "arguments": {}}, 5]', [ToolCall("f", "{}"), Content(", 5]")]),
         ("named", '{"a": 1}', [ToolCall("f", '{"a": 1}')]),
         ("qwen3+hermes", f"<think>{CALL}</think>{CALL}", [Reasoning(CALL), MADE]),
@@ -198,6 +223,7 @@ PIECES = [
     "<think>", "</think>", "<think", ">", "<", "</", "<tool_call>", "</tool_call>", "<tool_", "call>", "{", "}", " ",
     '{"name": "f", "arguments": {}}', '{"name": "g", "parameters": {"x": 1}}', "<|python_tag|>", "[TOOL_CALLS]",
     "<function=f>", "<parameter=a>", "</parameter>", "</function>", "[f(a=", "1", ")]", "]", "<|python_start|>",
+    '"arguments": {"a": "', "\\", '["', "<parameter=l>",
     "[TOOL", "\n", ";", '"', "a", "[", "Here is my thought process:", "Here is my response:", "Here is",
 ]  # fmt: skip
 NAMES = [
@@ -236,8 +262,14 @@ def test_text_without_calls_comes_back_whole(words: list[str]) -> None:
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(
     "text",
-    ["<" * 100_000, "<tool_call>" * 10_000, "[" * 100_000, '{"a":' * 20_000, "<think>" * 15_000, "[f(a=" * 10_000],
-)
+    [
+        "<" * 100_000, "<tool_call>" * 10_000, "[" * 100_000, '{"a":' * 20_000, "<think>" * 15_000, "[f(a=" * 10_000,
+        " " * 400_000, "[f()]" + " " * 400_000, "[f(a=" + "9" * 400_000 + ")]",
+        '<tool_call>{"name": "f", "arguments": {"a": "' + "</tool_call>" * 30_000,
+        "<tool_call><function=f>" + '<parameter=l>["</parameter>' * 15_000,
+        '<tool_call><function=f><parameter=l>["</parameter></tool_call>' * 6_000,
+    ],
+)  # fmt: skip
 def test_hostile_text_takes_linear_time(name: str, text: str) -> None:
     """A quadratic parser would not come back from this."""
     parser = make(name)
@@ -279,7 +311,12 @@ def test_only_json_is_read_to_its_end(words: list[str]) -> None:
 
 @given(VALUES)
 def test_literals_are_read_as_python_writes_them(value: object) -> None:
-    assert LiteralReader(repr(value)).value() == value
+    assert json.loads(LiteralReader(repr(value)).value()) == value
+
+
+@given(st.from_regex(r"[-+]?([0-9]{1,9}\.?[0-9]{0,9}|\.[0-9]{1,9})([eE][-+]?[0-9]{1,4})?", fullmatch=True))
+def test_numbers_are_written_as_json_has_them(text: str) -> None:
+    assert float(json.loads(LiteralReader(text).value())) == float(text)
 
 
 @pytest.mark.parametrize(
@@ -293,11 +330,66 @@ def test_hostile_literals_take_few_operations(text: str) -> None:
     assert reader.num_tokens < 500
 
 
+def coder(**values: str) -> list[Part]:
+    body = "".join(f"<parameter={name}>\n{value}\n</parameter>" for name, value in values.items())
+    text = f"<tool_call><function=f>{body}</function></tool_call>"
+    results = []
+    for pieces in ([text], list(text)):
+        parser = Qwen3CoderParser()
+        parser.set_tools(TYPED)
+        results.append(parse(parser, pieces))
+    assert results[0] == results[1]
+    return results[0]
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("1e999", "1e999"),
+        ("9" * 5000, "9" * 5000),
+        ("-1e999", "-1e999"),
+        ("NaN", '"NaN"'),
+        ("Infinity", '"Infinity"'),
+        ("[1e999, NaN]", '"[1e999, NaN]"'),
+        ("[1e999, " + "9" * 5000 + "]", "[1e999, " + "9" * 5000 + "]"),
+        ("[" * 100 + "]" * 100, "[" * 100 + "]" * 100),
+        ("[" * 1000 + "]" * 1000, '"' + "[" * 1000 + "]" * 1000 + '"'),
+        ('["\\ud800"]', '["\\ud800"]'),
+        (
+            '["</parameter></function></tool_call><parameter=a>"]',
+            '["</parameter></function></tool_call><parameter=a>"]',
+        ),
+        ('{"a\\"</parameter>": 1}', '{"a\\"</parameter>": 1}'),
+    ],
+)
+def test_values_that_are_no_texts(value: str, expected: str) -> None:
+    assert coder(l=value) == [ToolCall("f", f'{{"l": {expected}}}')]
+
+
+def test_texts_with_marks_that_end_no_value() -> None:
+    assert coder(s="a <function=g> <tool_call>") == [ToolCall("f", '{"s": "a <function=g> <tool_call>"}')]
+
+
+def test_strings_that_never_end_are_read_again() -> None:
+    text = '<tool_call><function=f><parameter=l>["x</parameter><parameter=i>3</parameter></function></tool_call>'
+    expected = ToolCall("f", '{"l": "[\\"x", "i": 3}')
+    assert parse(make("qwen3_coder"), [text]) == parse(make("qwen3_coder"), list(text)) == [expected]
+    another = "<tool_call><function=f></function></tool_call>"
+    assert parse(make("qwen3_coder"), [text, "\n", another]) == [expected, ToolCall("f", "{}")]
+
+
+def test_schemas_that_are_none() -> None:
+    parser = Qwen3CoderParser()
+    parser.set_tools(
+        [{"function": {"name": "f", "parameters": given}} for given in ([1], 5, {"properties": [1]}, None)]
+    )
+    (call,) = parse(parser, ["<tool_call><function=f><parameter=a>1</parameter></function></tool_call>"])
+    assert call == ToolCall("f", '{"a": "1"}')
+
+
 def test_types_by_the_schema() -> None:
     parser = Qwen3CoderParser()
-    types = {"i": "integer", "b": "boolean", "l": "array", "s": "string", "n": "number"}
-    schema = {"type": "object", "properties": {name: {"type": kind} for name, kind in types.items()}}
-    parser.set_tools([{"type": "function", "function": {"name": "f", "parameters": schema}}])
+    parser.set_tools(TYPED)
     values = {"i": "3", "b": "True", "l": "['x', 1]", "s": "3", "n": "many", "other": "3"}
     body = "".join(f"<parameter={name}>\n{value}\n</parameter>" for name, value in values.items())
     (call,) = parse(parser, [f"<tool_call><function=f>{body}</function></tool_call>"])

@@ -43,14 +43,15 @@ async def test_lines_in_and_out(runner: BatchRunner, tmp_path: Path) -> None:
         line("g", "/v1/completions", {"prompt": "x", "model": "other"}),
         line("h", "/v1/completions", {"prompt": "x", "temprature": 1}),
         line("i", "/v1/completions", {"prompt": "y", "max_tokens": 2}),
+        "[" * 200 + "]" * 200,
     ]
     source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     source.write_text("\n".join(lines))
-    assert await run_file(runner, source, target) == (10, 7)
+    assert await run_file(runner, source, target) == (11, 8)
     answers = [json.loads(text) for text in target.read_text().splitlines()]
-    assert [answer["custom_id"] for answer in answers] == ["a", "b", None, "c", "d", "e", "f", "g", "h", "i"]
+    assert [answer["custom_id"] for answer in answers] == ["a", "b", None, "c", "d", "e", "f", "g", "h", "i", None]
     statuses = [answer["response"]["status_code"] for answer in answers]
-    assert statuses == [200, 200, 400, 400, 404, 400, 400, 404, 400, 200]
+    assert statuses == [200, 200, 400, 400, 404, 400, 400, 404, 400, 200, 400]
     assert answers[0]["response"]["body"]["choices"][0]["message"]["content"]
     assert answers[1]["response"]["body"]["usage"]["completion_tokens"] == 2
     for answer in answers:

@@ -21,6 +21,7 @@ from tests.server.process import ServerProcess, serve
 from tests.tiny import make_checkpoint, save_tokenizer
 from vllm.entrypoints.openai.parsers import TOOL_PARSERS, CallArguments, CallStart, ToolCall
 from vllm.entrypoints.openai.strict_tools import calls_grammar
+from vllm.exceptions import VLLMValidationError
 from vllm.sampling_params import StructuredOutputsParams
 
 QUESTION: list[Any] = [{"role": "user", "content": "Weather?"}]
@@ -71,6 +72,18 @@ def tools_of(parser: str = "", strict: bool = True) -> list[Any]:
     ]
 
 
+MARKS = (
+    "</tool_call>",
+    "<tool_call>",
+    "</function>",
+    "</parameter>",
+    "<parameter=",
+    "<|python_end|>",
+    "</tool",
+    "1e999",
+)
+
+
 class Writer:
     """Writes what a grammar allows, a byte at a time, at random, with a liking for what ends things."""
 
@@ -94,12 +107,10 @@ class Writer:
         for _ in range(most):
             if self.matcher.is_accepting():
                 return True
-            if self._random.random() < 0.1 and self.takes("</parameter>"):
+            if self._random.random() < 0.1 and self.takes(self._random.choice(MARKS)):
                 continue
             mask = self.matcher.compute_bitmask()
             allowed = [byte for byte in range(32, 127) if mask[byte // 8] >> byte % 8 & 1] or [10]
-            if self.text[-1].isdigit():  # numbers beyond what JSON's readers take are no literals
-                allowed = [byte for byte in allowed if byte not in b"eE"]
             ending = [byte for byte in b'"}])<>/;' if byte in allowed]
             choice = self._random.choice(ending if ending and self._random.random() < 0.4 else allowed)
             assert self.takes(chr(choice))
@@ -177,6 +188,85 @@ def test_beside_a_form_of_the_answer(parser: str) -> None:
     grammar = grammar_of(parser, tools_of(parser), form=StructuredOutputsParams(json={"enum": [17]}))
     assert Writer(grammar, 0).takes("17") and not Writer(grammar, 0).takes("hello")
     assert Writer(grammar, 0).takes(NATURAL[parser].removeprefix("Yes.\n"))
+
+
+WITH_MARKS = {
+    "granite": '<|tool_call|>[{"name": "f", "arguments": {"s": "TEXT", "l": ["TEXT"]}}]',
+    "hermes": '<tool_call>{"name": "f", "arguments": {"s": "TEXT", "l": ["TEXT"]}}</tool_call>',
+    "llama3_json": '{"name": "f", "parameters": {"s": "TEXT", "l": ["TEXT"]}}',
+    "llama4_pythonic": '<|python_start|>[f(s="TEXT", l=["TEXT"])]<|python_end|>',
+    "mistral": '[TOOL_CALLS] [{"name": "f", "arguments": {"s": "TEXT", "l": ["TEXT"]}}]',
+    "pythonic": '[f(s="TEXT", l=["TEXT"])]',
+    "qwen3_coder": '<tool_call><function=f><parameter=s>TEXT</parameter><parameter=l>["TEXT"]</parameter></function>'
+    "</tool_call>",
+}
+
+
+@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize("parser", sorted(WITH_MARKS))
+def test_marks_in_strings_end_nothing(parser: str, strict: bool) -> None:
+    """Texts of qwen3_coder have no escape: there the grammar leaves out what would end them."""
+    properties = {"s": {"type": "string"}, "l": {"type": "array", "items": {"type": "string"}}}
+    parameters = {"type": "object", "properties": properties, "required": ["s", "l"], "additionalProperties": False}
+    tools = [{"type": "function", "function": {"name": "f", "strict": strict, "parameters": parameters}}]
+    for mark in (*MARKS, "</think>", "[TOOL_CALLS]", "; {", ")]"):
+        text = WITH_MARKS[parser].replace("TEXT", mark)
+        ends = parser == "qwen3_coder" and mark in ("</tool_call>", "</function>", "</parameter>", "<parameter=")
+        if strict and ends:
+            assert not Writer(grammar_of(parser, tools), 0).takes(text)
+        if ends:
+            text = text.replace(f"<parameter=s>{mark}<", "<parameter=s><")
+        if strict:
+            writer = Writer(grammar_of(parser, tools), 0)
+            assert writer.takes(text) and writer.matcher.is_accepting()
+        assert calls_in(parser, text, tools) == [("f", {"s": "" if ends else mark, "l": [mark]})]
+
+
+@pytest.mark.parametrize(
+    ("parser", "name", "properties", "says"),
+    [
+        ("pythonic", "1f", {}, "'1f'"),
+        ("llama4_pythonic", "f", {"a b": {"type": "string"}}, "'a b'"),
+        ("qwen3_coder", "f>", {}, "'f>'"),
+        ("qwen3_coder", "f", {"a\nb": {"type": "string"}}, "can write"),
+        ("qwen3_coder", "f", {"a": {"enum": ["x", "</parameter>"]}}, "'a'"),
+        ("qwen3_coder", "f", {"a": {"enum": ["x\n"]}}, "'a'"),
+    ],
+)
+def test_what_a_form_cannot_write_is_refused(parser: str, name: str, properties: dict[str, Any], says: str) -> None:
+    parameters = {"type": "object", "properties": properties}
+    tools = [{"type": "function", "function": {"name": name, "strict": True, "parameters": parameters}}]
+    with pytest.raises(VLLMValidationError, match=says):
+        grammar_of(parser, tools)
+    assert grammar_of("hermes", tools)
+
+
+def nested(depth: int) -> dict[str, Any]:
+    return {"anyOf": [nested(depth - 1)]} if depth else {"type": "string"}
+
+
+@pytest.mark.parametrize("parser", sorted(WITH_MARKS))
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"properties": {"a": {"anyOf": 5}}},
+        {"properties": {"a": {"oneOf": {}}}},
+        {"properties": {"a": {"enum": 5}}},
+        {"properties": {"a": {"enum": "text"}}},
+        {"properties": {"a": {"type": "string"}}, "required": 5},
+        {"properties": {"a": {"type": "string"}}, "required": "a"},
+        {"properties": {"a": nested(200)}},
+        {"properties": 5},
+        {"$defs": 5, "properties": {"a": {}}},
+    ],
+)
+def test_schemas_that_are_none_are_refused_or_fail_to_compile(parser: str, parameters: dict[str, Any]) -> None:
+    tools = [{"type": "function", "function": {"name": "f", "strict": True, "parameters": parameters}}]
+    try:
+        grammar = grammar_of(parser, tools)
+    except VLLMValidationError:
+        return
+    LLMatcher(LLTokenizer("byte"), LLMatcher.grammar_from_lark(grammar), log_level=0)
 
 
 MARK = "[TOOL_CALLS]"

@@ -141,7 +141,7 @@ class ProcessClient:
             raise
         self.capabilities: Capabilities = ready.capabilities
         self.executor_stats: dict[str, Any] = ready.executor_stats
-        self._watcher = threading.Thread(target=self._watch, daemon=True, name="engine-watch")
+        self._watcher = threading.Thread(target=self._watch_or_end, daemon=True, name="engine-watch")
         self._watcher.start()
 
     def add_request(self, request: EngineCoreRequest) -> None:
@@ -277,6 +277,14 @@ class ProcessClient:
         for future in self._replies.values():
             if not future.done():
                 future.set_exception(error)
+
+    def _watch_or_end(self) -> None:
+        """An engine that is not watched could die unseen."""
+        try:
+            self._watch()
+        except Exception as error:
+            logger.exception("the engine cannot be watched any more")
+            self._kill(f"the engine cannot be watched any more: {error}")
 
     def _watch(self) -> None:
         """In a thread of its own, so that a busy event loop is not mistaken for a silent child."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import threading
 import time
 
 import msgspec
@@ -37,6 +36,7 @@ from vllm.engine.messages import (
     to_core_decoder,
 )
 from vllm.engine.structured_outputs.matcher_tokenizer import GrammarTokenizer
+from vllm.engine.vital_threads import start_vital_thread
 from vllm.logger import init_logger
 from vllm.neuron.executor import NeuronExecutor
 from vllm.neuron.platform import resolve_quietly
@@ -76,7 +76,7 @@ class CoreProcess:
         try:
             core = EngineCore(config, NeuronExecutor(config, self._report))
             self.send(Ready(core.executor.capabilities, core.executor_stats()))
-            threading.Thread(target=self._beat, daemon=True, name="heartbeat").start()
+            start_vital_thread(self._beat, "heartbeat")
             self._loop(core)
         except Exception as error:
             self.send(Fatal(f"{type(error).__name__}: {error}"))
@@ -179,7 +179,7 @@ def main() -> int:
     process = CoreProcess(sys.argv[1])
     try:
         line = sys.stdin.buffer.readline()
-        threading.Thread(target=_exit_with_parent, daemon=True, name="parent-watch").start()
+        start_vital_thread(_exit_with_parent, "parent-watch")
         process.run(decode_config(line))
     except Exception:
         logger.exception("the engine ends")

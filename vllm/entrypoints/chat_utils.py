@@ -8,7 +8,6 @@ list of parts ("openai"). `detect_content_format` tells which a template is.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
@@ -17,6 +16,7 @@ import jinja2.nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from vllm.engine.images import ImageIntake, image_from_url
+from vllm.entrypoints.model_json import decoded
 from vllm.exceptions import VLLMValidationError
 
 ContentFormat = Literal["string", "openai"]
@@ -141,8 +141,8 @@ def _parse_tool_call(call: Any, place: str) -> dict[str, Any]:
     arguments = function.get("arguments") or {}
     if isinstance(arguments, str):
         try:
-            arguments = json.loads(arguments)
-        except (ValueError, RecursionError):
+            arguments = decoded(arguments)
+        except ValueError:
             raise VLLMValidationError(
                 f"`{place}.arguments` is not valid JSON.", parameter=f"{place}.arguments"
             ) from None

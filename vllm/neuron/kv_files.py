@@ -21,6 +21,7 @@ one user, and a directory that others may enter is refused. The hash guards agai
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
@@ -173,9 +174,11 @@ class KVFiles:
                 file.write(_header(block_hash, data))
                 file.write(data.data)
             new.rename(self._path(block_hash))
-        except OSError as error:
-            logger.warning("a KV block could not be written to %s: %s", self.directory, error)
-            new.unlink(missing_ok=True)
+        except Exception as error:  # without its thread, `clear` would wait for ever
+            unforeseen = not isinstance(error, OSError)
+            logger.warning("a KV block could not be written to %s: %s", self.directory, error, exc_info=unforeseen)
+            with contextlib.suppress(OSError):
+                new.unlink(missing_ok=True)
             return False
         self._num_bytes += HEADER_BYTES + self.block_bytes
         self._written_since_count += HEADER_BYTES + self.block_bytes

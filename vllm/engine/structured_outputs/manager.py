@@ -143,7 +143,8 @@ def wait_for_any(futures: list[Future[Compiled]], seconds: float) -> None:
 
 
 class _Compiler:
-    """A thread that builds the tokenizer, then compiles what it is given."""
+    """A thread that builds the tokenizer, then compiles what it is given. It outlives what either does wrong, panics of
+    the native library among it, which are no Exceptions: whoever waits for a grammar is told."""
 
     def __init__(self, tokenizer: GrammarTokenizer) -> None:
         self._tokenizer = tokenizer
@@ -165,10 +166,10 @@ class _Compiler:
 
     def _run(self) -> None:
         tokenizer: LLTokenizer | None = None
-        fault: Exception | None = None
+        fault: BaseException | None = None
         try:
             tokenizer = self._tokenizer.build()
-        except Exception as error:
+        except BaseException as error:
             fault = error
         self.built.set()
         while (work := self._queue.get()) is not None:
@@ -178,7 +179,7 @@ class _Compiler:
                 continue
             try:
                 future.set_result(_compile(grammar, tokenizer))
-            except Exception as error:
+            except BaseException as error:
                 future.set_exception(error)
 
 

@@ -23,6 +23,7 @@ from vllm.entrypoints.bench.endpoints import ENDPOINTS, Endpoint, error_text, re
 from vllm.entrypoints.bench.http_client import Exchange, HttpClient
 from vllm.entrypoints.bench.load import arrival_times, send_all
 from vllm.entrypoints.bench.results import METRICS, RequestResult, render, summarise
+from vllm.logger import visible
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
 _GOALS = ("ttft", "tpot", "e2el")
@@ -55,7 +56,8 @@ def main(argv: list[str]) -> int:
     print(render(report, args.percentile_metrics))
     save(args, report)
     if report["failed"]:
-        print(f"{report['failed']} failed, the first: {next(filter(None, report['errors']))}", file=sys.stderr)
+        first = visible(next(filter(None, report["errors"])))
+        print(f"{report['failed']} failed, the first: {first}", file=sys.stderr)
     return 0 if report["completed"] else 1
 
 

@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from vllm import envs
+from vllm.entrypoints.cli.terminal import TerminalWriter
+from vllm.logger import visible
 
 
 def add_client_args(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +31,10 @@ def add_client_args(parser: argparse.ArgumentParser) -> None:
 
 
 class ServerError(Exception):
-    """The server could not be reached, or refused. The message is for the user."""
+    """The server could not be reached, or refused. The message is for the user, and a terminal."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(visible(message))
 
 
 class Client:
@@ -84,6 +89,7 @@ class Answer:
     def __init__(self, stats: bool) -> None:
         self.text = ""
         self._stats = stats
+        self._out = TerminalWriter(sys.stdout)
         self._started = time.perf_counter()
         self._first: float | None = None
 
@@ -91,10 +97,10 @@ class Answer:
         if text and self._first is None:
             self._first = time.perf_counter()
         self.text += text
-        print(text, end="", flush=True)
+        self._out.write(text)
 
     def finish(self, usage: dict[str, Any] | None) -> None:
-        print(flush=True)
+        self._out.finish()
         if self._stats and usage:
             print(self._summary(usage), file=sys.stderr)
 

@@ -49,7 +49,7 @@ class FrontendArgs:
     allowed_headers: list[str] = option(["*"], "CORS: headers, as JSON.")
     api_key: list[str] | None = option(
         None,
-        "Keys, one of which each request must bring; also VLLM_API_KEY. Open without: /health, /ping, /metrics.",
+        "Keys, one of which each request must bring; also VLLM_API_KEY. Open: /health, /live, /ping, /metrics, /.",
         nargs="+",
     )
     ssl_keyfile: str | None = option(None, "TLS: file of the private key.")

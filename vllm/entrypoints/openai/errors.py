@@ -20,6 +20,7 @@ from starlette.types import Scope
 from vllm.engine.startup import StartProgress
 from vllm.entrypoints.openai.in_flight import RequestTimedOut, ServerShutdown
 from vllm.entrypoints.openai.protocol import ErrorInfo, ErrorResponse
+from vllm.entrypoints.openai.protocol.forms import CHAT_FORM, COMPLETION_FORM
 from vllm.entrypoints.openai.protocol.messages import messages_error
 from vllm.entrypoints.utils import DeadlineExceeded
 from vllm.exceptions import (
@@ -76,10 +77,6 @@ def error_from(exception: BaseException) -> ErrorResponse:
     return error(HTTPStatus.INTERNAL_SERVER_ERROR, "InternalServerError", "The server failed on this request.")
 
 
-_NO_FIELDS = {("body", 0), ("completion", 1), ("chat", 1)}
-"""Parts of a fault's place that no client wrote, with their position: the body, and which form of it was read."""
-
-
 def _validation_faults(exception: RequestValidationError) -> tuple[str, str | None]:
     """Each fault as "field: what is wrong", without the value: it may be long, secret or not printable."""
     faults = [_validation_fault(fault) for fault in exception.errors()[:_MAX_FAULTS]]
@@ -92,9 +89,14 @@ def _validation_fault(fault: dict[str, Any]) -> tuple[str, str | None]:
         return str(cause), cause.parameter
     if fault["type"] == "json_invalid":
         return f"The body is not valid JSON: {cause}", None
-    parts = [part for i, part in enumerate(fault["loc"]) if (part, i) not in _NO_FIELDS]
-    place = ".".join(str(part)[:_MAX_PLACE] for part in parts)
+    place = ".".join(str(part)[:_MAX_PLACE] for part in _fields_of(fault["loc"]))
     return (f"{place}: {fault['msg']}", place) if place else (str(fault["msg"]), None)
+
+
+def _fields_of(place: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Without what no client wrote: the body as such, and which form of it was read."""
+    fields = place[1:] if place[:1] == ("body",) else place
+    return fields[1:] if fields[:1] in ((CHAT_FORM,), (COMPLETION_FORM,)) else fields
 
 
 def error_json(response: ErrorResponse, scope: Scope) -> JSONResponse:

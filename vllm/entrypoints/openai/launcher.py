@@ -25,7 +25,7 @@ from vllm import envs
 from vllm.entrypoints.openai.engine_life import died
 from vllm.entrypoints.openai.http_protocol import BoundedHttpProtocol
 from vllm.entrypoints.openai.in_flight import InFlight
-from vllm.logger import init_logger
+from vllm.logger import init_logger, use_record_format
 
 logger = init_logger(__name__)
 
@@ -101,6 +101,7 @@ def build_server(app: FastAPI, args: argparse.Namespace, engine_life: Awaitable[
         ssl_ca_certs=args.ssl_ca_certs,
         ssl_cert_reqs=args.ssl_cert_reqs,
     )
+    use_record_format("uvicorn")
     life = died(app.state.engine_client) if engine_life is None else engine_life
     return DrainingServer(config, life, app.state.in_flight, args.shutdown_timeout)
 

@@ -10,6 +10,7 @@ import json
 from typing import Any
 
 from vllm.entrypoints.chat_utils import joined_text, part_text, text_field
+from vllm.entrypoints.model_json import decoded
 from vllm.entrypoints.openai.blocks import Block, call_message
 from vllm.exceptions import VLLMValidationError
 
@@ -109,7 +110,7 @@ def whole_block(block: Block) -> dict[str, Any]:
 def _arguments(text: str) -> dict[str, Any]:
     """Those of a call that was cut off are no object."""
     try:
-        value = json.loads(text)
+        value = decoded(text)
     except ValueError:
         return {}
     return value if isinstance(value, dict) else {}

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
+from starlette.routing import Route
 
 from vllm.config import LoRAConfig, ModelConfig, SpeculativeConfig, VllmConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
@@ -27,6 +28,12 @@ from vllm.entrypoints.openai.protocol import ChatCompletionRequest, CompletionRe
 from vllm.entrypoints.openai.protocol.base import OpenAIBaseModel
 from vllm.entrypoints.openai.protocol.messages import MessagesRequest
 from vllm.entrypoints.openai.protocol.sampling import DrawFields, SamplingFields
+from vllm.entrypoints.openai.protocol.tokenization import (
+    DetokenizeRequest,
+    TokenizeChatRequest,
+    TokenizeCompletionRequest,
+)
+from vllm.entrypoints.openai.routes import dev_router
 
 _HEAD = """\
 # Server reference
@@ -81,8 +88,9 @@ FOREIGN_METRICS = {
 
 
 def page() -> str:
-    pieces = [_HEAD, "## Routes\n", _table(["Route", "Methods", "Needs a key"], _routes(_app()))]
-    pieces += ["Every other path needs a key too, where keys are set.\n"]
+    app = _app()
+    pieces = [_HEAD, "## Routes\n", _table(["Route", "Methods", "Needs a key"], _routes(app))]
+    pieces += [_other_routes(app)]
     pieces += ["## Options of the server\n", _table(["Option", "Default", "Meaning"], _options(FrontendArgs))]
     pieces += ["## Options of vLLM's server that are not here\n", _table(["Option", "Why"], _foreign_options())]
     pieces += ["## Options of the engine\n", _table(["Option", "Default", "Meaning"], _options(AsyncEngineArgs))]
@@ -96,6 +104,9 @@ def page() -> str:
     pieces += ["## Fields of `/v1/chat/completions`\n", _fields_table(ChatCompletionRequest, shared)]
     pieces += ["## Fields of `/v1/responses`\n", _fields_table(ResponsesRequest, DrawFields.model_fields)]
     pieces += ["## Fields of `/v1/messages`\n", _fields_table(MessagesRequest, ())]
+    pieces += ["## Fields of `/tokenize`\n", "Of a text:\n", _fields_table(TokenizeCompletionRequest, ())]
+    pieces += ["Of a chat:\n", _fields_table(TokenizeChatRequest, ())]
+    pieces += ["## Fields of `/detokenize`\n", _fields_table(DetokenizeRequest, ())]
     for path, cls in REFUSING.items():
         pieces += [f"## Fields that `{path}` refuses\n", _UNSUPPORTED_NOTE]
         pieces += [_table(["Field", "Why"], _unsupported(cls))]
@@ -112,6 +123,17 @@ def _app() -> FastAPI:
 def _routes(app: FastAPI) -> Iterator[list[str]]:
     for path, methods in app.openapi()["paths"].items():
         yield [f"`{path}`", ", ".join(method.upper() for method in methods), "no" if path in OPEN_PATHS else "yes"]
+
+
+def _other_routes(app: FastAPI) -> str:
+    """Those that the description of the API leaves out."""
+    about = ", ".join(f"`{route.path}`" for route in app.routes if isinstance(route, Route))
+    developers = ", ".join(f"`{route.path}`" for route in dev_router.routes if isinstance(route, Route))
+    return (
+        f"`/` is `/dashboard`. The API describes itself at {about}.\n"
+        f"With `VLLM_SERVER_DEV_MODE=1` there is {developers}. "
+        "Every path but those above needs a key, where keys are set.\n"
+    )
 
 
 def _options(cls: Any) -> Iterator[list[str]]:

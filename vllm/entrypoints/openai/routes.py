@@ -37,13 +37,13 @@ from vllm.entrypoints.openai.protocol import (
     TokenizeCompletionRequest,
     TokenizeResponse,
 )
+from vllm.entrypoints.openai.protocol.forms import CHAT_FORM, COMPLETION_FORM, prompt_form
 from vllm.entrypoints.openai.protocol.messages import (
     CountTokensRequest,
     CountTokensResponse,
     MessagesRequest,
     MessagesResponse,
 )
-from vllm.entrypoints.openai.protocol.tokenization import prompt_form
 from vllm.entrypoints.openai.sse import Events, EventStream
 from vllm.entrypoints.openai.strict_json import StrictRoute
 from vllm.version import __version__
@@ -130,7 +130,7 @@ async def create_chat_completion(request: ChatCompletionRequest, raw_request: Re
 
 
 Invocation = Annotated[
-    Annotated[CompletionRequest, Tag("completion")] | Annotated[ChatCompletionRequest, Tag("chat")],
+    Annotated[CompletionRequest, Tag(COMPLETION_FORM)] | Annotated[ChatCompletionRequest, Tag(CHAT_FORM)],
     Discriminator(prompt_form),
 ]
 
@@ -180,7 +180,7 @@ async def count_tokens(request: CountTokensRequest, raw_request: Request) -> Res
 
 
 TokenizeRequest = Annotated[
-    Annotated[TokenizeCompletionRequest, Tag("completion")] | Annotated[TokenizeChatRequest, Tag("chat")],
+    Annotated[TokenizeCompletionRequest, Tag(COMPLETION_FORM)] | Annotated[TokenizeChatRequest, Tag(CHAT_FORM)],
     Discriminator(prompt_form),
 ]
 

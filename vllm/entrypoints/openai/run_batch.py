@@ -18,7 +18,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-import msgspec
 import uvloop
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
@@ -34,6 +33,7 @@ from vllm.entrypoints.openai.protocol import (
     ResponsesRequest,
 )
 from vllm.entrypoints.openai.protocol.messages import MessagesRequest
+from vllm.entrypoints.openai.strict_json import read_json
 from vllm.exceptions import VLLMNotFoundError, VLLMValidationError
 from vllm.logger import init_logger
 from vllm.utils.argparse_utils import FlexibleArgumentParser
@@ -75,11 +75,11 @@ class BatchRunner:
         custom_id = None
         async with self._slots:
             try:
-                fields = msgspec.json.decode(text)
+                fields = read_json(text.encode("utf-8", "surrogateescape"))
                 custom_id = _custom_id(fields)
                 result = await self._run(BatchLine.model_validate(fields))
-            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as fault:
-                result = error_from(VLLMValidationError(f"The line is not valid JSON: {fault}"))
+            except json.JSONDecodeError as fault:
+                result = error_from(VLLMValidationError(f"The line is not valid JSON: {fault.msg}"))
             except ValidationError as fault:
                 result = error_from(RequestValidationError(fault.errors()))
             except Exception as fault:

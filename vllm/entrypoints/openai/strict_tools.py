@@ -38,6 +38,9 @@ tools are strict."""
 Tool = dict[str, Any]
 
 _JSON = {"whitespace_flexible": False, "item_separator": ",[ ]?", "key_separator": ":[ ]?", "coerce_one_of": True}
+_PYTHON_NAME, _CODER_NAME = r"[A-Za-z_][\w.-]*", r"[^<>\n]+"
+_END_OF_TEXT = CoderReader.END_PARAMETER
+_IN_NO_TEXT = (CoderReader.END_FUNCTION, CoderReader.PARAMETER, Qwen3CoderParser.CLOSE)
 _SPACE = r"[\s\x1c-\x1f]"
 _ANY_TEXT = "(?s:.*)"
 
@@ -153,7 +156,8 @@ def _pythonic(parser: type[PythonicParser]) -> Callable[..., list[str]]:
         listed = asked.repeated("call", '"," BREAK?')
         rules = [f'body: "[" {listed} "]"', f"call: {asked.any_call}"]
         for i, tool in enumerate(asked.tools):
-            rules.append(f'call{i}: {_quoted(tool["function"]["name"] + "(")} arguments{i} ")"')
+            opened = _quoted(_name(tool["function"]["name"], _PYTHON_NAME) + "(")
+            rules.append(f'call{i}: {opened} arguments{i} ")"')
             rules += _arguments(i, tool, _keyword, '"," BREAK?', f'/[A-Za-z_]\\w*/ "=" {_json({})}')
         return _whole(parser, rules, asked, f"{asked.mark(parser.END)}?" if parser.END else "")
 
@@ -161,7 +165,7 @@ def _pythonic(parser: type[PythonicParser]) -> Callable[..., list[str]]:
 
 
 def _keyword(name: str, schema: Any, definitions: dict[str, Any]) -> str:
-    return f"{_quoted(name + '=')} {_json(_with(schema, definitions))}"
+    return f"{_quoted(_name(name, _PYTHON_NAME) + '=')} {_json(_with(schema, definitions))}"
 
 
 # Calls among other text.
@@ -190,13 +194,12 @@ def _hermes(asked: _Asked) -> list[str]:
 def _qwen3_coder(asked: _Asked) -> list[str]:
     """Values are texts up to their mark, or JSON."""
     parser = Qwen3CoderParser
-    marks = (CoderReader.FUNCTION, CoderReader.END_FUNCTION, CoderReader.PARAMETER, parser.OPEN, parser.CLOSE)
-    inner = "|".join(re.escape(each).replace("/", "\\/") for each in marks)
-    end = re.escape(CoderReader.END_PARAMETER).replace("/", "\\/")
+    inner = "|".join(re.escape(each).replace("/", "\\/") for each in _IN_NO_TEXT)
+    end = re.escape(_END_OF_TEXT).replace("/", "\\/")
     value = f"VALUE: /(?s:.*){end}/ & ~/(?s:.*({inner}).*)/"
     rules = [f"body: {asked.any_call}", "value[lazy]: VALUE", value]
     for i, tool in enumerate(asked.tools):
-        opened = _quoted(f"{CoderReader.FUNCTION}{tool['function']['name']}>")
+        opened = _quoted(f"{CoderReader.FUNCTION}{_name(tool['function']['name'], _CODER_NAME)}>")
         rules.append(f"call{i}: {opened} BREAK? arguments{i} {_quoted(CoderReader.END_FUNCTION)}")
         other = f'"{CoderReader.PARAMETER}" /[^<>\\n]+/ ">" value BREAK?'
         rules += _arguments(i, tool, _parameter, "", other)
@@ -204,23 +207,30 @@ def _qwen3_coder(asked: _Asked) -> list[str]:
 
 
 def _parameter(name: str, schema: Any, definitions: dict[str, Any]) -> str:
-    opened, closed = _quoted(f"{CoderReader.PARAMETER}{name}>"), f"{_quoted(CoderReader.END_PARAMETER)} BREAK?"
+    opened = _quoted(f"{CoderReader.PARAMETER}{_name(name, _CODER_NAME)}>")
+    closed = f"{_quoted(CoderReader.END_PARAMETER)} BREAK?"
     if not is_text(schema):
         return f"{opened} BREAK? {_json(_with(schema, definitions))} BREAK? {closed}"
     if _takes_any_text(schema):
         return f"{opened} value BREAK?"
-    texts = schema.get("enum", [schema.get("const")]) if isinstance(schema, dict) else [None]
-    if not all(isinstance(text, str) for text in texts):
+    texts = (_listed(schema, "enum") or [schema.get("const")]) if isinstance(schema, dict) else [None]
+    if not all(isinstance(text, str) and _is_one_text(text) for text in texts):
         raise _refusal(
-            f"with the tool parser qwen3_coder needs a simpler schema for {name[:64]!r}: one type, or an enum"
+            f"with the tool parser qwen3_coder needs a simpler schema for {name[:64]!r}: one type, or an enum of "
+            "texts without the marks of calls and without line breaks at their ends"
         )
     return f"{opened} NEWLINE? ({' | '.join(map(_quoted, texts))}) NEWLINE? {closed}"
+
+
+def _is_one_text(text: str) -> bool:
+    """Whether the parser reads all of it, and no less."""
+    return text.strip("\n") == text and not any(mark in text for mark in (_END_OF_TEXT, *_IN_NO_TEXT))
 
 
 def _takes_any_text(schema: Any) -> bool:
     if not isinstance(schema, dict):
         return False
-    if any(_takes_any_text(each) for name in ("anyOf", "oneOf") for each in schema.get(name) or ()):
+    if any(_takes_any_text(each) for name in ("anyOf", "oneOf") for each in _listed(schema, name)):
         return True
     return schema.get("type") == "string" and not schema.keys() - {
         "type",
@@ -232,6 +242,13 @@ def _takes_any_text(schema: Any) -> bool:
 
 
 # Arguments one after another.
+
+
+def _name(name: str, form: str) -> str:
+    """The name of a tool or a property, where the calls' form can write it."""
+    if re.fullmatch(form, name) is None:
+        raise _refusal(f"needs names that the parser's form of calls can write, which {name[:64]!r} is not")
+    return name
 
 
 def _arguments(
@@ -248,7 +265,7 @@ def _arguments(
     if not properties and parameters.get("additionalProperties") is not False:
         yield f"arguments{i}: ({other} ({between} {other})*)?"
         return
-    required = parameters.get("required") or ()
+    required = _listed(parameters, "required")
     definitions: dict[str, Any] = {name: parameters[name] for name in ("$defs", "definitions") if name in parameters}
     yield f"arguments{i}: first{i}_0"
     for n, (name, schema) in enumerate(properties.items()):
@@ -258,6 +275,13 @@ def _arguments(
             yield f"{state}{i}_{n}: {before} argument{i}_{n} next{i}_{n + 1}{skip}"
     yield f'first{i}_{len(properties)}: ""'
     yield f'next{i}_{len(properties)}: ""'
+
+
+def _listed(schema: dict[str, Any], key: str) -> list[Any]:
+    value = schema.get(key)
+    if not isinstance(value, list | None):
+        raise _refusal(f"needs {key!r} to be a list wherever a schema has it")
+    return value or []
 
 
 def _with(schema: Any, definitions: dict[str, Any]) -> Any:

@@ -7,11 +7,8 @@ arguments as a text, it is given whole when its object closes. What is no call s
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
 from vllm.entrypoints.openai.parsers.base import CallArguments, CallStart, Content, Part, ToolCall
-from vllm.entrypoints.openai.parsers.json_text import JsonScanner
+from vllm.entrypoints.openai.parsers.json_text import JsonScanner, whole_value
 
 
 class CallReader:
@@ -23,6 +20,8 @@ class CallReader:
         self._keys = keys
         self._scanner = JsonScanner()
         self._name: str | None = None
+        self._arguments: list[str] = []
+        self._arguments_as_text: str | None = None
         self._inside = False
 
     @property
@@ -33,6 +32,10 @@ class CallReader:
     def broken(self) -> bool:
         return self._scanner.broken
 
+    @property
+    def in_string(self) -> bool:
+        return self._scanner.in_string
+
     def feed(self, text: str, position: int) -> tuple[list[Part], int]:
         """What became certain, and where the object ended, or broke off, or the text did."""
         parts: list[Part] = []
@@ -41,43 +44,40 @@ class CallReader:
         while position < len(text) and not (scanner.done or scanner.broken):
             start = position
             written, position = scanner.take(text, position)
-            if self._inside:
-                pieces.append(written)
-                self._inside = scanner.depth > 1
-            elif not self.begun:
+            if not self.begun:
                 self.raw.append(text[start:position])
-                if self._begins(written):
-                    parts.append(CallStart(self._name or ""))
+                self._note_field()
+            if self._inside:
+                (pieces if self.begun else self._arguments).append(written)
+                self._inside = scanner.depth > 1
+            elif not self.begun and self._opens_arguments(written):
+                self._inside = True
+                if self._name is None:
+                    self._arguments = [written]
+                else:
+                    self.begun = True
+                    parts.append(CallStart(self._name))
                     pieces.append(written)
-                    self.begun = self._inside = True
         return ([*parts, CallArguments("".join(pieces))] if any(pieces) else parts), position
 
     def whole(self) -> ToolCall | None:
-        """The call that a closed object is, which did not begin while it was written."""
-        try:
-            value = json.loads("".join(self.raw), strict=False)
-        except (ValueError, RecursionError):
+        """The call that a closed object is, which did not begin while it was written. Arguments that are a text are
+        taken for their JSON."""
+        arguments = "".join(self._arguments) or whole_value(self._arguments_as_text or "")
+        if self._name is None or arguments is None or not arguments.startswith("{"):
             return None
-        return next((call for key in self._keys if (call := _call_of(value, key)) is not None), None)
+        return ToolCall(self._name, arguments)
 
-    def _begins(self, written: str) -> bool:
+    def _note_field(self) -> None:
+        """Of a call whose arguments have not begun: the fields that are texts."""
         scanner = self._scanner
         if scanner.depth == 1 and scanner.key == "name":
             self._name = scanner.text
-        return scanner.depth == 2 and written == "{" and scanner.key in self._keys and self._name is not None
+        elif scanner.depth == 1 and scanner.key in self._keys:
+            self._arguments_as_text = scanner.text
 
-
-def _call_of(value: Any, arguments: str) -> ToolCall | None:
-    """The call that an object describes. Arguments that are a text are taken for their JSON."""
-    if not isinstance(value, dict) or not isinstance(value.get("name"), str) or arguments not in value:
-        return None
-    given = value[arguments]
-    if isinstance(given, str):
-        try:
-            given = json.loads(given)
-        except (ValueError, RecursionError):
-            return None
-    return ToolCall(value["name"], json.dumps(given, ensure_ascii=False)) if isinstance(given, dict) else None
+    def _opens_arguments(self, written: str) -> bool:
+        return self._scanner.depth == 2 and written == "{" and self._scanner.key in self._keys
 
 
 class CallsReader:
@@ -94,6 +94,11 @@ class CallsReader:
         self._held = [held]
         self._state = "start" if listed else "item"
         self._reader: CallReader | None = None
+
+    @property
+    def in_string(self) -> bool:
+        """Whether a mark that comes now is part of a string."""
+        return self._reader is not None and self._reader.in_string
 
     def feed(self, text: str) -> list[Part]:
         parts: list[Part] = []

@@ -1,6 +1,7 @@
 """JSON read as it comes: a pushdown automaton over characters, which knows at each moment whether it still is JSON.
 
 One pass; nesting is bounded. Control characters inside of strings, which models write and JSON forbids, are escaped.
+Numbers stay as they are written: JSON bounds neither their size nor their digits, Python does.
 """
 
 from __future__ import annotations
@@ -8,7 +9,8 @@ from __future__ import annotations
 import json
 import re
 
-MAX_DEPTH = 128
+from vllm.entrypoints.model_json import MAX_DEPTH, decoded
+
 _PLAIN = re.compile(r'[^"\\\x00-\x1f]+')
 _SPACE = " \t\n\r"
 _LITERALS = {"t": "true", "f": "false", "n": "null"}
@@ -44,6 +46,19 @@ class JsonScanner:
         self._hex_left = 0
         self._rest_of_literal = ""
         self._number = ""
+
+    @property
+    def in_string(self) -> bool:
+        """Whether a mark that comes now, which begins with none of JSON's own characters, is part of a string."""
+        return self._expects == "string"
+
+    def feed(self, text: str, position: int = 0) -> tuple[str, int]:
+        """All of `text` that belongs to the value, as it is to be written, and where it ends."""
+        pieces = []
+        while position < len(text) and not (self.done or self.broken):
+            written, position = self.take(text, position)
+            pieces.append(written)
+        return "".join(pieces), position
 
     def take(self, text: str, position: int) -> tuple[str, int]:
         """The next of `text` as it is to be written, and where to go on: one character, or a run inside of a string."""
@@ -133,7 +148,7 @@ class JsonScanner:
         if character != '"':
             return self._in_string(json.dumps(character)[1:-1])
         if self.depth == 1:
-            value: str = json.loads('"' + "".join(self._string) + '"')
+            value: str = decoded('"' + "".join(self._string) + '"')
             self.key, self.text = (value, None) if self._is_key else (self.key, value)
         self._expects = "colon" if self._is_key else "comma or end"
         return character
@@ -163,3 +178,10 @@ class JsonScanner:
     def _break(self) -> str:
         self.broken = True
         return ""
+
+
+def whole_value(text: str) -> str | None:
+    """The one array or object that `text` is, as it is to be written; None if it is none."""
+    scanner = JsonScanner()
+    written, end = scanner.feed(text)
+    return written.strip() if scanner.done and not text[end:].strip() else None

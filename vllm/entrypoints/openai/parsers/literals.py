@@ -1,23 +1,28 @@
-"""Python literals, and keyword arguments of them, read and never run.
+"""Python literals, and keyword arguments of them, as JSON: read and never run.
 
 One pass, a token at a time, each character read once; nesting is bounded. What is no literal (a name, an operator, an
-f-string) is a `NotALiteral`.
+f-string) is a `NotALiteral`. Numbers keep their digits, however many: neither Python's range nor its limit of digits is
+JSON's.
 """
 
 from __future__ import annotations
 
-import math
+import json
 import re
-from typing import Any
 
 MAX_DEPTH = 64
 _TOKEN = re.compile(
-    r"""\s*(?:(?P<number>[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)"""
+    r"""\s*(?:(?P<number>[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?)"""
     r"""|(?P<text>'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")|(?P<name>[A-Za-z_][\w.-]*)|(?P<mark>[][(){},:=]))""",
     re.DOTALL,
 )
-_CONSTANTS = {"True": True, "False": False, "None": None, "true": True, "false": False, "null": None}
-_ESCAPE = re.compile(r"\\(?:x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|(.))", re.DOTALL)
+_CONSTANTS = {"True": "true", "False": "false", "None": "null", "true": "true", "false": "false", "null": "null"}
+_NUMBER = re.compile(r"([-+]?)0*([0-9]*)(?:(\.)([0-9]*))?(.*)")
+_ESCAPE = re.compile(
+    r"\\(?:(u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})"
+    r"|x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|(.))",
+    re.DOTALL,
+)
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "v": "\v", "a": "\a", "0": "\0", "\n": ""}
 _CLOSING = {"[": "]", "(": ")"}
 
@@ -37,24 +42,24 @@ class LiteralReader:
         self.num_tokens = 0
         self._advance()
 
-    def value(self) -> Any:
-        """The one literal that the text is."""
+    def value(self) -> str:
+        """The one literal that the text is, as JSON."""
         value = self._value(0)
         self._expect_end()
         return value
 
-    def argument(self) -> tuple[str, Any]:
-        """The one keyword argument that the text is: `a=1`."""
+    def argument(self) -> tuple[str, str]:
+        """The one keyword argument that the text is, `a=1`: its name, and its value as JSON."""
         name, value = self._argument()
         self._expect_end()
         return name, value
 
-    def _argument(self) -> tuple[str, Any]:
+    def _argument(self) -> tuple[str, str]:
         name = self._name()
         self._take("=")
         return name, self._value(1)
 
-    def _value(self, depth: int) -> Any:
+    def _value(self, depth: int) -> str:
         kind, token = self._kind, self._token
         if depth > MAX_DEPTH:
             raise NotALiteral("nested too deeply")
@@ -66,12 +71,12 @@ class LiteralReader:
         if kind == "number":
             return _number(token)
         if kind == "text":
-            return _ESCAPE.sub(_unescaped, token[1:-1])
+            return _quoted(_ESCAPE.sub(_unescaped, token[1:-1]))
         if kind == "name" and token in _CONSTANTS:
             return _CONSTANTS[token]
         raise NotALiteral(f"{token[:32]!r} is no literal")
 
-    def _list(self, closing: str, depth: int) -> list[Any]:
+    def _list(self, closing: str, depth: int) -> str:
         self._advance()
         values = []
         while not self._at(closing):
@@ -79,21 +84,21 @@ class LiteralReader:
             if not self._comma(closing):
                 break
         self._take(closing)
-        return values
+        return f"[{', '.join(values)}]"
 
-    def _dict(self, depth: int) -> dict[str, Any]:
+    def _dict(self, depth: int) -> str:
         self._advance()
         values = {}
         while not self._at("}"):
-            key = self._value(depth + 1)
-            if not isinstance(key, str):
+            if self._kind != "text":
                 raise NotALiteral("keys are texts")
+            key = self._value(depth + 1)
             self._take(":")
             values[key] = self._value(depth + 1)
             if not self._comma("}"):
                 break
         self._take("}")
-        return values
+        return "{" + ", ".join(f"{key}: {value}" for key, value in values.items()) + "}"
 
     def _comma(self, closing: str) -> bool:
         """Whether another entry may follow."""
@@ -131,20 +136,21 @@ class LiteralReader:
             self.num_tokens += 1
 
 
-def _number(token: str) -> int | float:
-    try:
-        return int(token)
-    except ValueError:
-        pass
-    number = float(token)
-    if not math.isfinite(number):
-        raise NotALiteral("the number is too large")
-    return number
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _number(token: str) -> str:
+    """JSON has no sign +, no zeros before a number, and digits on both sides of the point."""
+    sign, whole, point, fraction, exponent = _NUMBER.fullmatch(token).groups("")  # type: ignore[union-attr]
+    return f"{sign.strip('+')}{whole or '0'}{point}{fraction or '0' if point else ''}{exponent}"
 
 
 def _unescaped(match: re.Match[str]) -> str:
-    code = match[1] or match[2] or match[3]
+    if match[1] is not None:
+        return str(json.loads(f'"{match[0]}"'))
+    code = match[2] or match[3] or match[4]
     if code is None:
-        return _ESCAPES.get(match[4], match[4] if match[4] in "\\'\"" else match[0])
+        return _ESCAPES.get(match[5], match[5] if match[5] in "\\'\"" else match[0])
     number = int(code, 16)
     return chr(number) if number < 0x110000 and not 0xD800 <= number < 0xE000 else "\N{REPLACEMENT CHARACTER}"

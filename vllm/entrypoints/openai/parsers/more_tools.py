@@ -9,8 +9,9 @@ from typing import Any
 
 from vllm.entrypoints.openai.parsers.base import CallArguments, CallStart, Content, Cutter, Marker, Part
 from vllm.entrypoints.openai.parsers.calls import CallsReader
+from vllm.entrypoints.openai.parsers.json_text import JsonScanner, whole_value
 from vllm.entrypoints.openai.parsers.literals import MAX_DEPTH, LiteralReader, NotALiteral
-from vllm.entrypoints.openai.parsers.tools import HermesParser, Reader, WholeParser
+from vllm.entrypoints.openai.parsers.tools import HermesParser, MarkedReader, Reader, WholeParser
 
 Tools = Sequence[dict[str, Any]]
 
@@ -90,7 +91,8 @@ class PythonicReader:
     def _take(self, piece: str) -> list[Part]:
         """A run without marks, or one character."""
         if self._state == "end":
-            return [] if self._end.startswith("".join(self._held).strip()) else self._give_up()
+            goes_on = not piece.strip() or self._end.startswith("".join(self._held).strip())
+            return [] if goes_on else self._give_up()
         if self._state == "start":
             if piece.strip():
                 self._state = "name"
@@ -144,7 +146,7 @@ class PythonicReader:
         if text.strip():
             try:
                 name, value = LiteralReader(text).argument()
-                pieces.append(written.key(name) + json.dumps(value, ensure_ascii=False))
+                pieces.append(written.key(name) + value)
             except NotALiteral:
                 return self._give_up()
         elif not is_last:
@@ -165,29 +167,40 @@ class Qwen3CoderParser(HermesParser):
     """`<tool_call><function=f><parameter=a>1</parameter></function></tool_call>` among other text.
 
     Values are texts; the tool's schema says which of them are numbers, booleans, lists or objects. Those are given when
-    they are complete, texts as they are written.
+    they are complete, texts as they are written. The marks may stand in the strings of lists and objects.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._types: dict[str, dict[str, Any]] = {}
+        self._reads_strings = True
 
     def set_tools(self, tools: Tools) -> None:
         for tool in tools:
             function = tool["function"]
-            properties = (function.get("parameters") or {}).get("properties")
+            parameters = function.get("parameters")
+            properties = parameters.get("properties") if isinstance(parameters, dict) else None
             self._types[function["name"]] = properties if isinstance(properties, dict) else {}
 
-    def new_reader(self) -> Reader:
-        return CoderReader(self.OPEN, self._types)
+    def new_reader(self) -> MarkedReader:
+        return CoderReader(self.OPEN, self._types, self._reads_strings)
+
+    def finish(self) -> list[Part]:
+        """A string that never ended is none: what it seemed to hold is read again, marks as marks. That happens once,
+        so that the time stays linear."""
+        parts = self._take_held()
+        if isinstance(self._reader, CoderReader) and self._reader.in_string:
+            self._reads_strings = False
+            parts += self.feed(self._reader.give_back())
+        return parts + super().finish()
 
 
 class CoderReader:
-    """Between the outer marks."""
+    """Between the outer marks. reads_strings: whether marks in strings of lists and objects are text."""
 
     FUNCTION, END_FUNCTION, PARAMETER, END_PARAMETER = "<function=", "</function>", "<parameter=", "</parameter>"
 
-    def __init__(self, held: str, types: dict[str, dict[str, Any]]) -> None:
+    def __init__(self, held: str, types: dict[str, dict[str, Any]], reads_strings: bool) -> None:
         self.begun = False
         self._held = [held]
         self._all_types = types
@@ -197,6 +210,8 @@ class CoderReader:
         self._piece: list[str] = []
         self._key = ""
         self._is_first = True
+        self._reads_strings = reads_strings
+        self._scanner: JsonScanner | None = None
         self._written = ArgumentsWriter()
 
     def feed(self, text: str) -> list[Part]:
@@ -209,9 +224,19 @@ class CoderReader:
             return parts + self._give_up()
         return parts + self._end_function()
 
+    @property
+    def in_string(self) -> bool:
+        return self._scanner is not None and self._scanner.in_string
+
+    def give_back(self) -> str:
+        """The value under way, as far as it came. From here on strings are not read."""
+        text = "".join(self._piece) + self._cutter.finish()
+        self._piece, self._scanner, self._reads_strings = [], None, False
+        return text
+
     def _take(self, piece: str | Marker) -> list[Part]:
-        is_mark = isinstance(piece, Marker)
         text = piece.text if isinstance(piece, Marker) else piece
+        is_mark = isinstance(piece, Marker) and not self._is_in_value(text)
         if self._state == "text":
             return [Content(text)]
         if not self.begun:
@@ -226,6 +251,10 @@ class CoderReader:
         if self._state in ("function", "key"):
             return self._take_name(text)
         return self._take_value(text) if self._state == "value" else []
+
+    def _is_in_value(self, mark: str) -> bool:
+        """No function begins in a value, and in a string of a list or an object all marks are text."""
+        return self._state == "value" and (mark == self.FUNCTION or self.in_string)
 
     def _take_mark(self, mark: str) -> list[Part]:
         if self._state == "function":
@@ -250,6 +279,7 @@ class CoderReader:
         self._key, self._state, self._is_first = name, "value", True
         key = self._written.key(name)
         opened = key + '"' if self._is_text else key
+        self._scanner = None if self._is_text or not self._reads_strings else JsonScanner()
         return [CallArguments(opened), *self._take_value(rest)]
 
     @property
@@ -263,6 +293,8 @@ class CoderReader:
             text, self._is_first = text.removeprefix("\n"), False
         if not self._is_text:
             self._piece.append(text)
+            if self._scanner is not None:
+                self._scanner.feed(text)
             return []
         text = "".join(self._piece) + text
         kept = text.removesuffix("\n")
@@ -274,9 +306,8 @@ class CoderReader:
             self._piece = []
             return []
         text, self._piece, self._state = "".join(self._piece).removesuffix("\n"), [], "between"
-        if self._is_text:
-            return [CallArguments('"')]
-        return [CallArguments(json.dumps(_typed(text, self._types.get(self._key)), ensure_ascii=False))]
+        self._scanner = None
+        return [CallArguments('"' if self._is_text else _typed(text))]
 
     def _end_function(self) -> list[Part]:
         if self._state == "end":
@@ -300,18 +331,14 @@ def is_text(schema: Any) -> bool:
     return not isinstance(kind, str) or kind == "string"
 
 
-def _typed(text: str, schema: Any) -> Any:
-    """The value of the schema's type that a text stands for; the text itself if there is none."""
-    if is_text(schema):
-        return text
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        pass
+def _typed(text: str) -> str:
+    """What a text stands for, as JSON: that if it is JSON, else a literal of Python's, else the text itself."""
+    if (value := whole_value(text)) is not None:
+        return value
     try:
         return LiteralReader(text).value()
     except NotALiteral:
-        return text
+        return json.dumps(text, ensure_ascii=False)
 
 
 class NamedCallParser:

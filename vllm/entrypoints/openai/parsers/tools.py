@@ -21,29 +21,43 @@ class Reader(Protocol):
     def finish(self) -> list[Part]: ...
 
 
+class MarkedReader(Reader, Protocol):
+    """Of a call between marks."""
+
+    @property
+    def in_string(self) -> bool:
+        """Whether a mark that comes now is part of a string of the call's, and ends nothing."""
+        ...
+
+
 class HermesParser:
-    """`<tool_call>{"name": ..., "arguments": {...}}</tool_call>` among other text. White space before it is dropped."""
+    """`<tool_call>{"name": ..., "arguments": {...}}</tool_call>` among other text. White space before it is dropped.
+
+    The marks may stand in the call's strings."""
 
     OPEN, CLOSE = "<tool_call>", "</tool_call>"
     marks = (OPEN, CLOSE)
 
     def __init__(self) -> None:
         self._cutter = Cutter(self.OPEN, self.CLOSE)
-        self._reader: Reader | None = None
+        self._reader: MarkedReader | None = None
         self._space: list[str] = []
 
     def feed(self, text: str) -> list[Part]:
         return [part for piece in self._cutter.feed(text) for part in self._take(piece)]
 
     def finish(self) -> list[Part]:
-        held = self._cutter.finish()
-        parts = self._take(held) if held else []
+        parts = self._take_held()
         if self._reader is not None:
             parts += self._end_call("")
         return parts + ([Content("".join(self._space))] if self._space else [])
 
-    def new_reader(self) -> Reader:
+    def new_reader(self) -> MarkedReader:
         return CallsReader(("arguments",), listed=False, held=self.OPEN)
+
+    def _take_held(self) -> list[Part]:
+        held = self._cutter.finish()
+        return self._take(held) if held else []
 
     def _take(self, piece: str | Marker) -> list[Part]:
         text = piece if isinstance(piece, str) else piece.text
@@ -52,7 +66,7 @@ class HermesParser:
                 self._reader = self.new_reader()
                 return []
             return self._content(text)
-        if isinstance(piece, Marker) and text == self.CLOSE:
+        if isinstance(piece, Marker) and text == self.CLOSE and not self._reader.in_string:
             return self._end_call(text)
         return self._pass_on(self._reader.feed(text))
 
@@ -91,7 +105,8 @@ class WholeParser:
     openings: tuple[str, ...] = ()
 
     def __init__(self) -> None:
-        self._begin = ""
+        self._space: list[str] = []
+        self._head = ""
         self._reader: Reader | None = None
         self._is_text = False
 
@@ -100,30 +115,37 @@ class WholeParser:
             return self._reader.feed(text)
         if self._is_text:
             return [Content(text)] if text else []
-        self._begin += text
-        head = self._begin.lstrip()
+        if not self._head:
+            head = text.lstrip()
+            self._space.append(text[: len(text) - len(head)])
+            text = head
+        self._head += text
         known = (*self.marks, *self.openings)
-        if any(head.startswith(opening) for opening in known):
-            return self._start_calls(head)
-        if any(opening.startswith(head) for opening in known):
+        if any(self._head.startswith(opening) for opening in known):
+            return self._start_calls()
+        if any(opening.startswith(self._head) for opening in known):
             return []
         self._is_text = True
-        return [Content(self._begin)]
+        return self._begin()
 
     def finish(self) -> list[Part]:
         if self._reader is not None:
             return self._reader.finish()
-        return [Content(self._begin)] if self._begin and not self._is_text else []
+        return [] if self._is_text else self._begin()
 
     def new_reader(self, held: str) -> Reader:
         """held: what is content if no call comes."""
         raise NotImplementedError
 
-    def _start_calls(self, head: str) -> list[Part]:
-        mark = next((mark for mark in self.marks if head.startswith(mark)), "")
-        rest = head[len(mark) :]
-        self._reader = self.new_reader(self._begin[: len(self._begin) - len(rest)])
-        return self._reader.feed(rest)
+    def _begin(self) -> list[Part]:
+        """How the output began, which is content after all."""
+        text = "".join(self._space) + self._head
+        return [Content(text)] if text else []
+
+    def _start_calls(self) -> list[Part]:
+        mark = next((mark for mark in self.marks if self._head.startswith(mark)), "")
+        self._reader = self.new_reader("".join(self._space) + mark)
+        return self._reader.feed(self._head[len(mark) :])
 
 
 class Llama3JsonParser(WholeParser):

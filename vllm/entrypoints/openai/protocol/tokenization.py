@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from pydantic import Field
 
 from vllm.entrypoints.openai.protocol.base import ClosedModel, OpenAIBaseModel, TokenIds
@@ -11,20 +9,15 @@ from vllm.entrypoints.openai.protocol.chat import TemplateFields
 
 
 class TokenizeCompletionRequest(OpenAIBaseModel):
-    model: str | None = None
+    model: str | None = Field(None, description="Served model name. Default: the first served.")
     prompt: str = Field(description="The text.")
     add_special_tokens: bool = Field(True, description="Add the tokenizer's special tokens, such as BOS.")
     return_token_strs: bool | None = Field(False, description="Add each token's own form in the vocabulary.")
 
 
 class TokenizeChatRequest(TemplateFields):
-    model: str | None = None
+    model: str | None = Field(None, description="Served model name. Default: the first served.")
     return_token_strs: bool | None = Field(False, description="Add each token's own form in the vocabulary.")
-
-
-def prompt_form(value: Any) -> str:
-    """Which of the two a body is: it has `messages`, or a `prompt`."""
-    return "chat" if isinstance(value, dict) and "messages" in value else "completion"
 
 
 class TokenizeResponse(ClosedModel):
@@ -35,7 +28,7 @@ class TokenizeResponse(ClosedModel):
 
 
 class DetokenizeRequest(OpenAIBaseModel):
-    model: str | None = None
+    model: str | None = Field(None, description="Served model name. Default: the first served.")
     tokens: TokenIds = Field(description="The token ids.")
 
 
