@@ -29,6 +29,8 @@ from prometheus_client import Histogram as HistogramFamily
 from vllm import envs
 from vllm.config import LoRAConfig, VllmConfig
 from vllm.core.outputs import EngineCoreOutput, SchedulerStats
+from vllm.engine.front_table import Column
+from vllm.engine.fronts import Attachment
 from vllm.engine.messages import StepOutput
 from vllm.logger import init_logger
 from vllm.neuron.buckets import BucketStats
@@ -95,7 +97,14 @@ class _Timeline:
 class EngineMetrics:
     """Records arrivals and steps. Driven by one thread; `registry` may be read by any."""
 
-    def __init__(self, config: VllmConfig, executor_stats: Mapping[str, Any], engine: str = "0") -> None:
+    def __init__(
+        self,
+        config: VllmConfig,
+        executor_stats: Mapping[str, Any],
+        engine: str = "0",
+        tally: Tally | None = None,
+    ) -> None:
+        """tally: of tokens, for the log; by default of this engine's own."""
         self.registry = CollectorRegistry()
         self.families: list[Family] = []
         self.padding = BucketStats()
@@ -106,7 +115,9 @@ class EngineMetrics:
         self._num_external_queries = self._num_external_hits = 0
         self._make_families(config)
         self._set_constants(config, executor_stats)
-        self._interval = _Interval()
+        self._record_stats(self._stats)
+        self._tally = tally or Tally()
+        self._interval = _Interval(self._tally)
 
     def record_arrival(self, req_id: str, arrival: float, num_prompt_tokens: int, max_tokens: int, n: int = 1) -> None:
         """A request was handed to the core. arrival: monotonic seconds."""
@@ -150,7 +161,7 @@ class EngineMetrics:
             return
         if count := len(output.new_token_ids):
             self._generation_tokens.inc(count)
-            self._interval.num_generated += count
+            self._tally.add(0, count)
             if timeline.first_token:
                 gap = (now - timeline.last_token) / count
                 for _ in range(count):
@@ -174,7 +185,7 @@ class EngineMetrics:
         self._prompt_sources.labels(**self._labels, source="local_cache_hit").inc(local)
         self._prompt_sources.labels(**self._labels, source="external_kv_transfer").inc(output.num_external_tokens)
         self._computed_prompt.observe(computed)
-        self._interval.num_prompt += timeline.num_prompt_tokens
+        self._tally.add(timeline.num_prompt_tokens, 0)
 
     def _record_end(self, timeline: _Timeline, output: EngineCoreOutput, now: float) -> None:
         self._success.labels(**self._labels, finished_reason=output.finish_reason).inc()
@@ -230,6 +241,8 @@ class EngineMetrics:
 
     def make_family(self, kind: Any, name: str, text: str, labels: tuple[str, ...], **options: Any) -> Any:
         self.families.append(Family(f"vllm:{name}", kind.__name__.lower(), labels, text))
+        if kind is GaugeFamily:
+            options["multiprocess_mode"] = "mostrecent"
         return kind(f"vllm:{name}", text, labels, registry=self.registry, **options)
 
     def _make_families(self, config: VllmConfig) -> None:
@@ -384,30 +397,60 @@ def served_name(config: VllmConfig) -> str:
     return model.served_model_name[0] if model.served_model_name else model.model
 
 
-class _Interval:
-    """Tokens since the last line."""
+class Tally:
+    """Tokens of prompts that were computed, and generated ones, since the start."""
 
     def __init__(self) -> None:
-        self.seen = SchedulerStats()
-        self.restart()
+        self._totals = (0, 0)
 
-    def restart(self) -> None:
-        self.started = time.monotonic()
-        self.num_prompt = self.num_generated = 0
+    def add(self, num_prompt: int, num_generated: int) -> None:
+        before_prompt, before_generated = self._totals
+        self._totals = before_prompt + num_prompt, before_generated + num_generated
+
+    def totals(self) -> tuple[int, int]:
+        return self._totals
+
+
+class SharedTally(Tally):
+    """Of all fronts of an engine together."""
+
+    def __init__(self, attachment: Attachment) -> None:
+        self._table, self._front = attachment.table, attachment.place.index
+
+    def add(self, num_prompt: int, num_generated: int) -> None:
+        self._table.add(self._front, Column.PROMPT_TOKENS, num_prompt)
+        self._table.add(self._front, Column.GENERATED_TOKENS, num_generated)
+
+    def totals(self) -> tuple[int, int]:
+        return self._table.total(Column.PROMPT_TOKENS), self._table.total(Column.GENERATED_TOKENS)
+
+
+class _Interval:
+    """What happened since the last line."""
+
+    def __init__(self, tally: Tally) -> None:
+        self._tally = tally
+        self._restart(SchedulerStats())
+
+    def _restart(self, stats: SchedulerStats) -> None:
+        self._started = time.monotonic()
+        self._num_prompt, self._num_generated = self._tally.totals()
+        self._seen = stats
 
     def line(self, stats: SchedulerStats, padding: BucketStats) -> str:
-        seconds = time.monotonic() - self.started
-        idle = not (self.num_prompt or self.num_generated or stats.num_running or stats.num_waiting)
-        if seconds < envs.VLLM_LOG_STATS_INTERVAL or idle:
+        seconds = time.monotonic() - self._started
+        if seconds < envs.VLLM_LOG_STATS_INTERVAL:
             return ""
-        drafting = _drafting_line(stats, self.seen)
+        num_prompt, num_generated = self._tally.totals()
+        num_prompt, num_generated = num_prompt - self._num_prompt, num_generated - self._num_generated
+        if not (num_prompt or num_generated or stats.num_running or stats.num_waiting):
+            return ""
         text = (
-            f"prompt {self.num_prompt / seconds:.1f} tokens/s, generation {self.num_generated / seconds:.1f} tokens/s, "
+            f"prompt {num_prompt / seconds:.1f} tokens/s, generation {num_generated / seconds:.1f} tokens/s, "
             f"running {stats.num_running}, waiting {stats.num_waiting}, KV cache {stats.kv_cache_usage:.1%}; "
-            f"{drafting}buckets: {padding.summary() or 'unused'}"
+            f"{_drafting_line(stats, self._seen)}buckets: {padding.summary() or 'unused'}"
         )
-        self.restart()
-        self.seen = stats
+        self._restart(stats)
         return text
 
 
