@@ -28,7 +28,6 @@ from vllm.engine.front_table import Column, FrontTable
 from vllm.engine.fronts import RECORDER, Attachment, Place, front_of, shares
 from vllm.engine.messages import EngineCoreRequest, StepOutput
 from vllm.exceptions import EngineDeadError, QueueFullError
-from vllm.outputs import RequestOutput
 from vllm.sampling_params import SamplingParams, StructuredOutputsParams
 
 
@@ -70,11 +69,8 @@ def config(tiny_llama):
 
 async def generated(front: AsyncLLM, prompt: list[int], req_id: str, **params) -> list[int]:
     sampling = SamplingParams(**{"temperature": 0.0, "max_tokens": 8, "ignore_eos": True, **params})
-    final: RequestOutput | None = None
-    async for final in front.generate({"prompt_token_ids": prompt}, sampling, req_id):
-        pass
-    assert final is not None
-    return list(final.outputs[0].token_ids)
+    outputs = [output async for output in front.generate({"prompt_token_ids": prompt}, sampling, req_id)]
+    return list(outputs[-1].outputs[0].token_ids)
 
 
 def alone(config, prompt: list[int]) -> list[int]:

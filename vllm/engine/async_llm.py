@@ -127,7 +127,7 @@ class AsyncLLM:
         self._closed = False
         self._finalizer = weakref.finalize(self, self.engine_core.shutdown)
         with contextlib.suppress(RuntimeError):  # no event loop yet: the first call that needs it starts the reader
-            self._start_reader()
+            self.start_reading()
 
     @classmethod
     def from_engine_args(
@@ -229,7 +229,7 @@ class AsyncLLM:
             refuse_tracing(trace_headers)
         await self._unpaused.wait()
         self._check_alive()
-        self._start_reader()
+        self.start_reading()
         request = self.input_processor.process(
             request_id,
             prompt,
@@ -397,6 +397,12 @@ class AsyncLLM:
     async def collective_rpc(self, method: str, *args: Any, **kwargs: Any) -> list[Any]:
         raise NotImplementedError("collective_rpc is not supported: code of the caller's is not run in the engine")
 
+    def start_reading(self) -> None:
+        """Take in what the core sends, from now on; requests begin it too. Raises RuntimeError outside of a loop."""
+        loop = asyncio.get_running_loop()
+        if self._reader is None or self._reader.get_loop() is not loop:
+            self._reader = loop.create_task(self._read(), name="engine-outputs")
+
     def shutdown(self) -> None:
         """Stop the core's process. Safe to call twice."""
         if self._closed:
@@ -431,14 +437,8 @@ class AsyncLLM:
 
     async def _call(self, method: str, *args: Any) -> Any:
         self._check_alive()
-        self._start_reader()
+        self.start_reading()
         return await self.engine_core.call(method, *args)
-
-    def _start_reader(self) -> None:
-        """Raises RuntimeError outside of an event loop."""
-        loop = asyncio.get_running_loop()
-        if self._reader is None or self._reader.get_loop() is not loop:
-            self._reader = loop.create_task(self._read(), name="engine-outputs")
 
     async def _read(self) -> None:
         """Hand out what the core sends, until it is gone."""

@@ -114,8 +114,8 @@ class ProcessClient(CoreConnection):
 
     def leave(self, front: int) -> None:
         """One of several fronts is gone: what it asked for is to be aborted."""
-        if self.dead_error is None:
-            self._send(Leave(front))
+        with contextlib.suppress(zmq.Again):  # the core is gone, too
+            self._input.send(encoder.encode(Leave(front)), zmq.NOBLOCK)
 
     def shutdown(self) -> None:
         """Stop the child, kindly at first, and remove the sockets. Safe to call twice."""

@@ -70,6 +70,10 @@ class CoreConnection:
         self._async_output: zmq.asyncio.Socket | None = None
         self._watcher = threading.Thread(target=self._watch, daemon=True, name="engine-watch")
 
+    @property
+    def errored(self) -> bool:
+        return self.dead_error is not None
+
     def add_request(self, request: EngineCoreRequest) -> None:
         self._send(request)
 
@@ -188,9 +192,14 @@ class CoreConnection:
         return _decoded(self._output.recv()) if self._output.poll(_POLL_MS) else None
 
     def _send(self, message: ToCore) -> None:
-        if self.dead_error is not None:
-            raise self.dead_error
-        self._input.send(encoder.encode(message))
+        frame = encoder.encode(message)
+        while self.dead_error is None:
+            try:
+                self._input.send(frame, zmq.NOBLOCK)
+                return
+            except zmq.Again:  # it is not connected yet, or no more: the watcher will tell
+                self._input.poll(_POLL_MS, zmq.POLLOUT)
+        raise self.dead_error
 
     def _resolve(self, reply: Reply) -> None:
         future = self._replies.get(reply.call_id)

@@ -485,6 +485,7 @@ def read_metrics(registry: Collectable) -> Iterable[Metric]:
 def _read_histogram(family: Any) -> Iterable[Metric]:
     buckets: dict[tuple[tuple[str, str], ...], dict[str, int]] = {}
     counts: dict[tuple[tuple[str, str], ...], int] = {}
+    sums: dict[tuple[tuple[str, str], ...], float] = {}
     for sample in family.samples:
         labels = {name: value for name, value in sample.labels.items() if name != "le"}
         key = tuple(labels.items())
@@ -493,7 +494,9 @@ def _read_histogram(family: Any) -> Iterable[Metric]:
         elif sample.name.endswith("_count"):
             counts[key] = int(sample.value)
         elif sample.name.endswith("_sum"):
-            yield Histogram(family.name, labels, counts[key], sample.value, buckets[key])
+            sums[key] = sample.value
+    for key, total in sums.items():
+        yield Histogram(family.name, dict(key), counts[key], total, buckets[key])
 
 
 def _one_two_five(limit: int) -> list[int]:

@@ -30,7 +30,7 @@ from vllm.logger import init_logger
 logger = init_logger(__name__)
 
 DEFAULT_HOST = "127.0.0.1"
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _LAST_WORDS_SECONDS = 1.0
 _CLOSE_SECONDS = 3
 
@@ -85,9 +85,22 @@ async def serve_http(
     return await build_server(app, args, engine_life).run_until_stopped(sock)
 
 
-def build_server(app: FastAPI, args: argparse.Namespace, engine_life: Awaitable[None] | None = None) -> DrainingServer:
+def build_server(
+    app: FastAPI,
+    args: argparse.Namespace,
+    engine_life: Awaitable[None] | None = None,
+    *,
+    handles_signals: bool = True,
+) -> DrainingServer:
     """engine_life: done when the engine is dead for good; by default that of `app.state.engine_client`."""
-    config = uvicorn.Config(
+    life = died(app.state.engine_client) if engine_life is None else engine_life
+    config = http_config(app, args)
+    return DrainingServer(config, life, app.state.in_flight, args.shutdown_timeout, handles_signals=handles_signals)
+
+
+def http_config(app: FastAPI, args: argparse.Namespace) -> uvicorn.Config:
+    """Its `load` reads the files of TLS."""
+    return uvicorn.Config(
         app,
         http=BoundedHttpProtocol.with_bounds(args.max_header_bytes),
         ws="none",
@@ -101,20 +114,25 @@ def build_server(app: FastAPI, args: argparse.Namespace, engine_life: Awaitable[
         ssl_ca_certs=args.ssl_ca_certs,
         ssl_cert_reqs=args.ssl_cert_reqs,
     )
-    life = died(app.state.engine_client) if engine_life is None else engine_life
-    return DrainingServer(config, life, app.state.in_flight, args.shutdown_timeout)
 
 
 class DrainingServer(uvicorn.Server):
     """Drains what is in flight before it stops to listen, so that /health can say so meanwhile."""
 
     def __init__(
-        self, config: uvicorn.Config, engine_life: Awaitable[None], in_flight: InFlight, shutdown_timeout: float
+        self,
+        config: uvicorn.Config,
+        engine_life: Awaitable[None],
+        in_flight: InFlight,
+        shutdown_timeout: float,
+        *,
+        handles_signals: bool = True,
     ) -> None:
         super().__init__(config)
         self._engine_life = engine_life
         self._in_flight = in_flight
         self._shutdown_timeout = shutdown_timeout
+        self._handles_signals = handles_signals
         self._engine_died = False
         self._draining: asyncio.Task[None] | None = None
 
@@ -137,8 +155,17 @@ class DrainingServer(uvicorn.Server):
         if self._draining is None:
             self._draining = asyncio.ensure_future(self._drain(seconds))
         else:
-            self._in_flight.cancel_all()
-            self.force_exit = True
+            self.hurry()
+
+    def begin_to_stop(self) -> None:
+        """With the time that the options give; no hurry if it has begun."""
+        if self._draining is None:
+            self.stop(self._shutdown_timeout)
+
+    def hurry(self) -> None:
+        """While it stops: give what runs no more time."""
+        self._in_flight.cancel_all()
+        self.force_exit = True
 
     async def _drain(self, seconds: float) -> None:
         logger.info("stopping: %d requests are running, and have %g seconds", len(self._in_flight), seconds)
@@ -155,14 +182,14 @@ class DrainingServer(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Signals begin to drain. Outside the main thread, whoever runs the server has them."""
-        if threading.current_thread() is not threading.main_thread():
+        if not self._handles_signals or threading.current_thread() is not threading.main_thread():
             yield
             return
         loop = asyncio.get_running_loop()
-        for number in _SIGNALS:
+        for number in SIGNALS:
             loop.add_signal_handler(number, self.stop, self._shutdown_timeout)
         try:
             yield
         finally:
-            for number in _SIGNALS:
+            for number in SIGNALS:
                 loop.remove_signal_handler(number)
