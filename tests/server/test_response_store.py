@@ -88,7 +88,6 @@ def test_stores_that_begin_and_write_at_once(tmp_path: Path) -> None:
             store = ResponseStore(1000, 1 << 20, str(tmp_path / "store"))
             for i in range(20):
                 store.put(f"resp_{index}_{i}", record(100))
-            store.close()
         except Exception as error:
             faults.append(error)
 

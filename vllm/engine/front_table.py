@@ -18,17 +18,19 @@ _CELL_BYTES = 8
 
 
 class Column(IntEnum):
-    """engine: the number of the engine that the front takes requests for, 0 while it takes none. load: HTTP requests
-    being answered. requests, waiting_tokens: what the queue's bounds are about. The rest is counted since the start.
+    """engine: the number of the engine that the front takes requests for, 0 while it takes none. connections: when it
+    last looked. load: HTTP requests being answered. requests, waiting_tokens: what the queue's bounds are about. The
+    rest is counted since the start.
     """
 
     PID = 0
     ENGINE = 1
-    LOAD = 2
-    REQUESTS = 3
-    WAITING_TOKENS = 4
-    PROMPT_TOKENS = 5
-    GENERATED_TOKENS = 6
+    CONNECTIONS = 2
+    LOAD = 3
+    REQUESTS = 4
+    WAITING_TOKENS = 5
+    PROMPT_TOKENS = 6
+    GENERATED_TOKENS = 7
 
 
 class FrontTable:
@@ -64,7 +66,7 @@ class FrontTable:
 
     def clear(self, front: int) -> None:
         """What a front that is gone held is free; what it has counted stays."""
-        for column in (Column.PID, Column.ENGINE, Column.LOAD, Column.REQUESTS, Column.WAITING_TOKENS):
+        for column in (Column.PID, Column.CONNECTIONS, Column.LOAD, Column.REQUESTS, Column.WAITING_TOKENS):
             self.set(front, column, 0)
 
     @contextlib.contextmanager
@@ -75,10 +77,6 @@ class FrontTable:
             yield
         finally:
             fcntl.flock(self._lock_file, fcntl.LOCK_UN)
-
-    def close(self) -> None:
-        self._cells.release()
-        self._lock_file.close()
 
     def _cell(self, front: int, column: Column) -> int:
         return 1 + front * len(Column) + column

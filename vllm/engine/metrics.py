@@ -130,8 +130,10 @@ class EngineMetrics:
     def record_step(self, step: StepOutput) -> None:
         """Take in what a step brought."""
         now = time.monotonic()
-        for output in step.outputs:
-            self._record_output(output, now)
+        num_generated = sum(self._record_output(output, now) for output in step.outputs)
+        if num_generated:
+            self._generation_tokens.inc(num_generated)
+            self._tally.add(Column.GENERATED_TOKENS, num_generated)
         if step.num_tokens:
             self._step_tokens.observe(step.num_tokens)
         for seconds in step.stalls:
@@ -155,13 +157,12 @@ class EngineMetrics:
         if line := self._interval.line(self._stats, self.padding):
             logger.info(line)
 
-    def _record_output(self, output: EngineCoreOutput, now: float) -> None:
+    def _record_output(self, output: EngineCoreOutput, now: float) -> int:
+        """How many tokens it brought."""
         timeline = self._timelines.get(output.req_id)
         if timeline is None:
-            return
+            return 0
         if count := len(output.new_token_ids):
-            self._generation_tokens.inc(count)
-            self._tally.add(0, count)
             if timeline.first_token:
                 gap = (now - timeline.last_token) / count
                 for _ in range(count):
@@ -173,6 +174,7 @@ class EngineMetrics:
         if output.finished:
             del self._timelines[output.req_id]
             self._record_end(timeline, output, now)
+        return count
 
     def _record_first_token(self, timeline: _Timeline, output: EngineCoreOutput, now: float) -> None:
         timeline.first_token = now
@@ -185,7 +187,7 @@ class EngineMetrics:
         self._prompt_sources.labels(**self._labels, source="local_cache_hit").inc(local)
         self._prompt_sources.labels(**self._labels, source="external_kv_transfer").inc(output.num_external_tokens)
         self._computed_prompt.observe(computed)
-        self._tally.add(timeline.num_prompt_tokens, 0)
+        self._tally.add(Column.PROMPT_TOKENS, timeline.num_prompt_tokens)
 
     def _record_end(self, timeline: _Timeline, output: EngineCoreOutput, now: float) -> None:
         self._success.labels(**self._labels, finished_reason=output.finish_reason).inc()
@@ -398,17 +400,16 @@ def served_name(config: VllmConfig) -> str:
 
 
 class Tally:
-    """Tokens of prompts that were computed, and generated ones, since the start."""
+    """Tokens since the start: of prompts, and generated ones."""
 
     def __init__(self) -> None:
-        self._totals = (0, 0)
+        self._totals = dict.fromkeys((Column.PROMPT_TOKENS, Column.GENERATED_TOKENS), 0)
 
-    def add(self, num_prompt: int, num_generated: int) -> None:
-        before_prompt, before_generated = self._totals
-        self._totals = before_prompt + num_prompt, before_generated + num_generated
+    def add(self, column: Column, num_tokens: int) -> None:
+        self._totals[column] += num_tokens
 
-    def totals(self) -> tuple[int, int]:
-        return self._totals
+    def total(self, column: Column) -> int:
+        return self._totals[column]
 
 
 class SharedTally(Tally):
@@ -417,12 +418,11 @@ class SharedTally(Tally):
     def __init__(self, attachment: Attachment) -> None:
         self._table, self._front = attachment.table, attachment.place.index
 
-    def add(self, num_prompt: int, num_generated: int) -> None:
-        self._table.add(self._front, Column.PROMPT_TOKENS, num_prompt)
-        self._table.add(self._front, Column.GENERATED_TOKENS, num_generated)
+    def add(self, column: Column, num_tokens: int) -> None:
+        self._table.add(self._front, column, num_tokens)
 
-    def totals(self) -> tuple[int, int]:
-        return self._table.total(Column.PROMPT_TOKENS), self._table.total(Column.GENERATED_TOKENS)
+    def total(self, column: Column) -> int:
+        return self._table.total(column)
 
 
 class _Interval:
@@ -434,15 +434,16 @@ class _Interval:
 
     def _restart(self, stats: SchedulerStats) -> None:
         self._started = time.monotonic()
-        self._num_prompt, self._num_generated = self._tally.totals()
+        self._num_prompt = self._tally.total(Column.PROMPT_TOKENS)
+        self._num_generated = self._tally.total(Column.GENERATED_TOKENS)
         self._seen = stats
 
     def line(self, stats: SchedulerStats, padding: BucketStats) -> str:
         seconds = time.monotonic() - self._started
         if seconds < envs.VLLM_LOG_STATS_INTERVAL:
             return ""
-        num_prompt, num_generated = self._tally.totals()
-        num_prompt, num_generated = num_prompt - self._num_prompt, num_generated - self._num_generated
+        num_prompt = self._tally.total(Column.PROMPT_TOKENS) - self._num_prompt
+        num_generated = self._tally.total(Column.GENERATED_TOKENS) - self._num_generated
         if not (num_prompt or num_generated or stats.num_running or stats.num_waiting):
             return ""
         text = (

@@ -85,17 +85,10 @@ async def serve_http(
     return await build_server(app, args, engine_life).run_until_stopped(sock)
 
 
-def build_server(
-    app: FastAPI,
-    args: argparse.Namespace,
-    engine_life: Awaitable[None] | None = None,
-    *,
-    handles_signals: bool = True,
-) -> DrainingServer:
+def build_server(app: FastAPI, args: argparse.Namespace, engine_life: Awaitable[None] | None = None) -> DrainingServer:
     """engine_life: done when the engine is dead for good; by default that of `app.state.engine_client`."""
     life = died(app.state.engine_client) if engine_life is None else engine_life
-    config = http_config(app, args)
-    return DrainingServer(config, life, app.state.in_flight, args.shutdown_timeout, handles_signals=handles_signals)
+    return DrainingServer(http_config(app, args), life, app.state.in_flight, args.shutdown_timeout)
 
 
 def http_config(app: FastAPI, args: argparse.Namespace) -> uvicorn.Config:
@@ -120,19 +113,12 @@ class DrainingServer(uvicorn.Server):
     """Drains what is in flight before it stops to listen, so that /health can say so meanwhile."""
 
     def __init__(
-        self,
-        config: uvicorn.Config,
-        engine_life: Awaitable[None],
-        in_flight: InFlight,
-        shutdown_timeout: float,
-        *,
-        handles_signals: bool = True,
+        self, config: uvicorn.Config, engine_life: Awaitable[None], in_flight: InFlight, shutdown_timeout: float
     ) -> None:
         super().__init__(config)
         self._engine_life = engine_life
         self._in_flight = in_flight
         self._shutdown_timeout = shutdown_timeout
-        self._handles_signals = handles_signals
         self._engine_died = False
         self._draining: asyncio.Task[None] | None = None
 
@@ -157,11 +143,6 @@ class DrainingServer(uvicorn.Server):
         else:
             self.hurry()
 
-    def begin_to_stop(self) -> None:
-        """With the time that the options give; no hurry if it has begun."""
-        if self._draining is None:
-            self.stop(self._shutdown_timeout)
-
     def hurry(self) -> None:
         """While it stops: give what runs no more time."""
         self._in_flight.cancel_all()
@@ -182,7 +163,7 @@ class DrainingServer(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Signals begin to drain. Outside the main thread, whoever runs the server has them."""
-        if not self._handles_signals or threading.current_thread() is not threading.main_thread():
+        if threading.current_thread() is not threading.main_thread():
             yield
             return
         loop = asyncio.get_running_loop()

@@ -87,9 +87,6 @@ class ResponseStore:
     def forget_cancel(self, response_id: str) -> None:
         self._database.execute("DELETE FROM cancels WHERE id = ?", (_key(response_id),))
 
-    def close(self) -> None:
-        self._database.close()
-
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
         self._database.execute("BEGIN IMMEDIATE")

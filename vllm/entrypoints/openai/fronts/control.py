@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
-from typing import TypeVar
 
 import msgspec
 
@@ -58,8 +57,6 @@ class Failed(msgspec.Struct, tag="failed"):
 
 ToFront = Spec | NextEngine | Lost | Stop
 FromFront = Serving | Failed
-
-Message = TypeVar("Message", ToFront, FromFront)
 
 to_front_decoder: msgspec.json.Decoder[ToFront] = msgspec.json.Decoder(ToFront)
 from_front_decoder: msgspec.json.Decoder[FromFront] = msgspec.json.Decoder(FromFront)

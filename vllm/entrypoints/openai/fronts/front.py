@@ -29,8 +29,9 @@ from vllm.entrypoints.openai.api_server import START_ERRORS, build_app, init_app
 from vllm.entrypoints.openai.cli_args import load_plugins
 from vllm.entrypoints.openai.engine_life import EngineLife
 from vllm.entrypoints.openai.fronts.control import Failed, Lost, NextEngine, OwnerLine, Serving, Spec, Stop
+from vllm.entrypoints.openai.fronts.front_server import FrontServer
 from vllm.entrypoints.openai.fronts.shared import Shared, core_address
-from vllm.entrypoints.openai.launcher import DrainingServer, build_server
+from vllm.entrypoints.openai.launcher import http_config
 from vllm.entrypoints.openai.middleware.access import hide_from_access_log
 from vllm.exceptions import EngineDeadError
 from vllm.logger import init_logger
@@ -102,9 +103,11 @@ async def serve(spec: Spec, line: OwnerLine) -> None:
         line.tell(Serving(shared.readiness.engine, app.state.openai_serving_models.names))
 
     life = EngineLife(app.state, start, install, args.max_engine_restarts, reports=place.is_recorder)
-    server = build_server(app, args, life.run(), handles_signals=False)
+    server = FrontServer(
+        http_config(app, args), life.run(), shared.in_flight, args.shutdown_timeout, table=table, front=spec.index
+    )
     loop = asyncio.get_running_loop()
-    threading.Thread(target=_listen, args=(line, engines, server, args, loop), daemon=True, name="owner").start()
+    threading.Thread(target=_listen, args=(line, engines, server, loop), daemon=True, name="owner").start()
     try:
         with socket.socket(fileno=spec.listener) as listener:
             listener.set_inheritable(False)
@@ -113,21 +116,17 @@ async def serve(spec: Spec, line: OwnerLine) -> None:
         life.shutdown()
 
 
-def _listen(
-    line: OwnerLine,
-    engines: Engines,
-    server: DrainingServer,
-    args: argparse.Namespace,
-    loop: asyncio.AbstractEventLoop,
-) -> None:
+def _listen(line: OwnerLine, engines: Engines, server: FrontServer, loop: asyncio.AbstractEventLoop) -> None:
     """To the owner, in a thread of its own, until it is gone."""
-    for message in line:
-        if isinstance(message, NextEngine | Lost):
-            engines.hear(message)
-        elif isinstance(message, Stop):
-            with contextlib.suppress(RuntimeError):  # the loop is closed: it has stopped
-                loop.call_soon_threadsafe(server.hurry if message.at_once else server.begin_to_stop)
-    os._exit(1)
+    try:
+        for message in line:
+            if isinstance(message, NextEngine | Lost):
+                engines.hear(message)
+            elif isinstance(message, Stop):
+                with contextlib.suppress(RuntimeError):  # the loop is closed: it has stopped
+                    loop.call_soon_threadsafe(server.hurry if message.at_once else server.begin_to_stop)
+    finally:
+        os._exit(1)
 
 
 def main() -> int:

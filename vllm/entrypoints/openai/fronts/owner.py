@@ -53,6 +53,7 @@ _GRACE_SECONDS = 10.0
 _LAST_WORDS_SECONDS = 2.0
 _LOOK_SECONDS = 0.05
 _LONGEST_SECONDS = 1e8
+_LONGEST_LINE = 1 << 20
 
 
 async def serve_fronts(args: argparse.Namespace, listener: socket.socket, address: str) -> int:
@@ -95,7 +96,7 @@ class Front:
                 pass_fds=(spec.listener,),
                 env={**os.environ, "PROMETHEUS_MULTIPROC_DIR": metrics},
             )
-        front = cls(spec.index, process, *await asyncio.open_unix_connection(sock=ours))
+        front = cls(spec.index, process, *await asyncio.open_unix_connection(sock=ours, limit=_LONGEST_LINE))
         front.tell(spec)
         return front
 
@@ -177,6 +178,8 @@ class Owner:
             for index in range(count):
                 spec = Spec(text, index, count, str(self._directory), listener.fileno())
                 self._fronts.append(await Front.start(spec))
+        if self._stopping:  # by a signal meanwhile
+            self._tell(Stop())
 
     async def _attend(self, front: Front) -> None:
         """Until it has ended."""
@@ -188,14 +191,15 @@ class Owner:
             else:
                 self._fail(VLLMError(message.reason))
         code = await front.ended()
-        if not front.given_up and (code or not self._ending):
+        is_expected = self._ending and (code == 0 or not front.engine)  # a signal to all may meet one that begins
+        if not front.given_up and not is_expected:
             self._mourn(front, code)
 
     def _mourn(self, front: Front, code: int) -> None:
         how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
         logger.error("front %d of %d %s: the server ends", front.index + 1, len(self._fronts), how)
         self._table.clear(front.index)
-        if self._life.engine is not None:
+        if self._life.engine is not None and not self._life.engine.errored:
             self._life.engine.leave(front.index)
         self._status = 1
         self._stop()
