@@ -28,7 +28,7 @@ from vllm.engine.front_table import Column, FrontTable
 from vllm.engine.fronts import RECORDER, Attachment, Place, front_of, shares
 from vllm.engine.messages import EngineCoreRequest, StepOutput
 from vllm.exceptions import EngineDeadError, QueueFullError
-from vllm.sampling_params import SamplingParams, StructuredOutputsParams
+from vllm.sampling_params import SamplingParams
 
 
 class Group:
@@ -88,7 +88,7 @@ def total(front: AsyncLLM, name: str) -> float:
 
 
 async def test_fronts_share_a_core_and_nothing_else(config):
-    """The same ids on each: every front gets the tokens of its own request."""
+    """The same ids on each: every front gets the tokens of its own request; without a seed, of its own seed."""
     with group_of(config, 3) as group:
         prompts = {(i, j): [3 + i, 40 + j, 7] for i in range(3) for j in range(5)}
         tasks = {key: generated(group.fronts[key[0]], prompt, f"r{key[1]}") for key, prompt in prompts.items()}
@@ -99,21 +99,8 @@ async def test_fronts_share_a_core_and_nothing_else(config):
         steps = [sum(m.count for m in f.get_metrics() if m.name == "vllm:iteration_tokens_total") for f in group.fronts]
         assert steps[RECORDER] > 0 and sum(steps) == steps[RECORDER], "a step is recorded once"
         assert await group.fronts[1]._call("check_integrity") and await group.fronts[2].reset_prefix_cache()
-
-
-async def test_requests_without_a_seed_differ_between_fronts(config):
-    with group_of(config, 2) as group:
         asked = [generated(front, [5, 6, 7], "r", temperature=1.0) for front in group.fronts]
-        first, second = await asyncio.gather(*asked)
-        assert first != second
-
-
-async def test_constraints_hold_on_every_front(config):
-    with group_of(config, 2) as group:
-        choice = StructuredOutputsParams(choice=["yes", "no"])
-        for front in group.fronts:
-            tokens = await generated(front, [5, 6], "r", structured_outputs=choice, ignore_eos=False, max_tokens=20)
-            assert front.get_tokenizer().decode(tokens, skip_special_tokens=True) in ("yes", "no")
+        assert len(set(map(tuple, await asyncio.gather(*asked)))) == 3
 
 
 async def test_front_that_leaves_frees_what_it_held(config, monkeypatch):
@@ -134,11 +121,16 @@ async def test_front_that_leaves_frees_what_it_held(config, monkeypatch):
         await asyncio.gather(*running, return_exceptions=True)
 
 
-async def test_every_front_hears_of_the_cores_end(config, monkeypatch):
+async def test_every_front_hears_of_the_cores_silence_and_of_its_end(config, monkeypatch):
     monkeypatch.setenv("VLLM_NULL_STEP_MS", "20")
     with group_of(config, 2) as group:
         running = [asyncio.create_task(generated(front, [5, 6], "r", max_tokens=60)) for front in group.fronts]
         await asyncio.sleep(0.2)
+        os.kill(group.owner.process.pid, signal.SIGSTOP)
+        await asyncio.sleep(2)
+        for front in group.fronts:
+            with pytest.raises(EngineDeadError, match="no life"):
+                await front.check_health()
         os.kill(group.owner.process.pid, signal.SIGKILL)
         while group.owner.dead_error is None:
             await asyncio.sleep(0.01)
@@ -148,16 +140,6 @@ async def test_every_front_hears_of_the_cores_end(config, monkeypatch):
         for front in group.fronts:
             with pytest.raises(EngineDeadError, match="signal 9"):
                 await front.check_health()
-
-
-async def test_silent_core_is_unhealthy_on_every_front(config):
-    with group_of(config, 2) as group:
-        os.kill(group.owner.process.pid, signal.SIGSTOP)
-        await asyncio.sleep(2)
-        for front in group.fronts:
-            with pytest.raises(EngineDeadError, match="no life"):
-                await front.check_health()
-        os.kill(group.owner.process.pid, signal.SIGCONT)
 
 
 async def test_bounds_of_the_queue_hold_over_all_fronts(tiny_llama, monkeypatch):

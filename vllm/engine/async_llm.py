@@ -7,6 +7,7 @@ several outputs joined; one that goes away has its request aborted.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import weakref
 from collections.abc import AsyncGenerator, Iterable, Mapping
@@ -41,6 +42,8 @@ from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.usage.usage_lib import UsageContext
 
 logger = init_logger(__name__)
+
+_LEAVE_SECONDS = 1.0
 
 
 class RequestOutputCollector:
@@ -408,8 +411,7 @@ class AsyncLLM:
         if self._closed:
             return
         self._closed = True
-        if self._reader is not None and not self._reader.get_loop().is_closed():
-            self._reader.cancel()
+        self._stop_reading()
         self._fail_requests(EngineDeadError("the engine was shut down"))
         self.grammars.close()
         if self.tracer is not None:
@@ -440,6 +442,17 @@ class AsyncLLM:
         self.start_reading()
         return await self.engine_core.call(method, *args)
 
+    def _stop_reading(self) -> None:
+        """Before the sockets close. Where another thread runs the loop, the reader has left them when this returns."""
+        reader = self._reader
+        if reader is None or (loop := reader.get_loop()).is_closed():
+            return
+        if not loop.is_running() or asyncio._get_running_loop() is loop:
+            reader.cancel()
+            return
+        with contextlib.suppress(concurrent.futures.TimeoutError):  # the loop is busy, or waits for this thread
+            asyncio.run_coroutine_threadsafe(_cancelled(reader), loop).result(_LEAVE_SECONDS)
+
     async def _read(self) -> None:
         """Hand out what the core sends, until it is gone."""
         try:
@@ -465,6 +478,11 @@ class AsyncLLM:
         for collector in self._collectors.values():
             collector.fail(error)
         self._collectors.clear()
+
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait((task,))
 
 
 AsyncLLMEngine = AsyncLLM
