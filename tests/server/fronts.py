@@ -22,7 +22,16 @@ class Fronts:
     def __init__(self, server: ServerProcess) -> None:
         self.server = server
         self.processes = [each for each in _children(server) if FRONT in each.cmdline()]
-        self.clients = [client for _, client in sorted(self._connections().items())]
+        self.clients = [self.connect(front) for front in range(len(self.processes))]
+
+    def connect(self, front: int) -> httpx.Client:
+        """On a new connection that this front accepted."""
+        while True:
+            client = httpx.Client(base_url=self.server.url, timeout=60)
+            port = client.get("/version").extensions["network_stream"].get_extra_info("client_addr")[1]
+            if port in _ports(self.processes[front]):
+                return client
+            client.close()
 
     def openai(self, front: int) -> openai.OpenAI:
         http = self.clients[front]
@@ -30,8 +39,7 @@ class Fronts:
 
     def metric(self, name: str, front: int = 0) -> float:
         """The sum over all labels, as one front tells it."""
-        lines = self.clients[front].get("/metrics").text.splitlines()
-        return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith((f"{name} ", f"{name}{{")))
+        return sum_of(self.clients[front].get("/metrics").text, name)
 
     def num_running(self) -> float:
         return self.metric("vllm:num_requests_running")
@@ -46,20 +54,6 @@ class Fronts:
     def close(self) -> None:
         for client in self.clients:
             client.close()
-
-    def _connections(self) -> dict[int, httpx.Client]:
-        """By front. Connections are opened until each front has accepted one; the others are closed."""
-        found: dict[int, httpx.Client] = {}
-        while len(found) < len(self.processes):
-            client = httpx.Client(base_url=self.server.url, timeout=60)
-            response = client.get("/version")
-            port = response.extensions["network_stream"].get_extra_info("client_addr")[1]
-            (index,) = (i for i, process in enumerate(self.processes) if port in _ports(process))
-            if index in found:
-                client.close()
-            else:
-                found[index] = client
-        return found
 
 
 @contextlib.contextmanager
@@ -76,6 +70,12 @@ def serve_fronts(model: Path, count: int, *words: str, env: dict[str, str] | Non
                 fronts.close()
         wait_until(lambda: not any(map(is_alive, children)))
         assert not list(Path(directory).iterdir())
+
+
+def sum_of(metrics: str, name: str) -> float:
+    """Over all labels of a metric, in Prometheus form."""
+    lines = metrics.splitlines()
+    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith((f"{name} ", f"{name}{{")))
 
 
 def is_alive(process: psutil.Process) -> bool:

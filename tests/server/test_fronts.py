@@ -19,7 +19,7 @@ import openai
 import psutil
 import pytest
 
-from tests.server.fronts import Fronts, is_alive, serve_fronts
+from tests.server.fronts import Fronts, is_alive, serve_fronts, sum_of
 from tests.server.process import serve, wait_until
 
 MODEL = "test-model"
@@ -49,13 +49,9 @@ def slow(tiny_llama: Path) -> Iterator[Fronts]:
 def streaming(client: httpx.Client, **fields: Any) -> Iterator[Iterator[dict[str, Any]]]:
     """The events of a long stream, which has begun."""
     with client.stream("POST", "/v1/completions", json={**LONG, "stream": True, **fields}) as response:
-        lines = filter(None, response.iter_lines())
-        first = json.loads(next(lines)[6:])
-        yield (
-            json.loads(line[6:])
-            for line in itertools.chain([f"data: {json.dumps(first)}"], lines)
-            if "[DONE]" not in line
-        )
+        events = (json.loads(line[6:]) for line in response.iter_lines() if line.startswith("data: {"))
+        first = next(events)
+        yield itertools.chain([first], events)
 
 
 def ask(client: httpx.Client, **fields: Any) -> httpx.Response:
@@ -64,10 +60,10 @@ def ask(client: httpx.Client, **fields: Any) -> httpx.Response:
 
 class TestOneServer:
     async def test_texts_of_many_streams_equal_solo_runs(self, fronts: Fronts) -> None:
-        """Each asked as often as there are fronts and more, with the same id."""
+        """256 at once over eight rows, all with the same id."""
         asked = [{"prompt": f"text {i}", "max_tokens": 24, "seed": i} for i in range(16)]
         solo = [ask(fronts.clients[0], **fields).json()["choices"][0]["text"] for fields in asked]
-        headers, connections = {"X-Request-Id": "the same"}, []
+        headers = {"X-Request-Id": "the same"}
         async with openai.AsyncOpenAI(
             base_url=f"{fronts.server.url}/v1", api_key="none", max_retries=0, default_headers=headers,
             http_client=httpx.AsyncClient(limits=httpx.Limits(max_connections=None), timeout=60),
@@ -100,15 +96,10 @@ class TestOneServer:
 
     def test_gauges_and_the_process_are_those_of_the_server(self, fronts: Fronts) -> None:
         text = [client.get("/metrics").text for client in fronts.clients]
-        for name, value in (
-            ("num_slots", ROWS),
-            ("engine_ready", 1),
-            ("engine_restarts_total", 0),
-            ("artifact_hit", 0),
-        ):
+        for name, value in (("num_slots", ROWS), ("engine_ready", 1), ("engine_restarts_total", 0)):
             told = [[line for line in each.splitlines() if line.startswith(f"vllm:{name}")] for each in text]
             assert [len(lines) for lines in told] == [1] * NUM_FRONTS and "pid=" not in told[0][0]
-            assert name == "artifact_hit" or {float(lines[0].rpartition(" ")[2]) for lines in told} == {value}
+            assert {float(lines[0].rpartition(" ")[2]) for lines in told} == {value}
         resident = sum(process.memory_info().rss for process in fronts.processes)
         assert fronts.metric("process_resident_memory_bytes") == pytest.approx(resident, rel=0.05)
 
@@ -123,14 +114,14 @@ class TestOneServer:
         for thread in threads:
             thread.start()
         seen = [0.0] * len(names)
-        scrapers = itertools.cycle([httpx.Client(base_url=fronts.server.url) for _ in range(6)])
-        while any(thread.is_alive() for thread in threads):
-            text = next(scrapers).get("/metrics").text.splitlines()
-            now = [
-                sum(float(line.rpartition(" ")[2]) for line in text if line.startswith(name + "{")) for name in names
-            ]
-            assert all(new >= old for new, old in zip(now, seen, strict=True))
-            seen = now
+        with contextlib.ExitStack() as stack:
+            scrapers = [stack.enter_context(contextlib.closing(fronts.connect(front))) for front in range(NUM_FRONTS)]
+            for scraper in itertools.cycle(scrapers):
+                now = [sum_of(scraper.get("/metrics").text, name) for name in names]
+                assert all(new >= old for new, old in zip(now, seen, strict=True))
+                seen = now
+                if not any(thread.is_alive() for thread in threads):
+                    break
         assert all(seen)
 
     def test_statistics_are_logged_once_for_all(self, fronts: Fronts) -> None:
@@ -181,13 +172,10 @@ class TestSlow:
         """Thirty at once: four run, two wait, whichever front they came to."""
         wait_until(slow.is_idle)
         before = slow.metric("vllm:admission_rejections_total")
+        url, body = f"{slow.server.url}/v1/completions", {**LONG, "max_tokens": 240}
         with concurrent.futures.ThreadPoolExecutor(30) as pool:
-            statuses = list(
-                pool.map(
-                    lambda _: httpx.post(f"{slow.server.url}/v1/completions", json=LONG, timeout=60).status_code,
-                    range(30),
-                )
-            )
+            asked = [pool.submit(httpx.post, url, json=body, timeout=60) for _ in range(30)]
+            statuses = [answer.result().status_code for answer in asked]
         assert sorted(statuses) == [200] * 6 + [429] * 24
         assert [slow.metric("vllm:admission_rejections_total", front) - before for front in (0, 1)] == [24, 24]
         assert all(ask(client).status_code == 200 for client in slow.clients)
@@ -264,11 +252,7 @@ def test_front_that_is_killed_ends_the_server_when_the_others_have_drained(tiny_
     ):
         usage = {"stream_options": {"include_usage": True}}
         doomed, spared = (stack.enter_context(streaming(client, **usage)) for client in fronts.clients)
-        other = stack.enter_context(httpx.Client(base_url=fronts.server.url))
-        while other.get("/version").extensions["network_stream"].get_extra_info("client_addr")[1] not in {
-            each.raddr.port for each in fronts.processes[1].net_connections("tcp") if each.raddr
-        }:
-            other = stack.enter_context(httpx.Client(base_url=fronts.server.url))
+        other = stack.enter_context(contextlib.closing(fronts.connect(1)))
         fronts.processes[0].kill()
         with pytest.raises(httpx.RemoteProtocolError):
             list(doomed)
@@ -281,7 +265,7 @@ def test_front_that_is_killed_ends_the_server_when_the_others_have_drained(tiny_
 
 
 def test_no_process_outlives_the_owner(tiny_llama: Path, tmp_path: Path) -> None:
-    """On a Unix socket, which is taken up again by the next server."""
+    """On a Unix socket."""
     path = tmp_path / "server.sock"
     words = (*SMALL, "--api-server-count", "2", "--uds", str(path))
     with serve(tiny_llama, *words, module="vllm.entrypoints.cli.main") as server:

@@ -43,6 +43,7 @@ from vllm.logger import init_logger
 logger = init_logger(__name__)
 
 _POLL_MS = 250
+_REACH_SECONDS = 5.0
 
 
 class CoreConnection:
@@ -192,14 +193,16 @@ class CoreConnection:
         return _decoded(self._output.recv()) if self._output.poll(_POLL_MS) else None
 
     def _send(self, message: ToCore) -> None:
+        """Nobody is connected where the core is about to be, or is no more: then the watcher will tell."""
         frame = encoder.encode(message)
-        while self.dead_error is None:
+        deadline = time.monotonic() + _REACH_SECONDS
+        while self.dead_error is None and not self._closing and time.monotonic() < deadline:
             try:
                 self._input.send(frame, zmq.NOBLOCK)
                 return
-            except zmq.Again:  # it is not connected yet, or no more: the watcher will tell
+            except zmq.Again:
                 self._input.poll(_POLL_MS, zmq.POLLOUT)
-        raise self.dead_error
+        raise self.dead_error or EngineDeadError("the engine process cannot be reached")
 
     def _resolve(self, reply: Reply) -> None:
         future = self._replies.get(reply.call_id)

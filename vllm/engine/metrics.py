@@ -115,7 +115,7 @@ class EngineMetrics:
         self._num_external_queries = self._num_external_hits = 0
         self._make_families(config)
         self._set_constants(config, executor_stats)
-        self._record_stats(self._stats)
+        self._record_stats(self._stats)  # where several fronts share the gauges, an engine before this one has set them
         self._tally = tally or Tally()
         self._interval = _Interval(self._tally)
 
@@ -244,7 +244,7 @@ class EngineMetrics:
     def make_family(self, kind: Any, name: str, text: str, labels: tuple[str, ...], **options: Any) -> Any:
         self.families.append(Family(f"vllm:{name}", kind.__name__.lower(), labels, text))
         if kind is GaugeFamily:
-            options["multiprocess_mode"] = "mostrecent"
+            options["multiprocess_mode"] = "mostrecent"  # of several fronts, the last to set it knows
         return kind(f"vllm:{name}", text, labels, registry=self.registry, **options)
 
     def _make_families(self, config: VllmConfig) -> None:

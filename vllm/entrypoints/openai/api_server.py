@@ -66,7 +66,6 @@ logger = init_logger("vllm.entrypoints.openai.api_server")  # also where this mo
 LISTENING = "listening on %s; /health is 503 and tells how far the start is until requests are taken"
 SERVING = "serving %s on %s"
 
-
 START_ERRORS = (ValueError, OSError, VLLMError)
 """What users can mend."""
 
