@@ -8,6 +8,7 @@ import contextlib
 import itertools
 import json
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -265,10 +266,13 @@ def test_front_that_is_killed_ends_the_server_when_the_others_have_drained(tiny_
 
 
 def test_no_process_outlives_the_owner(tiny_llama: Path, tmp_path: Path) -> None:
-    """On a Unix socket."""
+    """On a Unix socket. What is left of it is its directory."""
     path = tmp_path / "server.sock"
     words = (*SMALL, "--api-server-count", "2", "--uds", str(path))
-    with serve(tiny_llama, *words, module="vllm.entrypoints.cli.main") as server:
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        serve(tiny_llama, *words, module="vllm.entrypoints.cli.main", env={"VLLM_RPC_BASE_PATH": directory}) as server,
+    ):
         with httpx.Client(transport=httpx.HTTPTransport(uds=str(path)), base_url="http://x") as client:
             assert ask(client).json()["usage"]["completion_tokens"] == 2
         children = psutil.Process(server.process.pid).children(recursive=True)
