@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import benchmark_fronts
 import benchmark_latency
 import benchmark_serving
 import benchmark_startup
@@ -192,6 +193,13 @@ def test_serving_script(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch, capsy
     assert [result["completed"] for result in line["results"]] == [2, 8]
     assert [result["total_output_tokens"] for result in line["results"]] == [10, 40]
     assert [result["total_input_tokens"] for result in line["results"]] == [24, 96]
+
+
+def test_fronts_script(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--model", str(tiny_llama), "--fronts", "2", "--streams", "4", "--rounds", "2"]
+    line = run_script(benchmark_fronts, [*words, "--input-len", "12", "--output-len", "5"], monkeypatch, capsys)
+    (result,) = line["results"]
+    assert (result["fronts"], result["completed"]) == (2, 8) and result["front"] > result["owner"] >= 0
 
 
 def test_startup_script(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

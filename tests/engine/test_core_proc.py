@@ -132,6 +132,18 @@ async def test_a_killed_child_is_noticed_and_said(client):
         client.add_request(_request("late", [4]))
 
 
+def test_what_is_sent_to_a_killed_child_is_refused(client):
+    """Also while its end has not been noticed, when there is nobody to send to."""
+    client.process.kill()
+    client.process.wait()
+    started = time.monotonic()
+    with pytest.raises(EngineDeadError):
+        for i in range(10):
+            client.add_request(_request(f"r{i}", [4]))
+            time.sleep(0.05)
+    assert time.monotonic() - started < NOTICED_SECONDS
+
+
 async def test_a_signal_to_the_whole_group_is_the_parents_to_handle(client):
     for number in (signal.SIGINT, signal.SIGTERM):
         os.kill(client.process.pid, number)

@@ -78,7 +78,11 @@ def test_options() -> None:
         (["--tool-call-parser", "hermess"], "hermes"),
         (["--tool-parser-plugin", "/nowhere/x.py"], "cannot be run"),
         (["--tool-call-parser", "hermess"], "hermes"),
-        (["--api-server-count", "4"], "load balancer"),
+        (["--api-server-count", "0"], "from 1 to 64, not 0"),
+        (["--api-server-count", "-2"], "from 1 to 64, not -2"),
+        (["--api-server-count", "100000"], "from 1 to 64, not 100000"),
+        (["--api-server-count", "two"], "--api-server-count"),
+        (["--headless"], "load balancer"),
     ],
 )
 def test_faults_end_with_status_2(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -89,9 +93,7 @@ def test_faults_end_with_status_2(words: list[str], message: str, capsys: pytest
 
 
 def test_options_of_vllm_that_ask_for_nothing() -> None:
-    server_args(
-        "--api-server-count", "1", "--no-enable-auto-tool-choice", "--log-error-stack", "--fingerprint-mode", "x"
-    )
+    server_args("--no-headless", "--no-enable-auto-tool-choice", "--log-error-stack", "--fingerprint-mode", "x")
 
 
 def test_file_of_options(tmp_path: Path) -> None:

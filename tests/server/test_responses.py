@@ -17,7 +17,6 @@ from tests.server.fake_engine import FakeEngine
 from tests.server.live import eventually
 from tests.server.test_answers import following
 from tests.server.test_tools import EXPECTED, FLAGS, TEXT
-from vllm.entrypoints.openai.response_store import ResponseStore, StoredResponse
 
 CONTEXT = 1000
 TOOLS: list[Any] = [
@@ -367,17 +366,3 @@ async def test_without_a_store(api: openai.AsyncOpenAI) -> None:
     assert answer.store is False  # type: ignore[attr-defined]
     with pytest.raises(openai.NotFoundError, match="VLLM_ENABLE_RESPONSES_API_STORE"):
         await api.responses.retrieve(answer.id)
-
-
-def test_store_counts_bytes() -> None:
-    store = ResponseStore(max_records=100, max_bytes=1000)
-    for i in range(50):
-        store.put(f"resp_{i}", StoredResponse({"id": i}, [{"content": "x" * 100}]))
-        assert store.num_bytes <= 1000
-    kept = [i for i in range(50) if store.get(f"resp_{i}") is not None]
-    assert kept == list(range(50 - len(kept), 50)) and len(store) == len(kept) > 3
-    store.get(f"resp_{kept[0]}")
-    store.put("resp_new", StoredResponse({}, [{"content": "x" * 100}]))
-    assert store.get(f"resp_{kept[0]}") is not None and store.get(f"resp_{kept[1]}") is None
-    store.put("resp_huge", StoredResponse({}, [{"content": "x" * 2000}]))
-    assert store.get("resp_huge") is None and store.get("resp_new") is not None

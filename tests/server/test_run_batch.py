@@ -14,7 +14,7 @@ from starlette.datastructures import State
 from tests.server.conftest import server_args
 from tests.server.fake_engine import FakeEngine
 from vllm.entrypoints.openai.api_server import init_app_state
-from vllm.entrypoints.openai.run_batch import BatchRunner, run_file
+from vllm.entrypoints.openai.run_batch import BatchRunner, main, run_file
 
 CHAT = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 3}
 
@@ -117,3 +117,9 @@ def test_command(tiny_llama: Path, tmp_path: Path) -> None:
     missing = [*command[: command.index("-i") + 1], "http://x/in.jsonl", *command[command.index("-o") :]]
     done = subprocess.run(missing, timeout=60, capture_output=True, text=True)
     assert done.returncode == 1 and "not a file" in done.stderr
+
+
+def test_processes_for_http_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["-i", "in", "-o", "out", "--model", "m", "--api-server-count", "2"])
+    assert "--api-server-count 2 is for servers" in capsys.readouterr().err

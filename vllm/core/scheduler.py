@@ -108,6 +108,10 @@ class Scheduler:
         """Prompt tokens of the waiting requests."""
         return self._waiting.num_tokens
 
+    def request_ids(self) -> list[str]:
+        """Of unfinished requests, waiting or running."""
+        return [request.req_id for request in self._waiting] + list(self._running)
+
     def has_unfinished_requests(self) -> bool:
         return bool(self._running) or len(self._waiting) > 0
 

@@ -7,14 +7,17 @@ several outputs joined; one that goes away has its request aborted.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import weakref
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from typing import Any
 
 from vllm.config import ModelConfig, VllmConfig
+from vllm.engine.admission import make_door
 from vllm.engine.arg_utils import AsyncEngineArgs, EngineArgs
-from vllm.engine.core_client import ProcessClient
+from vllm.engine.core_client import AttachedClient, ProcessClient
+from vllm.engine.fronts import Attachment, Place
 from vllm.engine.input_processor import InputProcessor, ProcessedRequest
 from vllm.engine.llm_engine import (
     fixed_adapters,
@@ -25,7 +28,7 @@ from vllm.engine.llm_engine import (
     refuse_tracing,
     required_tokenizer,
 )
-from vllm.engine.metrics import EngineMetrics, served_name
+from vllm.engine.metrics import EngineMetrics, SharedTally, served_name
 from vllm.engine.output_processor import OutputProcessor
 from vllm.engine.startup import StartProgress
 from vllm.engine.tokenizer import Tokenizer
@@ -39,6 +42,8 @@ from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.usage.usage_lib import UsageContext
 
 logger = init_logger(__name__)
+
+_LEAVE_SECONDS = 1.0
 
 
 class RequestOutputCollector:
@@ -79,28 +84,41 @@ class AsyncLLM:
     """Requests in, streams of `RequestOutput` out. Used from one event loop; made inside or outside of one."""
 
     def __init__(
-        self, vllm_config: VllmConfig, *, log_requests: bool = False, progress: StartProgress | None = None
+        self,
+        vllm_config: VllmConfig,
+        *,
+        log_requests: bool = False,
+        progress: StartProgress | None = None,
+        attachment: Attachment | None = None,
     ) -> None:
         """`vllm_config` is resolved. Blocks until the core is ready; EngineDeadError has its words if it fails.
 
-        progress: told how far the start has come, and may cancel it.
+        progress: told how far the start has come, and may cancel it. attachment: to a core of another process's, as one
+        of several fronts; by default the core is a child of this process.
         """
         progress = progress or StartProgress()
+        place = attachment.place if attachment else Place()
         self.vllm_config = vllm_config
         endpoint = vllm_config.observability_config.otlp_traces_endpoint
         self.tracer = RequestTracer(endpoint, served_name(vllm_config)) if endpoint else None
         self.log_requests = log_requests
         self.log_stats = not vllm_config.observability_config.disable_log_stats
         self.tokenizer = load_config_tokenizer(vllm_config)
-        self.engine_core = ProcessClient(vllm_config, progress)
+        self.engine_core: ProcessClient | AttachedClient = (
+            AttachedClient(attachment, progress) if attachment else ProcessClient(vllm_config, progress)
+        )
         progress.finish()
-        self.input_processor = InputProcessor(vllm_config, self.engine_core.capabilities, self.tokenizer)
+        self.input_processor = InputProcessor(vllm_config, self.engine_core.capabilities, self.tokenizer, place)
         self.output_processor = OutputProcessor(
             self.tokenizer, with_metrics=self.log_stats, stream_interval=vllm_config.scheduler_config.stream_interval
         )
         self.metrics = EngineMetrics(
-            vllm_config, {**self.engine_core.executor_stats, "startup_seconds": progress.seconds_by_phase}
+            vllm_config,
+            {**self.engine_core.executor_stats, "startup_seconds": progress.seconds_by_phase},
+            tally=SharedTally(attachment) if attachment else None,
         )
+        self._logs_stats = self.log_stats and place.is_recorder
+        self._door = make_door(vllm_config.scheduler_config, self.output_processor, attachment)
         self.grammars = make_preparer(vllm_config, self.engine_core, self.tokenizer, self.input_processor)
         if self.grammars.prepare():
             self.engine_core.call_at_start("wait_for_vocabulary")
@@ -112,7 +130,7 @@ class AsyncLLM:
         self._closed = False
         self._finalizer = weakref.finalize(self, self.engine_core.shutdown)
         with contextlib.suppress(RuntimeError):  # no event loop yet: the first call that needs it starts the reader
-            self._start_reader()
+            self.start_reading()
 
     @classmethod
     def from_engine_args(
@@ -214,7 +232,7 @@ class AsyncLLM:
             refuse_tracing(trace_headers)
         await self._unpaused.wait()
         self._check_alive()
-        self._start_reader()
+        self.start_reading()
         request = self.input_processor.process(
             request_id,
             prompt,
@@ -228,9 +246,12 @@ class AsyncLLM:
         if params.structured_outputs is not None:
             self.grammars.attach(request, await self.grammars.check_async(params))
             self._check_alive()
-        self._check_queue(request)
+        self._admit(request)
         collector = RequestOutputCollector(request.params.output_kind, request_id)
-        self.output_processor.add(request, collector.put)
+        try:
+            self.output_processor.add(request, collector.put)
+        finally:
+            self._door.publish()
         self._collectors[request_id] = collector
         try:
             for core_request in request.core_requests:
@@ -379,13 +400,18 @@ class AsyncLLM:
     async def collective_rpc(self, method: str, *args: Any, **kwargs: Any) -> list[Any]:
         raise NotImplementedError("collective_rpc is not supported: code of the caller's is not run in the engine")
 
+    def start_reading(self) -> None:
+        """Take in what the core sends, from now on; requests begin it too. Raises RuntimeError outside of a loop."""
+        loop = asyncio.get_running_loop()
+        if self._reader is None or self._reader.get_loop() is not loop:
+            self._reader = loop.create_task(self._read(), name="engine-outputs")
+
     def shutdown(self) -> None:
         """Stop the core's process. Safe to call twice."""
         if self._closed:
             return
         self._closed = True
-        if self._reader is not None and not self._reader.get_loop().is_closed():
-            self._reader.cancel()
+        self._stop_reading()
         self._fail_requests(EngineDeadError("the engine was shut down"))
         self.grammars.close()
         if self.tracer is not None:
@@ -398,37 +424,34 @@ class AsyncLLM:
         if self.errored or self._closed:
             raise self.dead_error
 
-    def _check_queue(self, request: ProcessedRequest) -> None:
+    def _admit(self, request: ProcessedRequest) -> None:
         """Raises QueueFullError for a request beyond the bounds of the queue."""
-        limits, outputs = self.vllm_config.scheduler_config, self.output_processor
-        num_new = len(request.core_requests)
-        num_waiting = outputs.num_core_requests + num_new - (limits.max_num_seqs or 0)
-        if limits.max_num_queued_reqs is not None and num_waiting > limits.max_num_queued_reqs:
-            self.metrics.record_rejection("max_num_queued_reqs")
-            raise QueueFullError(f"the queue is full: {limits.max_num_queued_reqs} requests wait. Try again later.")
-        if limits.max_num_queued_tokens is not None and num_waiting > 0:
-            num_tokens = outputs.num_waiting_tokens + num_new * len(request.prompt_token_ids)
-            if num_tokens > limits.max_num_queued_tokens:
-                self.metrics.record_rejection("max_num_queued_tokens")
-                raise QueueFullError(
-                    f"the queue is full: at most {limits.max_num_queued_tokens} prompt tokens wait. Try again later."
-                )
+        fault = self._door.admit(len(request.core_requests), len(request.prompt_token_ids))
+        if fault is not None:
+            self.metrics.record_rejection(fault.bound)
+            raise QueueFullError(fault.message)
 
     def _abort(self, request_ids: list[str]) -> None:
         core_ids = self.output_processor.abort(request_ids)
+        self._door.publish()
         if core_ids and not self.errored and not self._closed:
             self.engine_core.abort(core_ids)
 
     async def _call(self, method: str, *args: Any) -> Any:
         self._check_alive()
-        self._start_reader()
+        self.start_reading()
         return await self.engine_core.call(method, *args)
 
-    def _start_reader(self) -> None:
-        """Raises RuntimeError outside of an event loop."""
-        loop = asyncio.get_running_loop()
-        if self._reader is None or self._reader.get_loop() is not loop:
-            self._reader = loop.create_task(self._read(), name="engine-outputs")
+    def _stop_reading(self) -> None:
+        """Before the sockets close. Where another thread runs the loop, the reader has left them when this returns."""
+        reader = self._reader
+        if reader is None or (loop := reader.get_loop()).is_closed():
+            return
+        if not loop.is_running() or asyncio._get_running_loop() is loop:
+            reader.cancel()
+            return
+        with contextlib.suppress(concurrent.futures.TimeoutError):  # the loop is busy, or waits for this thread
+            asyncio.run_coroutine_threadsafe(_cancelled(reader), loop).result(_LEAVE_SECONDS)
 
     async def _read(self) -> None:
         """Hand out what the core sends, until it is gone."""
@@ -436,10 +459,11 @@ class AsyncLLM:
             while True:
                 step = await self.engine_core.receive()
                 processed = self.output_processor.process(step.outputs)
+                self._door.publish()
                 if processed.abort_ids:
                     self.engine_core.abort(processed.abort_ids)
                 self.metrics.record_step(step)
-                if self.log_stats:
+                if self._logs_stats:
                     self.metrics.log()
         except EngineDeadError as error:
             self._fail_requests(error)
@@ -450,9 +474,15 @@ class AsyncLLM:
 
     def _fail_requests(self, error: Exception) -> None:
         self.output_processor.fail_all()
+        self._door.publish()
         for collector in self._collectors.values():
             collector.fail(error)
         self._collectors.clear()
+
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait((task,))
 
 
 AsyncLLMEngine = AsyncLLM

@@ -62,6 +62,10 @@ class EngineCore:
         outputs = (self.grammars.abort(req_id) or self.scheduler.finish_request(req_id) for req_id in req_ids)
         return [output for output in outputs if output is not None]
 
+    def request_ids(self) -> list[str]:
+        """Of all that wait or run."""
+        return self.grammars.waiting_ids() + self.scheduler.request_ids()
+
     @property
     def has_work(self) -> bool:
         return self._scheduler_has_work or len(self._lane) > 0 or self.grammars.num_waiting > 0

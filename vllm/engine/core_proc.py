@@ -1,9 +1,12 @@
-"""The engine in a process of its own: `python -m vllm.engine.core_proc ADDRESS`.
+"""The engine in a process of its own: `python -m vllm.engine.core_proc ADDRESS [FRONT_ADDRESS ...]`.
 
 The configuration comes through standard input, as JSON, and the parent keeps that pipe open: when it closes, the parent
 is gone and so is this process. Requests come and outputs go over two ZMQ sockets in the parent's private directory; a
 thread of its own sends heartbeats, so that a parent can tell a long step from a dead or stopped process. Signals that
 service managers send to a whole group are left to the parent, which drains its streams before it stops the engine.
+
+An address is the prefix of a process's sockets. Where fronts have addresses of their own, they ask and are answered,
+and the parent hears only of the engine's start, life and end.
 """
 
 from __future__ import annotations
@@ -12,12 +15,14 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Sequence
 
 import msgspec
 import zmq
 
 from vllm.config import VllmConfig
 from vllm.engine.core import CALLS, EngineCore
+from vllm.engine.fronts import front_of, shares
 from vllm.engine.liveness import StepWatch
 from vllm.engine.messages import (
     Abort,
@@ -26,6 +31,7 @@ from vllm.engine.messages import (
     Fatal,
     FromCore,
     Heartbeat,
+    Leave,
     Ready,
     Reply,
     Shutdown,
@@ -58,15 +64,18 @@ def decode_config(line: bytes) -> VllmConfig:
 
 
 class CoreProcess:
-    """Runs an `EngineCore` for a parent at `address` (the prefix of the socket paths)."""
+    """Runs an `EngineCore` for its parent, and for fronts."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, parent: str, fronts: Sequence[str] = ()) -> None:
+        addresses = [parent, *fronts]
         self.context = zmq.Context()
         self.input = self.context.socket(zmq.PULL)
         self.input.set_hwm(0)
-        self.input.connect(f"{address}.in")
-        self.output = self._push(f"{address}.out")
-        self.heartbeat = self._push(f"{address}.beat")
+        for address in addresses:
+            self.input.connect(f"{address}.in")
+        self.outputs = [self._push(f"{address}.out") for address in addresses]
+        self.heartbeats = [self._push(f"{address}.beat") for address in addresses]
+        self.fronts = self.outputs[1:] or self.outputs
         self.step_started = 0.0
         self.running = True
 
@@ -75,11 +84,11 @@ class CoreProcess:
         core = None
         try:
             core = EngineCore(config, NeuronExecutor(config, self._report))
-            self.send(Ready(core.executor.capabilities, core.executor_stats()))
+            self._announce(Ready(core.executor.capabilities, core.executor_stats()))
             start_vital_thread(self._beat, "heartbeat")
             self._loop(core)
         except Exception as error:
-            self.send(Fatal(f"{type(error).__name__}: {error}"))
+            self._announce(Fatal(f"{type(error).__name__}: {error}"))
             raise
         finally:
             self.running = False
@@ -87,16 +96,28 @@ class CoreProcess:
                 core.shutdown()
 
     def _report(self, phase: str, share: float, detail: str) -> None:
-        self.send(Starting(phase, share, detail))
+        self._announce(Starting(phase, share, detail))
 
-    def send(self, message: FromCore) -> None:
-        self.output.send(encoder.encode(message))
+    def _announce(self, message: FromCore) -> None:
+        """To everybody."""
+        frame = encoder.encode(message)
+        for output in self.outputs:
+            _send(output, frame)
+
+    def _report_step(self, step: StepOutput) -> None:
+        """To whom it concerns."""
+        if len(self.fronts) == 1:
+            _send(self.fronts[0], encoder.encode(step))
+            return
+        for front, share in shares(step, len(self.fronts)):
+            _send(self.fronts[front], encoder.encode(share))
 
     def close(self) -> None:
         """Flush what was sent, for a second at most."""
-        self.input.close(linger=0)
-        self.heartbeat.close(linger=0)
-        self.output.close(linger=1000)
+        for socket in (self.input, *self.heartbeats):
+            socket.close(linger=0)
+        for output in self.outputs:
+            output.close(linger=1000)
         self.context.term()
 
     def _loop(self, core: EngineCore) -> None:
@@ -106,7 +127,7 @@ class CoreProcess:
             self.step_started = time.monotonic()
             output = core.step()
             self.step_started = 0.0
-            self.send(output)
+            self._report_step(output)
 
     def _take_messages(self, core: EngineCore) -> bool:
         """Handle what has come; wait for something if there is nothing to run. False: stop."""
@@ -128,15 +149,23 @@ class CoreProcess:
 
     def _handle(self, core: EngineCore, message: ToCore) -> None:
         if isinstance(message, EngineCoreRequest):
-            refusal = core.add_request(message)
+            refusal = None if self._has_left(message) else core.add_request(message)
             if refusal is not None:
-                self.send(StepOutput([refusal]))
+                self._report_step(StepOutput([refusal]))
         elif isinstance(message, Abort):
-            self.send(StepOutput(core.abort(message.req_ids), core.stats()))
+            self._report_step(StepOutput(core.abort(message.req_ids), core.stats()))
         elif isinstance(message, GrammarTokenizer):
             core.set_grammar_tokenizer(message)
         elif isinstance(message, Call):
-            self.send(self._answer(core, message))
+            _send(self.fronts[message.front], encoder.encode(self._answer(core, message)))
+        elif isinstance(message, Leave):
+            self.fronts[message.front].close(linger=0)
+            theirs = [req_id for req_id in core.request_ids() if front_of(req_id) == message.front]
+            self._report_step(StepOutput(core.abort(theirs), core.stats()))
+
+    def _has_left(self, request: EngineCoreRequest) -> bool:
+        """Whether its front is gone: this was still on its way."""
+        return len(self.fronts) > 1 and self.fronts[front_of(request.req_id)].closed
 
     def _answer(self, core: EngineCore, call: Call) -> Reply:
         if call.method not in CALLS:
@@ -151,8 +180,10 @@ class CoreProcess:
         watch = StepWatch()
         while self.running:
             watch.look(self.step_started, time.monotonic())
+            frame = encoder.encode(Heartbeat(watch.age, watch.allowance))
             try:
-                self.heartbeat.send(encoder.encode(Heartbeat(watch.age, watch.allowance)))
+                for heartbeat in self.heartbeats:
+                    heartbeat.send(frame)
             except zmq.ZMQError:
                 if self.running:
                     raise
@@ -166,6 +197,12 @@ class CoreProcess:
         return socket
 
 
+def _send(socket: zmq.Socket[bytes], frame: bytes) -> None:
+    """Nothing to one that left."""
+    if not socket.closed:
+        socket.send(frame)
+
+
 def _exit_with_parent() -> None:
     """Standard input ends when the parent does. Read without its buffer, whose lock would be held at our own end."""
     while os.read(sys.stdin.fileno(), 4096):
@@ -176,7 +213,7 @@ def _exit_with_parent() -> None:
 def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    process = CoreProcess(sys.argv[1])
+    process = CoreProcess(sys.argv[1], sys.argv[2:])
     try:
         line = sys.stdin.buffer.readline()
         start_vital_thread(_exit_with_parent, "parent-watch")

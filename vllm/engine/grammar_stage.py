@@ -51,6 +51,9 @@ class GrammarStage:
     def num_waiting(self) -> int:
         return len(self._waiting)
 
+    def waiting_ids(self) -> list[str]:
+        return list(self._waiting)
+
     @property
     def num_waiting_tokens(self) -> int:
         return sum(len(waiting.request.prompt_token_ids) for waiting in self._waiting.values())

@@ -15,6 +15,7 @@ from typing import Any
 
 from vllm.config import VllmConfig
 from vllm.core.contract import Capabilities, PromptImages
+from vllm.engine.fronts import Place
 from vllm.engine.image_limits import most_images
 from vllm.engine.images import ImagePreparer, hub_processor, images_of
 from vllm.engine.limits import (
@@ -63,7 +64,14 @@ class InputProcessor:
     images: prepares the images of prompts; None where the model takes none.
     """
 
-    def __init__(self, config: VllmConfig, capabilities: Capabilities, tokenizer: Tokenizer | None) -> None:
+    def __init__(
+        self,
+        config: VllmConfig,
+        capabilities: Capabilities,
+        tokenizer: Tokenizer | None,
+        place: Place | None = None,
+    ) -> None:
+        """place: among the fronts of one core; by default this is the only one."""
         model = config.model_config
         self.tokenizer = tokenizer
         self.capabilities = capabilities
@@ -76,6 +84,7 @@ class InputProcessor:
         self.default_sampling_params = default_sampling_params(model.hf_generation_config)
         self.images = _image_preparer(config, capabilities)
         self._seed = model.seed
+        self._place = place or Place()
         self._adapters = {
             name: (number, path) for number, (name, path) in enumerate(config.lora_config.adapters.items(), start=1)
         }
@@ -325,7 +334,7 @@ class InputProcessor:
             child = self._child_params(params, index)
             requests.append(
                 EngineCoreRequest(
-                    request_id if params.n == 1 else f"{index}_{request_id}",
+                    self._place.core_id(request_id if params.n == 1 else f"{index}_{request_id}"),
                     token_ids,
                     child,
                     self.eos_token_ids,
@@ -347,7 +356,7 @@ class InputProcessor:
             child.seed = (params.seed + index) & _MASK
         elif child.temperature > 0 and "seed" in self.capabilities.sampling:
             child = child if child is not params else params.clone()
-            child.seed = derive_seed(self._seed, self._num_core_requests)
+            child.seed = derive_seed(self._seed, self._place.numbered(self._num_core_requests))
         self._num_core_requests += 1
         return child
 

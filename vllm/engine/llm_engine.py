@@ -8,7 +8,8 @@ from typing import Any
 from vllm.config import ModelConfig, VllmConfig
 from vllm.core.outputs import EngineCoreOutput
 from vllm.engine.arg_utils import EngineArgs
-from vllm.engine.core_client import InprocClient, ProcessClient
+from vllm.engine.core_client import InprocClient
+from vllm.engine.core_connection import CoreConnection
 from vllm.engine.input_processor import InputProcessor
 from vllm.engine.messages import EngineCoreRequest, StepOutput
 from vllm.engine.metrics import EngineMetrics
@@ -180,7 +181,7 @@ class LLMEngine:
 
 
 def make_preparer(
-    config: VllmConfig, core: InprocClient | ProcessClient, tokenizer: Tokenizer | None, inputs: InputProcessor
+    config: VllmConfig, core: InprocClient | CoreConnection, tokenizer: Tokenizer | None, inputs: InputProcessor
 ) -> GrammarPreparer:
     return GrammarPreparer(
         core.capabilities,

@@ -1,4 +1,4 @@
-"""What crosses the socket between the engine's process and the one that serves users: msgpack, by msgspec, typed.
+"""What crosses the sockets between the engine's process and those that serve users: msgpack, by msgspec, typed.
 
 Every message is one frame, a tagged struct; nothing else is decoded, and nothing is ever unpickled.
 """
@@ -53,11 +53,18 @@ class Abort(msgspec.Struct, tag="abort"):
 
 
 class Call(msgspec.Struct, tag="call"):
-    """Ask for one of `core.CALLS` by name; answered by a `Reply` with the same id."""
+    """Ask for one of `core.CALLS` by name; answered by a `Reply` with the same id, to the front that asked."""
 
     call_id: int
     method: str
     args: list[Any] = []
+    front: int = 0
+
+
+class Leave(msgspec.Struct, tag="leave"):
+    """A front is gone: what it asked for is aborted, and nothing is sent to it any more."""
+
+    front: int
 
 
 class Shutdown(msgspec.Struct, tag="shutdown"):
@@ -112,7 +119,7 @@ class Heartbeat(msgspec.Struct, tag="beat"):
     step_allowance: float = 0.0
 
 
-ToCore = EngineCoreRequest | GrammarTokenizer | Abort | Call | Shutdown
+ToCore = EngineCoreRequest | GrammarTokenizer | Abort | Call | Leave | Shutdown
 FromCore = Starting | Ready | StepOutput | Reply | Fatal | Heartbeat
 
 encoder = msgspec.msgpack.Encoder()

@@ -29,6 +29,8 @@ from prometheus_client import Histogram as HistogramFamily
 from vllm import envs
 from vllm.config import LoRAConfig, VllmConfig
 from vllm.core.outputs import EngineCoreOutput, SchedulerStats
+from vllm.engine.front_table import Column
+from vllm.engine.fronts import Attachment
 from vllm.engine.messages import StepOutput
 from vllm.logger import init_logger
 from vllm.neuron.buckets import BucketStats
@@ -95,7 +97,14 @@ class _Timeline:
 class EngineMetrics:
     """Records arrivals and steps. Driven by one thread; `registry` may be read by any."""
 
-    def __init__(self, config: VllmConfig, executor_stats: Mapping[str, Any], engine: str = "0") -> None:
+    def __init__(
+        self,
+        config: VllmConfig,
+        executor_stats: Mapping[str, Any],
+        engine: str = "0",
+        tally: Tally | None = None,
+    ) -> None:
+        """tally: of tokens, for the log; by default of this engine's own."""
         self.registry = CollectorRegistry()
         self.families: list[Family] = []
         self.padding = BucketStats()
@@ -106,7 +115,9 @@ class EngineMetrics:
         self._num_external_queries = self._num_external_hits = 0
         self._make_families(config)
         self._set_constants(config, executor_stats)
-        self._interval = _Interval()
+        self._record_stats(self._stats)  # where several fronts share the gauges, an engine before this one has set them
+        self._tally = tally or Tally()
+        self._interval = _Interval(self._tally)
 
     def record_arrival(self, req_id: str, arrival: float, num_prompt_tokens: int, max_tokens: int, n: int = 1) -> None:
         """A request was handed to the core. arrival: monotonic seconds."""
@@ -119,8 +130,10 @@ class EngineMetrics:
     def record_step(self, step: StepOutput) -> None:
         """Take in what a step brought."""
         now = time.monotonic()
-        for output in step.outputs:
-            self._record_output(output, now)
+        num_generated = sum(self._record_output(output, now) for output in step.outputs)
+        if num_generated:
+            self._generation_tokens.inc(num_generated)
+            self._tally.add(Column.GENERATED_TOKENS, num_generated)
         if step.num_tokens:
             self._step_tokens.observe(step.num_tokens)
         for seconds in step.stalls:
@@ -144,13 +157,12 @@ class EngineMetrics:
         if line := self._interval.line(self._stats, self.padding):
             logger.info(line)
 
-    def _record_output(self, output: EngineCoreOutput, now: float) -> None:
+    def _record_output(self, output: EngineCoreOutput, now: float) -> int:
+        """How many tokens it brought."""
         timeline = self._timelines.get(output.req_id)
         if timeline is None:
-            return
+            return 0
         if count := len(output.new_token_ids):
-            self._generation_tokens.inc(count)
-            self._interval.num_generated += count
             if timeline.first_token:
                 gap = (now - timeline.last_token) / count
                 for _ in range(count):
@@ -162,6 +174,7 @@ class EngineMetrics:
         if output.finished:
             del self._timelines[output.req_id]
             self._record_end(timeline, output, now)
+        return count
 
     def _record_first_token(self, timeline: _Timeline, output: EngineCoreOutput, now: float) -> None:
         timeline.first_token = now
@@ -174,7 +187,7 @@ class EngineMetrics:
         self._prompt_sources.labels(**self._labels, source="local_cache_hit").inc(local)
         self._prompt_sources.labels(**self._labels, source="external_kv_transfer").inc(output.num_external_tokens)
         self._computed_prompt.observe(computed)
-        self._interval.num_prompt += timeline.num_prompt_tokens
+        self._tally.add(Column.PROMPT_TOKENS, timeline.num_prompt_tokens)
 
     def _record_end(self, timeline: _Timeline, output: EngineCoreOutput, now: float) -> None:
         self._success.labels(**self._labels, finished_reason=output.finish_reason).inc()
@@ -230,6 +243,8 @@ class EngineMetrics:
 
     def make_family(self, kind: Any, name: str, text: str, labels: tuple[str, ...], **options: Any) -> Any:
         self.families.append(Family(f"vllm:{name}", kind.__name__.lower(), labels, text))
+        if kind is GaugeFamily:
+            options["multiprocess_mode"] = "mostrecent"  # of several fronts, the last to set it knows
         return kind(f"vllm:{name}", text, labels, registry=self.registry, **options)
 
     def _make_families(self, config: VllmConfig) -> None:
@@ -386,30 +401,59 @@ def served_name(config: VllmConfig) -> str:
     return model.served_model_name[0] if model.served_model_name else model.model
 
 
-class _Interval:
-    """Tokens since the last line."""
+class Tally:
+    """Tokens since the start: of prompts, and generated ones."""
 
     def __init__(self) -> None:
-        self.seen = SchedulerStats()
-        self.restart()
+        self._totals = dict.fromkeys((Column.PROMPT_TOKENS, Column.GENERATED_TOKENS), 0)
 
-    def restart(self) -> None:
-        self.started = time.monotonic()
-        self.num_prompt = self.num_generated = 0
+    def add(self, column: Column, num_tokens: int) -> None:
+        self._totals[column] += num_tokens
+
+    def total(self, column: Column) -> int:
+        return self._totals[column]
+
+
+class SharedTally(Tally):
+    """Of all fronts of an engine together."""
+
+    def __init__(self, attachment: Attachment) -> None:
+        self._table, self._front = attachment.table, attachment.place.index
+
+    def add(self, column: Column, num_tokens: int) -> None:
+        self._table.add(self._front, column, num_tokens)
+
+    def total(self, column: Column) -> int:
+        return self._table.total(column)
+
+
+class _Interval:
+    """What happened since the last line."""
+
+    def __init__(self, tally: Tally) -> None:
+        self._tally = tally
+        self._restart(SchedulerStats())
+
+    def _restart(self, stats: SchedulerStats) -> None:
+        self._started = time.monotonic()
+        self._num_prompt = self._tally.total(Column.PROMPT_TOKENS)
+        self._num_generated = self._tally.total(Column.GENERATED_TOKENS)
+        self._seen = stats
 
     def line(self, stats: SchedulerStats, padding: BucketStats) -> str:
-        seconds = time.monotonic() - self.started
-        idle = not (self.num_prompt or self.num_generated or stats.num_running or stats.num_waiting)
-        if seconds < envs.VLLM_LOG_STATS_INTERVAL or idle:
+        seconds = time.monotonic() - self._started
+        if seconds < envs.VLLM_LOG_STATS_INTERVAL:
             return ""
-        drafting = _drafting_line(stats, self.seen)
+        num_prompt = self._tally.total(Column.PROMPT_TOKENS) - self._num_prompt
+        num_generated = self._tally.total(Column.GENERATED_TOKENS) - self._num_generated
+        if not (num_prompt or num_generated or stats.num_running or stats.num_waiting):
+            return ""
         text = (
-            f"prompt {self.num_prompt / seconds:.1f} tokens/s, generation {self.num_generated / seconds:.1f} tokens/s, "
+            f"prompt {num_prompt / seconds:.1f} tokens/s, generation {num_generated / seconds:.1f} tokens/s, "
             f"running {stats.num_running}, waiting {stats.num_waiting}, KV cache {stats.kv_cache_usage:.1%}; "
-            f"{drafting}buckets: {padding.summary() or 'unused'}"
+            f"{_drafting_line(stats, self._seen)}buckets: {padding.summary() or 'unused'}"
         )
-        self.restart()
-        self.seen = stats
+        self._restart(stats)
         return text
 
 
@@ -444,6 +488,7 @@ def read_metrics(registry: Collectable) -> Iterable[Metric]:
 def _read_histogram(family: Any) -> Iterable[Metric]:
     buckets: dict[tuple[tuple[str, str], ...], dict[str, int]] = {}
     counts: dict[tuple[tuple[str, str], ...], int] = {}
+    sums: dict[tuple[tuple[str, str], ...], float] = {}
     for sample in family.samples:
         labels = {name: value for name, value in sample.labels.items() if name != "le"}
         key = tuple(labels.items())
@@ -452,7 +497,9 @@ def _read_histogram(family: Any) -> Iterable[Metric]:
         elif sample.name.endswith("_count"):
             counts[key] = int(sample.value)
         elif sample.name.endswith("_sum"):
-            yield Histogram(family.name, labels, counts[key], sample.value, buckets[key])
+            sums[key] = sample.value
+    for key, total in sums.items():
+        yield Histogram(family.name, dict(key), counts[key], total, buckets[key])
 
 
 def _one_two_five(limit: int) -> list[int]:

@@ -1,6 +1,7 @@
 """The OpenAI-compatible server: `python -m vllm.entrypoints.openai.api_server --model ...`, or `vllm serve`.
 
 run_server ─ setup_server         arguments checked, socket bound
+           ─ fronts.owner         with --api-server-count above 1; each front then does what follows
            ─ build_app            routes and middleware
            ─ launcher.serve_http  listens at once, until told to stop
              ─ EngineLife.run     the engine, in its own process, started while /health tells how far it is
@@ -17,7 +18,7 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvloop
 from fastapi import FastAPI
@@ -44,6 +45,7 @@ from vllm.entrypoints.openai.middleware.request_id import RequestIdMiddleware
 from vllm.entrypoints.openai.middleware.trace_context import TraceContextMiddleware
 from vllm.entrypoints.openai.renderer import PromptRenderer
 from vllm.entrypoints.openai.request_logger import RequestLogger
+from vllm.entrypoints.openai.response_store import IN_MEMORY
 from vllm.entrypoints.openai.serving_chat import OpenAIServingChat
 from vllm.entrypoints.openai.serving_completion import OpenAIServingCompletion
 from vllm.entrypoints.openai.serving_engine import ServingOptions
@@ -56,15 +58,28 @@ from vllm.logger import init_logger
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.version import __version__
 
+if TYPE_CHECKING:
+    from vllm.entrypoints.openai.fronts.shared import Shared
+
 logger = init_logger("vllm.entrypoints.openai.api_server")  # also where this module is the program
+
+LISTENING = "listening on %s; /health is 503 and tells how far the start is until requests are taken"
+SERVING = "serving %s on %s"
+
+START_ERRORS = (ValueError, OSError, VLLMError)
+"""What users can mend."""
 
 
 def start_engine(args: argparse.Namespace, progress: StartProgress | None = None) -> Any:
     """An `AsyncLLM` made from the arguments. Blocks until it runs."""
     from vllm.engine.async_llm import AsyncLLM
 
-    logged_here = argparse.Namespace(**{**vars(args), "enable_log_requests": False})
-    return AsyncLLM.from_engine_args(AsyncEngineArgs.from_cli_args(logged_here), progress=progress)
+    return AsyncLLM.from_engine_args(engine_args(args), progress=progress)
+
+
+def engine_args(args: argparse.Namespace) -> AsyncEngineArgs:
+    """The engine's part; requests are logged by the server."""
+    return AsyncEngineArgs.from_cli_args(argparse.Namespace(**{**vars(args), "enable_log_requests": False}))
 
 
 @contextlib.asynccontextmanager
@@ -77,8 +92,11 @@ async def build_async_engine_client(args: argparse.Namespace) -> AsyncIterator[A
         engine_client.shutdown()
 
 
-def build_app(args: argparse.Namespace) -> FastAPI:
-    """Routes and middleware. Requests are answered 503 until `init_app_state` was called."""
+def build_app(args: argparse.Namespace, shared: Shared | None = None) -> FastAPI:
+    """Routes and middleware. Requests are answered 503 until `init_app_state` was called.
+
+    shared: what one of several fronts has in common with the others.
+    """
     documented = not args.disable_fastapi_docs
     app = FastAPI(
         title="vLLM",
@@ -89,10 +107,11 @@ def build_app(args: argparse.Namespace) -> FastAPI:
         redoc_url="/redoc" if documented else None,
     )
     app.root_path = args.root_path
-    app.state.readiness = Readiness()
-    app.state.in_flight = InFlight()
+    app.state.shared = shared
+    app.state.readiness = shared.readiness if shared else Readiness()
+    app.state.in_flight = shared.in_flight if shared else InFlight()
     app.state.request_timeout = args.request_timeout
-    app.state.metrics = JoinedRegistry(HTTP_REGISTRY, LIFE_REGISTRY)
+    app.state.metrics = shared.metrics if shared else JoinedRegistry(HTTP_REGISTRY, LIFE_REGISTRY)
     app.include_router(routes.api_router)
     app.include_router(routes.health_router)
     if not args.disable_dashboard:
@@ -173,14 +192,18 @@ async def init_app_state(engine_client: Any, state: State, args: argparse.Namesp
     request_logger = RequestLogger(args.enable_log_requests, args.enable_log_outputs, args.max_log_len)
     defaults = engine_client.default_sampling_params
     shared = (engine_client, models, renderer, options, request_logger, defaults)
+    in_common: Shared | None = getattr(state, "shared", None)
     state.engine_client = engine_client
-    state.metrics = JoinedRegistry(engine_client.metrics.registry, HTTP_REGISTRY, LIFE_REGISTRY)
+    if in_common is None:
+        state.metrics = JoinedRegistry(engine_client.metrics.registry, HTTP_REGISTRY, LIFE_REGISTRY)
     state.openai_serving_models = models
     state.openai_serving_completion = OpenAIServingCompletion(*shared)
     state.openai_serving_chat = OpenAIServingChat(*shared)
     if not hasattr(state, "in_flight"):
         state.in_flight = InFlight()
-    state.openai_serving_responses = OpenAIServingResponses(state.openai_serving_chat, state.in_flight)
+    state.openai_serving_responses = OpenAIServingResponses(
+        state.openai_serving_chat, state.in_flight, in_common.store_path if in_common else IN_MEMORY
+    )
     state.serving_messages = ServingMessages(state.openai_serving_chat)
     state.openai_serving_tokenization = OpenAIServingTokenization(engine_client, models, renderer)
     if readiness := getattr(state, "readiness", None):
@@ -217,16 +240,20 @@ def _interrupt(*_: Any) -> None:
 async def run_server(args: argparse.Namespace) -> int:
     """Serve until told to stop. The process's exit status."""
     address, sock = setup_server(args)
+    if args.api_server_count > 1:
+        from vllm.entrypoints.openai.fronts.owner import serve_fronts
+
+        return await serve_fronts(args, sock, address)
     app = build_app(args)
     if args.disable_access_log_for_endpoints:
         hide_from_access_log(args.disable_access_log_for_endpoints.split(","))
 
     async def install(engine_client: Any) -> None:
         await init_app_state(engine_client, app.state, args)
-        logger.info("serving %s on %s", ", ".join(app.state.openai_serving_models.names), address)
+        logger.info(SERVING, ", ".join(app.state.openai_serving_models.names), address)
 
     life = EngineLife(app.state, lambda progress: start_engine(args, progress), install, args.max_engine_restarts)
-    logger.info("listening on %s; /health is 503 and tells how far the start is until requests are taken", address)
+    logger.info(LISTENING, address)
     with sock:
         try:
             return await serve_http(app, sock, args, life.run())
@@ -244,7 +271,7 @@ def report_start_errors(work: Callable[[], int]) -> int:
         return work()
     except KeyboardInterrupt:
         return 130
-    except (ValueError, OSError, VLLMError) as error:
+    except START_ERRORS as error:
         logger.error("cannot start: %s", error, exc_info=envs.VLLM_LOGGING_LEVEL == "DEBUG")
         return 1
 

@@ -30,6 +30,8 @@ from vllm.entrypoints.openai.strict_tools import LEVELS
 from vllm.reasoning import ReasoningParserManager
 from vllm.tool_parsers import ToolParserManager
 
+MAX_API_SERVERS = 64
+
 
 @dataclass(frozen=True, kw_only=True)
 class FrontendArgs:
@@ -103,6 +105,9 @@ class FrontendArgs:
     max_engine_restarts: int = option(
         0, "How many times an engine that died is replaced by a new one; then the server ends with status 1."
     )
+    api_server_count: int = option(
+        1, "Processes that answer HTTP before one engine, on one socket; see docs/server.md for when more help."
+    )
     max_body_bytes: int = option(DEFAULT_MAX_BODY_BYTES, "Largest request body; beyond: 413.")
     max_header_bytes: int = option(
         DEFAULT_MAX_HEADER_BYTES, "Largest request headers; beyond: 431.", aliases=["--h11-max-incomplete-event-size"]
@@ -159,14 +164,21 @@ def validate_args(args: argparse.Namespace) -> None:
         raise ValueError(f"--request-timeout must be a number of seconds, or 0 for none, not {args.request_timeout:g}")
     if args.max_engine_restarts < 0:
         raise ValueError(f"--max-engine-restarts must not be negative, not {args.max_engine_restarts}")
+    if not 1 <= args.api_server_count <= MAX_API_SERVERS:
+        raise ValueError(f"--api-server-count must be from 1 to {MAX_API_SERVERS}, not {args.api_server_count}")
     for name in ("max_body_bytes", "max_header_bytes", "max_header_count"):
         if getattr(args, name) < 1:
             raise ValueError(f"{_flag(name)} must be positive, not {getattr(args, name)}")
 
 
-def _check_parsers(args: argparse.Namespace) -> None:
+def load_plugins(args: argparse.Namespace) -> None:
+    """Have what the operator's files register, in this process."""
     if args.tool_parser_plugin:
         ToolParserManager.import_tool_parser(args.tool_parser_plugin)
+
+
+def _check_parsers(args: argparse.Namespace) -> None:
+    load_plugins(args)
     for manager, name in ((ToolParserManager, args.tool_call_parser), (ReasoningParserManager, args.reasoning_parser)):
         try:
             manager.get(name or manager.list_registered()[0])

@@ -24,7 +24,7 @@ logger = init_logger(__name__)
 T = TypeVar("T")
 
 LIFE_REGISTRY = CollectorRegistry()
-READY = Gauge("vllm:engine_ready", "1 while requests are taken.", registry=LIFE_REGISTRY)
+READY = Gauge("vllm:engine_ready", "1 while requests are taken.", registry=LIFE_REGISTRY, multiprocess_mode="min")
 ProcessCollector(registry=LIFE_REGISTRY)
 PlatformCollector(registry=LIFE_REGISTRY)
 GCCollector(registry=LIFE_REGISTRY)
@@ -39,13 +39,17 @@ class Readiness:
     def __init__(self) -> None:
         self.close()
 
+    @property
+    def ready(self) -> bool:
+        return self._is_open
+
     def open(self) -> None:
-        self.ready = True
+        self._is_open = True
         READY.set(1)
 
     def close(self) -> None:
         """A start begins."""
-        self.ready = False
+        self._is_open = False
         self.progress = StartProgress()
         READY.set(0)
 
@@ -53,7 +57,8 @@ class Readiness:
 class EngineLife:
     """Starts, watches, restarts and ends the engine of one server.
 
-    start(progress) makes an engine, blocking; install(engine) makes the server use it.
+    start(progress) makes an engine, blocking; install(engine) makes the server use it. reports: whether ends are logged
+    and counted here; of several processes that follow one engine, one does.
     """
 
     def __init__(
@@ -62,24 +67,28 @@ class EngineLife:
         start: Callable[[StartProgress], Any],
         install: Callable[[Any], Awaitable[None]],
         max_restarts: int = 0,
+        *,
+        reports: bool = True,
     ) -> None:
         self._readiness: Readiness = state.readiness
         self._start = start
         self._install = install
         self._max_restarts = max_restarts
+        self._reports = reports
         self.engine: Any = None
 
     async def run(self) -> None:
         """Returns when the engine is dead for good. Raises what a start fails with; cancelled, calls off a start."""
         await self._bring_up()
         for restart in range(1, self._max_restarts + 1):
-            await died(self.engine)
-            logger.error("the engine is dead and is started anew (%d of %d)", restart, self._max_restarts)
-            RESTARTS.inc()
+            await died(self.engine, reports=self._reports)
+            if self._reports:
+                logger.error("the engine is dead and is started anew (%d of %d)", restart, self._max_restarts)
+                RESTARTS.inc()
             self._readiness.close()
             await asyncio.to_thread(self.engine.shutdown)
             await self._bring_up()
-        await died(self.engine)
+        await died(self.engine, reports=self._reports)
 
     def shutdown(self) -> None:
         if self.engine is not None:
@@ -98,11 +107,12 @@ class EngineLife:
         await self._install(self.engine)
 
 
-async def died(engine: Any) -> None:
+async def died(engine: Any, *, reports: bool = True) -> None:
     """Returns when the engine is dead, having said why."""
     while not engine.errored:
         await asyncio.sleep(CHECK_SECONDS)
-    logger.error("the engine is dead: %s", getattr(engine, "dead_error", "no reason known"))
+    if reports:
+        logger.error("the engine is dead: %s", getattr(engine, "dead_error", "no reason known"))
 
 
 def in_thread(work: Callable[[], T]) -> asyncio.Future[T]:

@@ -10,14 +10,13 @@ from vllm.logger import init_logger
 logger = init_logger(__name__)
 
 _CODE = "code from outside is not loaded or run; see --tool-call-parser for what there is"
-_ONE_SERVER = "one process answers HTTP, see docs/server.md; run more servers behind a load balancer"
+_OWN_ENGINE = "a server starts its own engine, and no other's; run more servers behind a load balancer"
 
 FOREIGN_FRONTEND_OPTIONS: dict[str, ForeignOption] = {
     "tool_server": ForeignOption(None, _CODE, refused=True),
     "enable_reasoning": ForeignOption(False, "--reasoning-parser suffices", type=bool),
     "prompt_adapters": ForeignOption(None, "prompt adapters are not served, LoRA adapters are", refused=True),
-    "api_server_count": ForeignOption(1, _ONE_SERVER, refused=True, type=int),
-    "headless": ForeignOption(False, _ONE_SERVER, refused=True, type=bool),
+    "headless": ForeignOption(False, _OWN_ENGINE, refused=True, type=bool),
     "enable_tokenizer_info_endpoint": ForeignOption(False, "/tokenizer_info is not served", refused=True, type=bool),
     "enable_per_request_metrics": ForeignOption(False, "responses carry no metrics", refused=True, type=bool),
     "enable_offline_docs": ForeignOption(False, "/docs loads its scripts from the net", refused=True, type=bool),

@@ -33,10 +33,19 @@ class InFlight:
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._num_reserved = 0
-        self.draining = False
+        self._draining = False
 
     def __len__(self) -> int:
         return len(self._tasks)
+
+    @property
+    def draining(self) -> bool:
+        return self._draining
+
+    @property
+    def load(self) -> int:
+        """Requests that the server answers."""
+        return len(self)
 
     async def run(
         self,
@@ -58,6 +67,7 @@ class InFlight:
         task = asyncio.create_task(work)
         watcher = asyncio.create_task(_wait_for_disconnect(receive))
         self._tasks.add(task)
+        self._note()
         try:
             seconds = None if deadline is None else deadline - asyncio.get_running_loop().time()
             await asyncio.wait((task, watcher), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
@@ -69,6 +79,7 @@ class InFlight:
             return task.result()
         finally:
             self._tasks.discard(task)
+            self._note()
             watcher.cancel()
             if not task.done():
                 task.cancel()
@@ -82,7 +93,7 @@ class InFlight:
 
     async def drain(self, seconds: float) -> None:
         """Refuse new work, give what runs `seconds` to finish, then cancel the rest and wait for it to end."""
-        self.draining = True
+        self._draining = True
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
         while (self._tasks or self._num_reserved) and loop.time() < deadline:
@@ -97,6 +108,9 @@ class InFlight:
     def cancel_all(self) -> None:
         for task in self._tasks:
             task.cancel()
+
+    def _note(self) -> None:
+        """Another number of requests is being answered."""
 
 
 async def _cancel(task: asyncio.Task[Any]) -> None:

@@ -30,7 +30,7 @@ from vllm.logger import init_logger, use_record_format
 logger = init_logger(__name__)
 
 DEFAULT_HOST = "127.0.0.1"
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _LAST_WORDS_SECONDS = 1.0
 _CLOSE_SECONDS = 3
 
@@ -87,6 +87,12 @@ async def serve_http(
 
 def build_server(app: FastAPI, args: argparse.Namespace, engine_life: Awaitable[None] | None = None) -> DrainingServer:
     """engine_life: done when the engine is dead for good; by default that of `app.state.engine_client`."""
+    life = died(app.state.engine_client) if engine_life is None else engine_life
+    return DrainingServer(http_config(app, args), life, app.state.in_flight, args.shutdown_timeout)
+
+
+def http_config(app: FastAPI, args: argparse.Namespace) -> uvicorn.Config:
+    """Its `load` reads the files of TLS."""
     config = uvicorn.Config(
         app,
         http=BoundedHttpProtocol.with_bounds(args.max_header_bytes),
@@ -102,8 +108,7 @@ def build_server(app: FastAPI, args: argparse.Namespace, engine_life: Awaitable[
         ssl_cert_reqs=args.ssl_cert_reqs,
     )
     use_record_format("uvicorn")
-    life = died(app.state.engine_client) if engine_life is None else engine_life
-    return DrainingServer(config, life, app.state.in_flight, args.shutdown_timeout)
+    return config
 
 
 class DrainingServer(uvicorn.Server):
@@ -138,8 +143,12 @@ class DrainingServer(uvicorn.Server):
         if self._draining is None:
             self._draining = asyncio.ensure_future(self._drain(seconds))
         else:
-            self._in_flight.cancel_all()
-            self.force_exit = True
+            self.hurry()
+
+    def hurry(self) -> None:
+        """While it stops: give what runs no more time."""
+        self._in_flight.cancel_all()
+        self.force_exit = True
 
     async def _drain(self, seconds: float) -> None:
         logger.info("stopping: %d requests are running, and have %g seconds", len(self._in_flight), seconds)
@@ -160,10 +169,10 @@ class DrainingServer(uvicorn.Server):
             yield
             return
         loop = asyncio.get_running_loop()
-        for number in _SIGNALS:
+        for number in SIGNALS:
             loop.add_signal_handler(number, self.stop, self._shutdown_timeout)
         try:
             yield
         finally:
-            for number in _SIGNALS:
+            for number in SIGNALS:
                 loop.remove_signal_handler(number)

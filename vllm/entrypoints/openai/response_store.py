@@ -1,15 +1,29 @@
-"""Responses that later requests may refer to: in memory, bounded by number and by bytes, the least recently used go.
+"""Responses that later requests may refer to: bounded by number and by bytes, the least recently used go.
 
-A record is kept as the JSON it amounts to, so that its size is known and nobody can change it. Whoever knows the id of
-a response can read it; ids are random, and never the client's.
+A table of SQLite's: in memory, or in a file where several fronts share one store. A record is kept as the JSON it
+amounts to, so that its size is known and nobody can change it. Whoever knows the id of a response can read it; ids are
+random, and never the client's.
+
+A response in the background runs in one front, and whoever asks for its end may have reached another: what was asked
+for is kept beside the records until that front has put the response's last state.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
+import contextlib
+import sqlite3
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
+
+IN_MEMORY = ":memory:"
+_LOCKED_SECONDS = 10.0
+_SCHEMA = (
+    "CREATE TABLE IF NOT EXISTS responses (id BLOB PRIMARY KEY, used INTEGER, num_bytes INTEGER, record BLOB)",
+    "CREATE INDEX IF NOT EXISTS by_use ON responses (used, num_bytes)",
+    "CREATE TABLE IF NOT EXISTS cancels (id BLOB PRIMARY KEY)",
+)
 
 
 class StoredResponse(msgspec.Struct):
@@ -20,38 +34,87 @@ class StoredResponse(msgspec.Struct):
 
 
 class ResponseStore:
-    def __init__(self, max_records: int, max_bytes: int) -> None:
+    def __init__(self, max_records: int, max_bytes: int, path: str = IN_MEMORY) -> None:
+        """path: of a file in a private directory, which need not outlive the server."""
         self._max_records = max_records
         self._max_bytes = max_bytes
-        self._records: OrderedDict[str, bytes] = OrderedDict()
+        self.is_shared = path != IN_MEMORY
         self._encoder = msgspec.json.Encoder()
         self._decoder = msgspec.json.Decoder(StoredResponse)
-        self.num_bytes = 0
+        self._database = sqlite3.connect(path, timeout=_LOCKED_SECONDS, isolation_level=None)
+        self._database.execute("PRAGMA synchronous = OFF")
+        with self._transaction():
+            for statement in _SCHEMA:
+                self._database.execute(statement)
 
     def __len__(self) -> int:
-        return len(self._records)
+        return self._size()[0]
+
+    @property
+    def num_bytes(self) -> int:
+        return self._size()[1]
 
     def put(self, response_id: str, record: StoredResponse) -> None:
         """A record that is larger than the whole store is not kept."""
-        self.delete(response_id)
-        encoded = self._encoder.encode(record)
-        if len(encoded) > self._max_bytes:
-            return
-        self._records[response_id] = encoded
-        self.num_bytes += len(encoded)
-        while len(self._records) > self._max_records or self.num_bytes > self._max_bytes:
-            _, oldest = self._records.popitem(last=False)
-            self.num_bytes -= len(oldest)
+        key, encoded = _key(response_id), self._encoder.encode(record)
+        with self._transaction():
+            self._remove(key)
+            if len(encoded) <= self._max_bytes:
+                insert = "INSERT INTO responses SELECT ?, ifnull(max(used), 0) + 1, ?, ? FROM responses"
+                self._database.execute(insert, (key, len(encoded), encoded))
+            self._evict()
 
     def get(self, response_id: str) -> StoredResponse | None:
-        encoded = self._records.get(response_id)
-        if encoded is None:
-            return None
-        self._records.move_to_end(response_id)
-        return self._decoder.decode(encoded)
+        key = _key(response_id)
+        with self._transaction():
+            found = self._database.execute("SELECT record FROM responses WHERE id = ?", (key,)).fetchone()
+            touch = "UPDATE responses SET used = (SELECT max(used) + 1 FROM responses) WHERE id = ?"
+            self._database.execute(touch, (key,))
+        return None if found is None else self._decoder.decode(found[0])
 
     def delete(self, response_id: str) -> bool:
         """Whether there was one."""
-        encoded = self._records.pop(response_id, None)
-        self.num_bytes -= len(encoded or b"")
-        return encoded is not None
+        with self._transaction():
+            return self._remove(_key(response_id))
+
+    def ask_to_cancel(self, response_id: str) -> None:
+        """Let the front that runs it know."""
+        self._database.execute("INSERT OR IGNORE INTO cancels VALUES (?)", (_key(response_id),))
+
+    def asked_to_cancel(self) -> list[str]:
+        return [_text(key) for (key,) in self._database.execute("SELECT id FROM cancels").fetchall()]
+
+    def forget_cancel(self, response_id: str) -> None:
+        self._database.execute("DELETE FROM cancels WHERE id = ?", (_key(response_id),))
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._database.execute("BEGIN IMMEDIATE")
+        with self._database:
+            yield
+
+    def _remove(self, key: bytes) -> bool:
+        self._database.execute("DELETE FROM cancels WHERE id = ?", (key,))
+        return self._database.execute("DELETE FROM responses WHERE id = ?", (key,)).rowcount > 0
+
+    def _evict(self) -> None:
+        count, num_bytes = self._size()
+        while count > self._max_records or num_bytes > self._max_bytes:
+            oldest = "SELECT id, num_bytes FROM responses ORDER BY used LIMIT 1"
+            key, size = self._database.execute(oldest).fetchone()
+            self._remove(key)
+            count, num_bytes = count - 1, num_bytes - size
+
+    def _size(self) -> tuple[int, int]:
+        """Records, and bytes of all."""
+        count, num_bytes = self._database.execute("SELECT count(*), total(num_bytes) FROM responses").fetchone()
+        return count, int(num_bytes)
+
+
+def _key(response_id: str) -> bytes:
+    """Whatever a client names, half of a surrogate pair too."""
+    return response_id.encode("utf-8", "surrogatepass")
+
+
+def _text(key: bytes) -> str:
+    return key.decode("utf-8", "surrogatepass")

@@ -259,7 +259,7 @@ def _unavailable(request: Request, message: str) -> JSONResponse:
 @health_router.get("/load")
 async def load(raw_request: Request) -> dict[str, int]:
     """Requests being answered."""
-    return {"server_load": len(raw_request.app.state.in_flight)}
+    return {"server_load": raw_request.app.state.in_flight.load}
 
 
 @health_router.get("/version")

@@ -149,6 +149,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("-i", "--input-file", required=True, help="JSON lines of requests.")
     parser.add_argument("-o", "--output-file", required=True, help="Where the answers go, as JSON lines.")
     args = parse_server_args(make_arg_parser(parser), sys.argv[1:] if argv is None else argv)
+    if args.api_server_count > 1:
+        parser.error(f"--api-server-count {args.api_server_count} is for servers: a file is answered in one process")
     return report_start_errors(lambda: uvloop.run(run_batch(args)))
 
 

@@ -25,23 +25,30 @@ from vllm.entrypoints.openai.protocol.responses import (
 )
 from vllm.entrypoints.openai.response_events import ResponseEvents, item_of, item_status
 from vllm.entrypoints.openai.response_items import chat_messages
-from vllm.entrypoints.openai.response_store import ResponseStore, StoredResponse
+from vllm.entrypoints.openai.response_store import IN_MEMORY, ResponseStore, StoredResponse
 from vllm.entrypoints.openai.serving_chat import OpenAIServingChat, chat_logprobs
 from vllm.entrypoints.openai.serving_engine import Generation
 from vllm.entrypoints.openai.sse import Events
 from vllm.exceptions import VLLMNotFoundError, VLLMValidationError
 from vllm.outputs import RequestOutput
 
+_HEED_SECONDS = 0.05
+"""How often fronts look for what was asked of one another."""
+
 
 class OpenAIServingResponses:
-    """in_flight: where responses in the background are counted, so that the server waits for them."""
+    """in_flight: where responses in the background are counted, so that the server waits for them. store_path: of the
+    file that several fronts keep responses in.
+    """
 
-    def __init__(self, chat: OpenAIServingChat, in_flight: InFlight) -> None:
+    def __init__(self, chat: OpenAIServingChat, in_flight: InFlight, store_path: str = IN_MEMORY) -> None:
         self._chat = chat
         self._in_flight = in_flight
         self._store: ResponseStore | None = None
         if envs.VLLM_ENABLE_RESPONSES_API_STORE:
-            self._store = ResponseStore(envs.VLLM_RESPONSES_API_STORE_SIZE, envs.VLLM_RESPONSES_API_STORE_MB << 20)
+            max_records, max_bytes = envs.VLLM_RESPONSES_API_STORE_SIZE, envs.VLLM_RESPONSES_API_STORE_MB << 20
+            self._store = ResponseStore(max_records, max_bytes, store_path)
+        self._heeding: asyncio.Task[None] | None = None
         self._background: dict[str, asyncio.Task[None]] = {}
 
     async def create_response(self, request: ResponsesRequest) -> ResponsesResponse | Events | ErrorResponse:
@@ -124,10 +131,24 @@ class OpenAIServingResponses:
         return await self._retrieve(response_id)
 
     async def _stop(self, response_id: str) -> None:
+        """Until it has ended, whichever front runs it."""
         task = self._background.get(response_id)
         if task is not None:
             task.cancel()
             await asyncio.wait((task,))
+        elif self._store is not None and self._store.is_shared:
+            self._store.ask_to_cancel(response_id)
+            while (record := self._store.get(response_id)) and record.response["status"] == "in_progress":
+                await asyncio.sleep(_HEED_SECONDS)
+            self._store.forget_cancel(response_id)
+
+    async def _heed_cancels(self, store: ResponseStore) -> None:
+        """End what runs here and other fronts were asked to end."""
+        while self._background:
+            for response_id in store.asked_to_cancel():
+                if (task := self._background.get(response_id)) is not None:
+                    task.cancel()
+            await asyncio.sleep(_HEED_SECONDS)
 
     def _start_in_background(self, work: _Work) -> ResponsesResponse:
         response = work.response("in_progress")
@@ -135,6 +156,8 @@ class OpenAIServingResponses:
         task = asyncio.create_task(self._run_in_background(work))
         self._background[response.id] = task
         task.add_done_callback(lambda _: self._background.pop(response.id, None))
+        if self._store is not None and self._store.is_shared and (self._heeding is None or self._heeding.done()):
+            self._heeding = asyncio.create_task(self._heed_cancels(self._store))
         return response
 
     async def _run_in_background(self, work: _Work) -> None:

@@ -1,0 +1,69 @@
+"""Several fronts before one core: whose a request is, and what of a step concerns whom.
+
+A front is a process that serves users. Requests of several meet in the core, so each front marks its own: `2:cmpl-…` is
+the third front's. A step's outputs go to the fronts that asked; what concerns the engine as a whole goes to one of
+them, the recorder, so that it is counted once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import msgspec
+
+from vllm.core.outputs import EngineCoreOutput
+from vllm.engine.front_table import FrontTable
+from vllm.engine.messages import StepOutput
+
+RECORDER = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Which front this is, of how many."""
+
+    index: int = 0
+    count: int = 1
+
+    @property
+    def is_recorder(self) -> bool:
+        return self.index == RECORDER
+
+    def core_id(self, req_id: str) -> str:
+        """What a request is called in the core: fronts may be given the same id by their users."""
+        return req_id if self.count == 1 else f"{self.index}:{req_id}"
+
+    def numbered(self, nth: int) -> int:
+        """The number among all fronts' requests of this one's nth: no two are equal."""
+        return nth * self.count + self.index
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """How one of several fronts reaches a core that another process owns.
+
+    address: prefix of the sockets that it binds. lost: why the core is gone, once it is.
+    """
+
+    place: Place
+    table: FrontTable
+    address: str
+    lost: Callable[[], str | None]
+
+
+def front_of(req_id: str) -> int:
+    """The index of the front that `Place.core_id` named."""
+    return int(req_id[: req_id.index(":")])
+
+
+def shares(step: StepOutput, num_fronts: int) -> Iterator[tuple[int, StepOutput]]:
+    """What each of several fronts is to hear of a step; nothing for those that it does not concern."""
+    outputs: list[list[EngineCoreOutput]] = [[] for _ in range(num_fronts)]
+    for output in step.outputs:
+        outputs[front_of(output.req_id)].append(output)
+    for front, own in enumerate(outputs):
+        if front == RECORDER:
+            yield front, msgspec.structs.replace(step, outputs=own)
+        elif own:
+            yield front, StepOutput(own)
