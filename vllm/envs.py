@@ -164,6 +164,7 @@ _VARIABLES = [
     EnvVar(
         "VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS", float, 300.0, "Seconds one step may take before the engine is held stuck."
     ),
+    EnvVar("VLLM_FRONT_TIMEOUT_SECONDS", float, 30.0, "Seconds one of several API servers may stand still."),
     EnvVar("VLLM_LOG_STATS_INTERVAL", float, 10.0, "Seconds between two lines of statistics in the log."),
 ]
 

@@ -200,6 +200,12 @@ def test_other_architectures_are_left_to_the_registry(tmp_path: Path) -> None:
         build_graph(checkpoint.config)
 
 
+def test_architecture_of_control_characters_is_no_architecture(tmp_path: Path) -> None:
+    finish(gguf.GGUFWriter(tmp_path / "m.gguf", "lla\nma"))
+    with pytest.raises(CheckpointError, match=r"general.architecture is 'lla\\nma'"):
+        open_checkpoint(tmp_path)
+
+
 def test_missing_metadata_is_named(tmp_path: Path) -> None:
     writer = gguf.GGUFWriter(tmp_path / "m.gguf", "llama")
     writer.add_tensor("token_embd.weight", np.zeros((4, 32), np.float32))

@@ -265,6 +265,16 @@ def test_front_that_is_killed_ends_the_server_when_the_others_have_drained(tiny_
         assert sum("was killed by signal 9: the server ends" in line for line in fronts.server.log) == 1
 
 
+def test_front_that_hangs_ends_the_server_as_one_that_died(tiny_llama: Path) -> None:
+    env = {**SLOW, "VLLM_FRONT_TIMEOUT_SECONDS": "1"}
+    with serve_fronts(tiny_llama, 2, *SMALL, "--shutdown-timeout", "30", env=env) as fronts:
+        fronts.processes[0].send_signal(signal.SIGSTOP)
+        with streaming(fronts.clients[1]) as spared:
+            assert sum("text" in each["choices"][0] for each in spared) == LONG["max_tokens"], "it lost nothing"
+        assert fronts.server.process.wait(15) == 1
+        assert sum("front 1 of 2 showed no life" in line for line in fronts.server.log) == 1
+
+
 def test_no_process_outlives_the_owner(tiny_llama: Path, tmp_path: Path) -> None:
     """On a Unix socket. What is left of it is its directory."""
     path = tmp_path / "server.sock"

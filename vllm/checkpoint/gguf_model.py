@@ -50,6 +50,8 @@ _SAMPLING = {
 def gguf_config(file: GgufFile) -> Config:
     """The config in normal form."""
     architecture = str(_need(file, "general.architecture"))
+    if not architecture.isprintable():
+        raise CheckpointError(f"{file.path}: general.architecture is {architecture!r}, which names no architecture")
     keys = _ArchitectureKeys(file, architecture)
     if architecture not in ARCHITECTURES or keys.get("expert_count"):
         # The target's registry refuses it by this name, and lists what it supports.

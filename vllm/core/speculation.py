@@ -46,7 +46,7 @@ REST_STEPS = 3
 """Where nothing is drafted, nor tried, so many steps pass before that is thought over: thinking takes its time, too."""
 REGRET_STEPS = 250
 OVERHEAD_STEPS = 32
-READING_STEPS = 60
+READING_STEPS = 100
 """A probe for which a draft model must read for as long as a step takes waits for so many."""
 ALLOWANCE = 0.015
 """The share of plain decoding's pace that may be lost by trying."""
@@ -244,12 +244,15 @@ class _Load:
     def settle_drafted(self, tokens: float, mean: float, seconds: float, is_reading: bool) -> None:
         """tokens: that the step brought a row, and so what it was worth in plain steps.
 
-        What keeps a step for much longer than such steps take is not its drafts; if it goes on, it may be.
+        What keeps a step for much longer than such steps take is not its drafts; if it goes on, it may be. What a draft
+        model reads is not charged: it is paid once for many steps, and how seldom it may be in vain is another matter.
         """
         if not self.num_plain:
             return
-        limit = self._limit(mean)
-        if not is_reading:
+        if is_reading:
+            seconds = min(seconds, self.cost.seconds(mean))
+        else:
+            limit = self._limit(mean)
             self.num_late = self.num_late + 1 if seconds > limit else 0
             if self.num_late < LATE_STEPS:
                 seconds = min(seconds, limit)

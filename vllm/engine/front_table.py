@@ -19,8 +19,8 @@ _CELL_BYTES = 8
 
 class Column(IntEnum):
     """engine: the number of the engine that the front takes requests for, 0 while it takes none. connections: when it
-    last looked. load: HTTP requests being answered. requests, waiting_tokens: what the queue's bounds are about. The
-    rest is counted since the start.
+    last looked. load: HTTP requests being answered. requests, waiting_tokens: what the queue's bounds are about. Beats
+    and what follows are counted since the start; a beat is a sign of life, given several times a second.
     """
 
     PID = 0
@@ -29,8 +29,9 @@ class Column(IntEnum):
     LOAD = 3
     REQUESTS = 4
     WAITING_TOKENS = 5
-    PROMPT_TOKENS = 6
-    GENERATED_TOKENS = 7
+    BEATS = 6
+    PROMPT_TOKENS = 7
+    GENERATED_TOKENS = 8
 
 
 class FrontTable:

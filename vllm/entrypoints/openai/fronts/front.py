@@ -39,6 +39,7 @@ from vllm.logger import init_logger
 logger = init_logger("vllm.entrypoints.openai.fronts.front")  # also where this module is the program
 
 _LOOK_SECONDS = 0.1
+_BEAT_SECONDS = 0.25
 
 
 class Engines:
@@ -108,12 +109,21 @@ async def serve(spec: Spec, line: OwnerLine) -> None:
     )
     loop = asyncio.get_running_loop()
     threading.Thread(target=_listen, args=(line, engines, server, loop), daemon=True, name="owner").start()
+    beating = asyncio.create_task(_beat(table, spec.index))
     try:
         with socket.socket(fileno=spec.listener) as listener:
             listener.set_inheritable(False)
             await server.run_until_stopped(listener)
     finally:
+        beating.cancel()
         life.shutdown()
+
+
+async def _beat(table: FrontTable, front: int) -> None:
+    """While the loop that serves users goes round."""
+    while True:
+        table.add(front, Column.BEATS, 1)
+        await asyncio.sleep(_BEAT_SECONDS)
 
 
 def _listen(line: OwnerLine, engines: Engines, server: FrontServer, loop: asyncio.AbstractEventLoop) -> None:

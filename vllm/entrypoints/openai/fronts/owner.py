@@ -1,9 +1,9 @@
 """The process that was started, where several fronts answer HTTP: it keeps the engine and the fronts.
 
 It ends as a server with one front does, and with the same status: drained at a signal (0), with the engine (1), with a
-start that failed (1, and one line of the log). A front that dies ends the server with status 1 once the others are
-drained: what the dead one held in the engine is freed at once. When this process dies, the pipes close and all its
-children end.
+start that failed (1, and one line of the log). A front that dies, or hangs and is killed for it, ends the server with
+status 1 once the others are drained: what it held in the engine is freed at once. When this process dies, the pipes
+close and all its children end.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import shutil
 import socket
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import msgspec
@@ -25,7 +26,8 @@ from starlette.datastructures import State
 from vllm import envs
 from vllm.engine.core_client import ProcessClient
 from vllm.engine.core_proc import encode_config
-from vllm.engine.front_table import FrontTable
+from vllm.engine.front_table import Column, FrontTable
+from vllm.engine.liveness import LivedTime
 from vllm.engine.startup import StartProgress
 from vllm.entrypoints.openai.api_server import LISTENING, SERVING, build_app, engine_args
 from vllm.entrypoints.openai.engine_life import EngineLife, Readiness
@@ -117,13 +119,17 @@ class Front:
         self._writer.close()
         return code
 
-    def give_up(self) -> bool:
-        """Kill it; whether it had not ended."""
+    def kill(self) -> bool:
+        """Whether it had not ended."""
         if self._process.returncode is not None:
             return False
-        self.given_up = True
         self._process.kill()
         return True
+
+    def give_up(self) -> bool:
+        """Kill it, and ask no more how it ended; whether it had not."""
+        self.given_up = self.kill()
+        return self.given_up
 
 
 class Owner:
@@ -158,9 +164,11 @@ class Owner:
         logger.info(LISTENING, self._address)
         life = asyncio.ensure_future(self._life.run())
         life.add_done_callback(self._take_end_of_engine)
+        watching = asyncio.create_task(self._watch_fronts())
         try:
             await asyncio.gather(*map(self._attend, self._fronts))
         finally:
+            watching.cancel()
             life.cancel()
             await asyncio.wait((life,))
             await asyncio.to_thread(self._life.shutdown)
@@ -194,6 +202,21 @@ class Owner:
         is_expected = self._ending and (code == 0 or not front.engine)  # a signal to all may meet one that begins
         if not front.given_up and not is_expected:
             self._mourn(front, code)
+
+    async def _watch_fronts(self) -> None:
+        """Kill one that answers nobody any more, so that it ends like one that died."""
+        num_beats = [0] * len(self._fronts)
+        limit = envs.VLLM_FRONT_TIMEOUT_SECONDS
+        silences = [LivedTime(time.monotonic()) for _ in self._fronts]
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            for front, beats in zip(self._fronts, self._table.column(Column.BEATS), strict=True):
+                silence = silences[front.index]
+                if beats != num_beats[front.index]:
+                    num_beats[front.index] = beats
+                    silence.restart(time.monotonic())
+                elif beats and silence.look(time.monotonic()) > limit and front.kill():
+                    logger.error("front %d of %d showed no life and was killed", front.index + 1, len(self._fronts))
 
     def _mourn(self, front: Front, code: int) -> None:
         how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
