@@ -319,11 +319,14 @@ class DraftController:
         num_caught_up: tokens a draft model had to read beside the newest ones.
         """
         load = self._load(len(rows))
+        num_beginners = sum(
+            count > 0 and not record.num_drafts for (record, *_), count in zip(rows, load.counts, strict=False)
+        )
         for record, drafted, accepted in rows:
             if drafted:
                 record.observe(drafted, accepted, self._needed(load, drafted) if self.adaptive else 0.0, self._step)
                 self._count(drafted, accepted)
-        self._measure(load, rows, seconds, num_caught_up)
+        self._measure(load, rows, seconds, num_caught_up, num_beginners)
         drafts = [(drafted, accepted) for _, drafted, accepted in rows if drafted]
         if load.probe and drafts and all(accepted == drafted for drafted, accepted in drafts):
             load.num_probes += 1
@@ -353,8 +356,14 @@ class DraftController:
             self.accepted_by_position[position] += 1
 
     def _measure(
-        self, load: _Load, rows: Sequence[tuple[RequestDrafts, int, int]], seconds: float, num_caught_up: int
+        self,
+        load: _Load,
+        rows: Sequence[tuple[RequestDrafts, int, int]],
+        seconds: float,
+        num_caught_up: int,
+        num_beginners: int,
     ) -> None:
+        """num_beginners: rows that might draft for the first time, for which a draft model reads a whole prompt."""
         if seconds <= 0.0 or not rows:
             return
         mean = sum(drafted for _, drafted, _ in rows) / len(rows)
@@ -365,10 +374,10 @@ class DraftController:
         else:
             load.settle_plain(seconds)
         excess = max(seconds - load.cost.seconds(mean), 0.0) if num_caught_up and load.cost.knows_plain else 0.0
-        if load.is_narrow and drafts:
+        if num_caught_up and num_beginners:
             # The first of all is no measure: the draft's weights come from the disk with it.
-            self._reading += (excess - self._reading) / 2 if self._num_readings else 0.0
-            self._num_readings += num_caught_up > 0
+            self._reading += (excess / num_beginners - self._reading) / 2 if self._num_readings else 0.0
+            self._num_readings += 1
         if not num_caught_up:
             load.cost.observe(mean, seconds)
             load.measured_at[load.granted] = load.num_steps
