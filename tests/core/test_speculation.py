@@ -16,6 +16,7 @@ from vllm.core.speculation import (
     ALLOWANCE,
     LATE_STEPS,
     MOST_CREDIT,
+    READING_STEPS,
     AcceptanceRates,
     DraftController,
     FoundShare,
@@ -251,27 +252,48 @@ def test_where_nothing_is_drafted_a_draft_that_reads_is_tried_by_one_row_alone()
 
 
 @pytest.mark.parametrize("num_rows", [1, 4, 16])
-@pytest.mark.parametrize("rate", [0.1, 0.3])
+@pytest.mark.parametrize("rate", [0.1, 0.3, 0.6])
 def test_prompts_that_a_draft_would_have_to_read_for_nothing_are_not_read(num_rows: int, rate: float) -> None:
-    """Requests come and go; a row's first drafts cost the reading of its prompt, as much as four steps of one row."""
+    """Requests come and go; a row's first drafts cost the reading of its prompt, as much as four steps of one row.
+
+    Later ones cost the reading of what came since, which is little, and says nothing of prompts.
+    """
     controller, machine, rng = DraftController(MOST), Machine(0.25, 0.15), random.Random(1)
     seconds = plain = 0.0
-    for _ in range(8):
+    for _ in range(16):
         records: list[RequestDrafts] = []
+        known: list[int] = []
         for step in range(128):
             if step % 2 == 0 and len(records) < num_rows:
                 records.append(RequestDrafts())
+                known.append(step)
             counts = controller.grant([(record, MOST) for record in records])
             unread = sum(count > 0 and not record.num_drafts for record, count in zip(records, counts, strict=True))
             rows = []
             for record, count in zip(records, counts, strict=True):
                 accepted = next((place for place in range(count) if rng.random() > rate), count)
                 rows.append((record, count, accepted))
-            took = machine.seconds(len(records), sum(counts) / len(records)) + 4.0 * unread
+            gaps = sum(step - known[row] for row, count in enumerate(counts) if count and records[row].num_drafts)
+            known = [step + 1 if count else before for before, count in zip(known, counts, strict=True)]
+            took = machine.seconds(len(records), sum(counts) / len(records)) + 4.0 * unread + 0.01 * gaps
             seconds += took
             plain += machine.seconds(len(records), 0) * (1 + sum(accepted for _, _, accepted in rows) / len(records))
-            controller.observe(rows, took, 100 * unread)
+            controller.observe(rows, took, 100 * unread + gaps)
     assert seconds < plain / 0.97
+
+
+def test_a_little_catching_up_says_nothing_of_what_a_prompt_costs_to_read() -> None:
+    controller, num_tries = DraftController(MOST), 0
+    for _ in range(3):
+        record, unread = RequestDrafts(), 100
+        for _ in range(1000):
+            (count,) = controller.grant([(record, MOST)])
+            caught_up = unread if count else 0
+            unread = 0 if count else unread + 1
+            seconds = 1.0 + 0.5 * count + (4.0 if caught_up and not record.num_drafts else 0.001 * caught_up)
+            num_tries += count > 0
+            controller.observe([(record, count, 0)], seconds, caught_up)
+    assert num_tries < 3 * 16 + 3000 / (4 * READING_STEPS)
 
 
 def test_with_many_rows_nothing_is_drafted_where_tokens_are_not_free() -> None:
