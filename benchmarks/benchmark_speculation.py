@@ -3,11 +3,12 @@
     python benchmarks/benchmark_speculation.py [--model M | tiny] [--methods ngram draft_model eagle eagle3]
         [--rows 1 4 16] [--tasks plain repeating] [--num-speculative-tokens N] [--temperature T] [--rounds 3] [--save]
 
-Drafts are those of `train_drafts.py`, made if they are not there. An engine for each method, and two without, are
-loaded side by side and take turns of a few steps, so that a change of the machine's speed meets all of them. Rows are
-kept busy: another request takes the place of each that ends. A `ratio` is the median over rounds of a round's rate over
-that of the first engine without speculation; that of the second says what the measurement is worth. `tokens_a_step` is
-what a step brought a row, 1 without drafts. Every method must generate the very tokens that plain decoding does.
+Drafts are those of `train_drafts.py`, made if they are not there. An engine for each method, and one without (with
+several methods two), are loaded side by side and take turns of a few steps, so that a change of the machine's speed
+meets all of them. Rows are kept busy: another request takes the place of each that ends. A `ratio` is the median over
+rounds of a round's rate over that of the first engine without speculation; that of the second says what the measurement
+is worth. `tokens_a_step` is what a step brought a row, 1 without drafts. Every method must generate the very tokens that
+plain decoding does.
 
 Ends in one JSON line.
 """
@@ -83,7 +84,7 @@ def main() -> None:
 
 
 def load_engines(args: argparse.Namespace) -> dict[str, LLM]:
-    """By method; those without speculation first."""
+    """By method; the one without speculation first, another behind the first of several methods."""
     kinds = tuple(_KINDS[method] for method in args.methods if method in _KINDS)
     drafts = (
         make_drafts(args.model, kinds, scale=args.draft_scale)
@@ -92,8 +93,10 @@ def load_engines(args: argparse.Namespace) -> dict[str, LLM]:
     )
     args.model = drafts["target"]["directory"]
     options = engine_options(args, max(args.rows), args.prompt_len + args.output_len)
-    engines = {PLAIN: LLM(**options), PLAIN_AGAIN: LLM(**options)}
-    for method in args.methods:
+    engines = {PLAIN: LLM(**options)}
+    for number, method in enumerate(args.methods):
+        if number == 1:  # not beside the first, whose weights it shares: what that left in the cache would be its gain
+            engines[PLAIN_AGAIN] = LLM(**options)
         speculation: dict[str, Any] = {"method": method, **args.spec_args}
         if args.num_speculative_tokens:
             speculation["num_speculative_tokens"] = args.num_speculative_tokens

@@ -46,9 +46,9 @@ REST_STEPS = 3
 """Where nothing is drafted, nor tried, so many steps pass before that is thought over: thinking takes its time, too."""
 REGRET_STEPS = 250
 OVERHEAD_STEPS = 32
-READING_STEPS = 100
+READING_STEPS = 200
 """A probe for which a draft model must read for as long as a step takes waits for so many."""
-ALLOWANCE = 0.015
+ALLOWANCE = 0.01
 """The share of plain decoding's pace that may be lost by trying."""
 FIRST_CREDIT, MOST_CREDIT = 2.0, 4.0
 """Steps that may be lost at once, whatever was gained before."""
@@ -412,7 +412,9 @@ class DraftController:
         load.probe = self._due_probe(load, expected, best)
         if load.probe is not None:
             return load.probe
-        load.rest = REST_STEPS if best == 0 else 0
+        if best == 0:
+            is_far = max(each.pace for each in expected[1:]) < 0.9 * expected[0].pace
+            load.rest = 2 * REST_STEPS if is_far else REST_STEPS
         return best
 
     def _due_probe(self, load: _Load, expected: list[Expected], best: int) -> int | None:
