@@ -7,8 +7,8 @@ Drafts are those of `train_drafts.py`, made if they are not there. An engine for
 several methods two), are loaded side by side and take turns of a few steps, so that a change of the machine's speed
 meets all of them. Rows are kept busy: another request takes the place of each that ends. A `ratio` is the median over
 rounds of a round's rate over that of the first engine without speculation; that of the second says what the measurement
-is worth. `tokens_a_step` is what a step brought a row, 1 without drafts. Every method must generate the very tokens that
-plain decoding does.
+is worth. `tokens_a_step` is what a step brought a row, 1 without drafts. Every method must generate the very tokens
+that plain decoding does.
 
 Ends in one JSON line.
 """
