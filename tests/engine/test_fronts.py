@@ -193,7 +193,7 @@ class TestTable:
             table.set(1, column, 7)
         table.clear(1)
         left = {column.name for column in Column if table.total(column)}
-        assert left == {"ENGINE", "PROMPT_TOKENS", "GENERATED_TOKENS"}
+        assert left == {"ENGINE", "BEATS", "PROMPT_TOKENS", "GENERATED_TOKENS"}
 
     def test_no_process_lets_in_one_too_many(self, tmp_path):
         """Four processes at the door at once, again and again: each time exactly as many get in as there is room."""
