@@ -114,8 +114,10 @@ def test_drafting_is_never_slower_than_plain_decoding_by_more_than_three_per_cen
 @pytest.mark.parametrize("rate", [0.6, 0.8, 0.95])
 def test_most_of_what_can_be_gained_is(machine: Machine, num_rows: int, rate: float) -> None:
     most = machine.best_gain(num_rows, rate)
-    gained = statistics.fmean(gain(machine, num_rows, rate, seed=seed) for seed in range(4))
-    assert gained > 1.0 + 0.8 * (most - 1.0) - 0.03
+    gains = [gain(machine, num_rows, rate, seed=seed) for seed in range(4)]
+    wanted = 1.0 + 0.8 * (most - 1.0)
+    assert statistics.fmean(gains) > wanted - 0.03
+    assert min(gains) > wanted - 0.04
 
 
 TOKENS = (1, 4, 8, 9, 16, 17, 20, 24, 32, 64, 200)

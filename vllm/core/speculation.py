@@ -214,8 +214,8 @@ class _Load:
     """What is known of steps of about so many rows. num_steps: of them; measured_at: when each count last was.
 
     rest: how many more steps draft nothing before that is thought over. granted: the last step's count, counts: what
-    each row got of it. is_narrow: one row alone may draft, or not all that would have. credit: plain steps in whose
-    time nothing but trying may be done; plain: seconds of one, on average.
+    each row got of it. is_narrow: one row alone may draft. credit: plain steps in whose time nothing but trying may be
+    done; plain: seconds of one, on average. num_late: drafted steps in a row that took much longer than such steps do.
     """
 
     __slots__ = (
@@ -342,7 +342,6 @@ class DraftController:
         left = load.granted if load.is_narrow else max(int(2 * load.cost.widest * len(counts)), 1)
         if sum(counts) <= left:
             return
-        load.is_narrow = True
         for row in sorted(range(len(counts)), key=lambda row: -records[row].num_drafts):
             counts[row] = min(counts[row], left)
             left -= counts[row]
