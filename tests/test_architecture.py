@@ -1,4 +1,4 @@
-"""`docs/architecture.md` shows the tree as it is, and the package's rules of the house hold."""
+"""`docs/tree.md` shows the tree as it is, and the package's rules of the house hold."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tree in `docs/architecture.md`: every file of the checkout with the first sentence of its own head.
+"""The tree in `docs/tree.md`: every file of the checkout with the first sentence of its own head.
 
 python -m tests.tree      # write it anew
 """
@@ -11,8 +11,12 @@ import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENT = ROOT / "docs" / "architecture.md"
-_BLOCK = re.compile(r"(## The tree\n.*?```text\n)(.*?)(```)", re.DOTALL)
+DOCUMENT = ROOT / "docs" / "tree.md"
+_HEAD = """# The tree
+
+Every file of the checkout with the first sentence of its own head. `python -m tests.tree` writes it anew.
+
+"""
 _SKIPPED = re.compile(r"(^|/)(__init__\.py|py\.typed|\.gitignore)$|^benchmarks/results/")
 _COLUMN = 36
 _LONGEST = 100
@@ -25,18 +29,15 @@ def tracked() -> list[str]:
 
 
 def written() -> str:
-    """The tree as the document has it."""
-    match = _BLOCK.search(DOCUMENT.read_text())
-    if match is None:
-        raise ValueError(f"{DOCUMENT} has no tree")
-    return match.group(2)
+    """The document as it stands."""
+    return DOCUMENT.read_text()
 
 
 def render() -> str:
-    """The tree as it is: two spaces a level, folders after files."""
+    """The document as it should stand: two spaces per level, folders after files."""
     lines: list[str] = []
     _render_folder(_nested(tracked()), Path(), 0, lines)
-    return "".join(f"{line}\n" for line in lines)
+    return "\n".join([f"{_HEAD}```text", *lines, "```", ""])
 
 
 def _nested(paths: list[str]) -> dict:
@@ -87,5 +88,4 @@ def _leading(path: Path, mark: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    document = DOCUMENT.read_text()
-    DOCUMENT.write_text(_BLOCK.sub(lambda match: match.group(1) + render() + match.group(3), document))
+    DOCUMENT.write_text(render())
