@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from tests.tiny import SPECIAL_TOKENS, TEXT
 from vllm.checkpoint import CheckpointError, open_checkpoint
 from vllm.checkpoint.gguf_tokenizer import adds_bos, build_gguf_tokenizer
 from vllm.checkpoint.tokenizer import load_tokenizer
+from vllm.engine.tokenizer import Tokenizer
+from vllm.exceptions import VLLMValidationError
 
 TRICKY = [
     "",
@@ -267,11 +270,66 @@ def test_tokenizer_json_alone_takes_its_special_tokens_from_the_model(tiny_llama
     assert ours.chat_template is None
 
 
-def test_templates_by_name(tiny_llama: Path, tmp_path: Path) -> None:
-    (tmp_path / "tokenizer.json").write_text((tiny_llama / "tokenizer.json").read_text())
-    templates = [{"name": "tool_use", "template": "T"}, {"name": "default", "template": "D"}]
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": templates}))
-    assert load_tokenizer(tmp_path).chat_template == "D"
+def in_config(path: Path, named: dict[str, str]) -> Path:
+    config = json.loads((path / "tokenizer_config.json").read_text())
+    listed = [{"name": name, "template": text} for name, text in named.items()]
+    (path / "tokenizer_config.json").write_text(json.dumps({**config, "chat_template": listed}))
+    return path
+
+
+def in_files(path: Path, named: dict[str, str]) -> Path:
+    (path / "additional_chat_templates").mkdir()
+    for name, text in named.items():
+        file = "chat_template.jinja" if name == "default" else f"additional_chat_templates/{name}.jinja"
+        (path / file).write_text(text)
+    return path
+
+
+def in_gguf(path: Path, named: dict[str, str]) -> Path:
+    keys = {name: "tokenizer.chat_template" + (f".{name}" if name != "default" else "") for name in named}
+    metadata = byte_level_metadata("gpt-2") | {keys[name]: text for name, text in named.items()}
+    write_gguf(path / "model.gguf", path, metadata=metadata)
+    return path / "model.gguf"
+
+
+TEMPLATES = {"default": "D{{ messages[0].content }}", "tool_use": "T{{ tools | length }}{{ messages[0].content }}"}
+
+
+@pytest.mark.parametrize("place", [in_config, in_files, in_gguf])
+@pytest.mark.parametrize("names", [["default", "tool_use"], ["tool_use", "rag"], ["default"]])
+def test_templates_by_name(place: Any, names: list[str], tiny_llama: Path, tmp_path: Path) -> None:  # M2
+    """From every place where checkpoints keep them; where transformers reads the place, it says the same."""
+    directory = Path(shutil.copytree(tiny_llama, tmp_path / "model"))
+    (directory / "chat_template.jinja").unlink(missing_ok=True)
+    named = {name: TEMPLATES.get(name, "R") for name in names}
+    source = place(directory, named)
+    ours = Tokenizer.load(str(source))
+    theirs = None if place is in_gguf else transformers.AutoTokenizer.from_pretrained(directory)
+    conversation: Any = [{"role": "user", "content": "hi"}]
+    tools: Any = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
+    asked: dict[str, Any] = {"tokenize": False}
+    expected = "T1hi" if "tool_use" in names else "Dhi"
+    assert ours.apply_chat_template(conversation, tools=tools, **asked) == expected
+    if theirs is not None:
+        assert theirs.apply_chat_template(conversation, tools=tools, **asked) == expected
+    if "rag" in names:
+        assert ours.apply_chat_template(conversation, chat_template="rag", **asked) == "R"
+        with pytest.raises(VLLMValidationError, match="tool_use"):
+            ours.apply_chat_template(conversation, **asked)
+    else:
+        assert ours.apply_chat_template(conversation, **asked) == "Dhi"
+    if place is not in_gguf:
+        load_tokenizer(source).save(directory)
+        assert load_tokenizer(directory).chat_template == ours.chat_template
+
+
+def test_templates_that_are_none(tiny_llama: Path, tmp_path: Path) -> None:
+    for name in ("tokenizer.json", "config.json"):
+        (tmp_path / name).write_text((tiny_llama / name).read_text())
+    for template in (7, [{"name": "default"}], [{"name": 7, "template": "T"}]):
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": template}))
+        with pytest.raises(CheckpointError, match="chat_template"):
+            load_tokenizer(tmp_path)
 
 
 def test_old_vocabularies_are_converted(tmp_path: Path) -> None:

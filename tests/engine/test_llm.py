@@ -319,6 +319,14 @@ def test_flat_logprobs_hold_the_same(llm):
 # What a text generator refuses.
 
 
+def test_a_chat_with_tools_takes_the_template_for_them(llm, monkeypatch):  # M2
+    monkeypatch.setattr(llm.get_tokenizer(), "chat_template", {"tool_use": "T{{ tools | length }}", "default": "D"})
+    messages, tools = [{"role": "user", "content": "hi"}], [{"type": "function", "function": {"name": "f"}}]
+    for given, prompt in ((tools, "T1"), ([], "D"), (None, "D")):
+        (output,) = llm.chat(messages, SamplingParams(max_tokens=1), use_tqdm=False, tools=given)
+        assert output.prompt == prompt
+
+
 @pytest.mark.parametrize("method", ["encode", "embed", "classify", "score", "reward"])
 def test_pooling_methods_say_what_is_supported(llm, method):
     with pytest.raises(ValueError, match=r"only supported for .* models; this model generates text"):

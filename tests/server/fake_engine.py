@@ -49,6 +49,9 @@ class FakeTokenizer:
     def convert_ids_to_tokens(self, token_ids: list[int]) -> list[str]:
         return [f"<{token}>" for token in token_ids]
 
+    def get_chat_template(self, chat_template: str | None = None, tools: Any = None) -> str:
+        return chat_template or self.chat_template
+
     def apply_chat_template(self, conversation: list[dict[str, Any]], **kwargs: Any) -> str:
         self.rendered.append((conversation, kwargs))
         if kwargs.get("spin"):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from vllm.engine.tokenizer import Tokenizer
 from vllm.entrypoints.chat_utils import detect_content_format, parse_chat_messages
+from vllm.entrypoints.openai.protocol import TokenizeChatRequest
+from vllm.entrypoints.openai.renderer import PromptRenderer
 from vllm.exceptions import VLLMValidationError
 
 
@@ -71,3 +75,16 @@ def test_faults_name_their_place(message: Any, place: str) -> None:
 )
 def test_content_format(template: str, expected: str) -> None:
     assert detect_content_format(template) == expected
+
+
+async def test_the_template_for_tools(tiny_llama: Path) -> None:  # M2
+    """Each template in the form of content that it takes."""
+    tokenizer = Tokenizer.load(str(tiny_llama))
+    walks = "{% for part in messages[0].content %}T{{ part.text }}{% endfor %}"
+    tokenizer.chat_template = {"tool_use": walks, "default": "D{{ messages[0].content }}"}
+    renderer = PromptRenderer(tokenizer, max_model_len=64, vocab_size=320)
+    messages, tool = [{"role": "user", "content": "hi"}], {"type": "function", "function": {"name": "f"}}
+    for tools, prompt in ((None, "Dhi"), ([tool], "Thi")):
+        request = TokenizeChatRequest(messages=messages, tools=tools)
+        assert (await renderer.render_chat(request)).text == prompt
+    renderer.close()

@@ -30,7 +30,6 @@ class Checkpoint:
     config: the normal form described in `vllm.checkpoint.config`.
     generation_config: default sampling parameters, as in generation_config.json; empty if there are none.
     tokenizer_config: as in tokenizer_config.json; empty if there is none.
-    chat_template: the default template's text, or None.
     files: the files that hold the weights.
     gguf: the file itself, if it is one.
     """
@@ -39,7 +38,6 @@ class Checkpoint:
     config: Config
     generation_config: Config = field(default_factory=dict)
     tokenizer_config: Config = field(default_factory=dict)
-    chat_template: str | None = None
     files: list[Path] = field(default_factory=list)
     gguf: GgufFile | None = None
     _tensors: dict[str, Tensor] = field(default_factory=dict, repr=False)
@@ -161,7 +159,6 @@ def _open_hf(path: Path, tensors: dict[str, Tensor], files: list[Path]) -> Check
         config,
         generation_config=read_json(path / "generation_config.json"),
         tokenizer_config=tokenizer_config,
-        chat_template=read_chat_template(path, tokenizer_config),
         files=files,
         _tensors=with_scales(tensors, config),
     )
@@ -183,22 +180,10 @@ def _open_gguf(path: Path) -> Checkpoint:
         path,
         config,
         generation_config=gguf_generation_config(file),
-        chat_template=file.metadata.get("tokenizer.chat_template"),
         files=[path],
         gguf=file,
         _tensors=gguf_tensors(file, config),
     )
-
-
-def read_chat_template(path: Path, tokenizer_config: Config) -> str | None:
-    """The default chat template of a directory: chat_template.jinja, or what tokenizer_config.json holds."""
-    if (path / "chat_template.jinja").is_file():
-        return (path / "chat_template.jinja").read_text()
-    template = tokenizer_config.get("chat_template") or read_json(path / "chat_template.json").get("chat_template")
-    if isinstance(template, list):
-        named = {entry.get("name"): entry.get("template") for entry in template}
-        template = named.get("default")
-    return template
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -15,7 +15,8 @@ import tokenizers
 from tokenizers import AddedToken, processors
 
 from vllm.checkpoint import hub
-from vllm.checkpoint.checkpoint import Checkpoint, read_chat_template, read_json
+from vllm.checkpoint.chat_templates import ChatTemplate, directory_templates, gguf_templates
+from vllm.checkpoint.checkpoint import Checkpoint, read_json
 from vllm.checkpoint.errors import CheckpointError
 from vllm.checkpoint.gguf_file import read_gguf
 from vllm.checkpoint.gguf_tokenizer import adds_bos, build_gguf_tokenizer
@@ -31,12 +32,13 @@ class TokenizerData:
 
     special_tokens: the text of "bos_token", "eos_token", "pad_token", "unk_token", those that exist; for templates.
     special_ids: every id that skip_special_tokens leaves out.
+    chat_template: the template's text, or several by name; None if there is none.
     model_max_length: tokens, None if the checkpoint sets no limit.
     """
 
     backend: tokenizers.Tokenizer
     special_tokens: dict[str, str] = field(default_factory=dict)
-    chat_template: str | None = None
+    chat_template: ChatTemplate | None = None
     add_bos_token: bool = False
     add_eos_token: bool = False
     model_max_length: int | None = None
@@ -69,7 +71,7 @@ class TokenizerData:
         """Write tokenizer.json and tokenizer_config.json, from which `load_tokenizer` gives an equal tokenizer."""
         config: dict[str, Any] = {**self.special_tokens}
         if self.chat_template is not None:
-            config["chat_template"] = self.chat_template
+            config["chat_template"] = _written(self.chat_template)
         if self.model_max_length is not None:
             config["model_max_length"] = self.model_max_length
         self.backend.save(str(directory / "tokenizer.json"))
@@ -139,7 +141,7 @@ def _from_directory(path: Path, model_config: dict[str, Any]) -> TokenizerData:
     data = TokenizerData(
         backend,
         special_tokens,
-        chat_template=read_chat_template(path, config),
+        chat_template=directory_templates(path, config, read_json(path / "chat_template.json").get("chat_template")),
         model_max_length=_limit(config.get("model_max_length")),
     )
     _read_post_processor(data)
@@ -152,10 +154,17 @@ def _from_gguf(metadata: dict[str, Any]) -> TokenizerData:
     ids = {name: metadata.get(f"tokenizer.ggml.{key}_token_id") for name, key in keys.items()}
     special_tokens = {name: text for name, i in ids.items() if i is not None and (text := backend.id_to_token(i))}
     backend.add_special_tokens([AddedToken(text, normalized=False, special=True) for text in special_tokens.values()])
-    data = TokenizerData(backend, special_tokens, chat_template=metadata.get("tokenizer.chat_template"))
+    data = TokenizerData(backend, special_tokens, chat_template=gguf_templates(metadata))
     _set_post_processor(data, adds_bos(metadata), bool(metadata.get("tokenizer.ggml.add_eos_token", False)))
     _read_post_processor(data)
     return data
+
+
+def _written(template: ChatTemplate) -> Any:
+    """As tokenizer_config.json has it."""
+    if isinstance(template, str):
+        return template
+    return [{"name": name, "template": text} for name, text in template.items()]
 
 
 def _read_backend(path: Path) -> tokenizers.Tokenizer:

@@ -11,6 +11,7 @@ from typing import Any
 
 import tokenizers
 
+from vllm.checkpoint.chat_templates import DEFAULT, TOOL_USE, ChatTemplate
 from vllm.checkpoint.checkpoint import Checkpoint
 from vllm.checkpoint.tokenizer import TokenizerData, load_tokenizer
 from vllm.engine.chat_template import Message, render_chat
@@ -32,7 +33,7 @@ class Encoding(dict[str, Any]):
 class Tokenizer:
     """A checkpoint's tokenizer.
 
-    chat_template: the default template's text, or None. truncation_side: which end `truncation` cuts off.
+    chat_template: the template's text, or several by name, or None. truncation_side: which end `truncation` cuts off.
     """
 
     is_fast = True
@@ -40,7 +41,7 @@ class Tokenizer:
 
     def __init__(self, data: TokenizerData, *, chat_template: str | None = None, name_or_path: str = "") -> None:
         self.backend_tokenizer: tokenizers.Tokenizer = data.backend
-        self.chat_template = chat_template or data.chat_template
+        self.chat_template: ChatTemplate | None = chat_template or data.chat_template
         self.name_or_path = name_or_path
         self.truncation_side = "right"
         self.special_tokens_map = dict(data.special_tokens)
@@ -205,15 +206,34 @@ class Tokenizer:
 
     # Chats.
 
-    def get_chat_template(self, chat_template: str | None = None) -> str:
-        """The template that is used; raises VLLMValidationError if there is none."""
-        template = chat_template or self.chat_template
-        if template is None:
+    def get_chat_template(
+        self, chat_template: str | None = None, tools: Sequence[Mapping[str, Any]] | None = None
+    ) -> str:
+        """The text of the template that is used: the given one, the one of the given name, or the tokenizer's.
+
+        Of several, `tool_use` is for conversations with tools, `default` for all others. Raises VLLMValidationError if
+        there is none.
+        """
+        known = self.chat_template if isinstance(self.chat_template, dict) else {}
+        if chat_template is not None:
+            return known.get(chat_template, chat_template)
+        if isinstance(self.chat_template, str):
+            return self.chat_template
+        if tools and TOOL_USE in known:
+            return known[TOOL_USE]
+        if DEFAULT in known:
+            return known[DEFAULT]
+        if known:
+            for_tools = " `tools`, or" if TOOL_USE in known else ""
             raise VLLMValidationError(
-                "this model has no chat template: pass one (--chat-template FILE), or use completions.",
+                f"this model has chat templates by name ({', '.join(known)}) and no default one: give{for_tools} a "
+                "template (--chat-template FILE).",
                 parameter="chat_template",
             )
-        return template
+        raise VLLMValidationError(
+            "this model has no chat template: pass one (--chat-template FILE), or use completions.",
+            parameter="chat_template",
+        )
 
     def apply_chat_template(
         self,
@@ -234,7 +254,7 @@ class Tokenizer:
         variables: further names for the template. Raises jinja2.TemplateError where the template or its
         `raise_exception` fails.
         """
-        source = self.get_chat_template(chat_template)
+        source = self.get_chat_template(chat_template, tools)
         several = bool(conversation) and not isinstance(conversation[0], Mapping)
         conversations: Any = conversation if several else [conversation]
         texts = [

@@ -333,7 +333,7 @@ class LLM:
             raise VLLMValidationError("messages must be a conversation, or a list of them.", parameter="messages")
         conversations: Any = [messages] if isinstance(messages[0], Mapping) else messages
         tokenizer = self.get_tokenizer()
-        template = tokenizer.get_chat_template(chat_template)
+        template = tokenizer.get_chat_template(chat_template, template_options.get("tools"))
         if content_format == "auto":
             content_format = detect_content_format(template)
         elif content_format not in ("string", "openai"):

@@ -38,7 +38,7 @@ class RenderedPrompt(NamedTuple):
 
 
 class PromptRenderer:
-    """chat_template: replaces the tokenizer's. trust_request_template: whether requests may bring their own.
+    """trust_request_template: whether requests may bring their own template.
 
     images: prepares the images of chats; None where the model takes none.
     """
@@ -49,7 +49,6 @@ class PromptRenderer:
         *,
         max_model_len: int,
         vocab_size: int,
-        chat_template: str | None = None,
         content_format: str = "auto",
         default_template_kwargs: dict[str, Any] | None = None,
         trust_request_template: bool = False,
@@ -58,7 +57,6 @@ class PromptRenderer:
         self._tokenizer = tokenizer
         self._max_model_len = max_model_len
         self._vocab_size = vocab_size
-        self._chat_template = chat_template
         self._content_format = content_format
         self._default_kwargs = default_template_kwargs or {}
         self._trust_request_template = trust_request_template
@@ -75,7 +73,7 @@ class PromptRenderer:
 
     @property
     def has_chat_template(self) -> bool:
-        return bool(self._chat_template or getattr(self._tokenizer, "chat_template", None))
+        return bool(getattr(self._tokenizer, "chat_template", None))
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
@@ -97,9 +95,10 @@ class PromptRenderer:
     ) -> RenderedPrompt:
         """Raises VLLMValidationError, jinja2.TemplateError or DeadlineExceeded."""
         template = self._template_of(request)
+        content_format = self._format_of(template, request.chat_template is None)
         images = ImageIntake(self._images.most) if self._images else None
         conversation = await self._run(
-            lambda: parse_chat_messages(request.messages, self._format_of(template), images), images is not None
+            lambda: parse_chat_messages(request.messages, content_format, images), images is not None
         )
         tokenizer = self.tokenizer
         kwargs = {**self._default_kwargs, **(extra_kwargs or {}), **(request.chat_template_kwargs or {})}
@@ -174,25 +173,23 @@ class PromptRenderer:
             return function()
         return await asyncio.get_running_loop().run_in_executor(self._threads, function)
 
-    def _template_of(self, request: TemplateFields) -> str | None:
-        if request.chat_template is None:
-            return self._chat_template
-        if not self._trust_request_template:
+    def _template_of(self, request: TemplateFields) -> str:
+        if request.chat_template is not None and not self._trust_request_template:
             raise VLLMValidationError(
                 "`chat_template` is not taken from requests, unless the server has --trust-request-chat-template.",
                 parameter="chat_template",
             )
-        return request.chat_template
+        return str(self.tokenizer.get_chat_template(request.chat_template, request.tools))
 
-    def _format_of(self, template: str | None) -> ContentFormat:
+    def _format_of(self, template: str, is_own: bool) -> ContentFormat:
+        """is_own: whether the template is the server's, of which there are few."""
         if self._content_format in ("string", "openai"):
             return self._content_format  # type: ignore[return-value]
-        source = template or getattr(self.tokenizer, "chat_template", None) or ""
-        if template is not None and template is not self._chat_template:
-            return detect_content_format(source)
-        if source not in self._formats:
-            self._formats[source] = detect_content_format(source)
-        return self._formats[source]
+        if not is_own:
+            return detect_content_format(template)
+        if template not in self._formats:
+            self._formats[template] = detect_content_format(template)
+        return self._formats[template]
 
 
 def _longest_token(tokenizer: Any) -> int:
