@@ -10,6 +10,7 @@ import json
 import logging
 import logging.config
 import re
+import time
 from pathlib import Path
 
 from vllm import envs
@@ -60,3 +61,35 @@ def init_logger(name: str) -> logging.Logger:
     """The logger `name`, under the package's configuration."""
     _configure()
     return logging.getLogger(name)
+
+
+class RecurringFault:
+    """A fault that may recur with every block or step: the first one is a line, the following ones are a count.
+
+    what: begins the line and says what fails. interval: seconds from one line to the next while it goes on.
+    """
+
+    def __init__(self, logger: logging.Logger, what: str, interval: float = 60.0) -> None:
+        self._logger = logger
+        self._what = what
+        self._interval = interval
+        self._told_at = 0.0
+        self._num_untold = 0
+        self.count = 0
+
+    def note(self, error: object, exc_info: bool = False) -> None:
+        """It happened. exc_info: with the traceback of the exception in hand, where a line is written."""
+        self.count += 1
+        now = time.monotonic()
+        if self.count > 1 and now - self._told_at < self._interval:
+            self._num_untold += 1
+            return
+        more = f" ({self._num_untold + 1} times since the last such line)" if self._num_untold else ""
+        self._told_at, self._num_untold = now, 0
+        self._logger.warning("%s: %s%s", self._what, error, more, exc_info=exc_info)
+
+    def end(self) -> None:
+        """Nothing more will be tried: log how often it happened, if lines were left out."""
+        if self._num_untold:
+            self._logger.warning("%s: %d times in all", self._what, self.count)
+        self.count = self._num_untold = 0

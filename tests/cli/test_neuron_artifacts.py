@@ -177,6 +177,15 @@ def test_inspect_damage(capsys, checkpoint, store):
     assert "weights.bin" in found["damage"]
 
 
+def test_inspect_says_whether_others_can_write(capsys, checkpoint, store):
+    artifact = compiled(capsys, checkpoint)
+    assert run_json(capsys, "inspect", artifact)[1]["notes"] == []
+    artifact.chmod(0o777)
+    status, found = run_json(capsys, "inspect", artifact)
+    assert status == 0
+    assert "can be written by others (mode 0777)" in found["notes"][0]
+
+
 def test_inspect_what_is_no_artifact(capsys, checkpoint, store, tmp_path):
     artifact = compiled(capsys, checkpoint)
     status, _, err = run(capsys, "inspect", store)

@@ -15,62 +15,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.neuron.configs import build
-from vllm.neuron import artifact_store, artifacts, fingerprint
-from vllm.neuron.artifact_store import ArtifactStore, DamagedArtifact, Manifest, verify
-from vllm.neuron.artifacts import ArtifactError, artifact_key, diff_keys, open_or_compile
-from vllm.neuron.platform import resolve
+from tests.neuron.artifact_starts import Target, config_of, start
+from vllm.neuron import artifact_manifest, artifact_store, artifacts, fingerprint
+from vllm.neuron.artifact_manifest import DamagedArtifact, Manifest, verify
+from vllm.neuron.artifact_store import ArtifactStore
+from vllm.neuron.artifacts import ArtifactError, artifact_key, diff_keys
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-class Target:
-    """A target that writes two files, and counts how often."""
-
-    compiled = 0
-    layout = 1
-
-    @classmethod
-    def artifact_key(cls, config):
-        return {"layout": cls.layout}
-
-    @classmethod
-    def compile(cls, config, directory, progress):
-        assert not any(directory.iterdir())
-        cls.compiled += 1
-        progress("packing", 0.5)
-        (directory / "programs").mkdir()
-        (directory / "programs" / "decode_128.bin").write_bytes(b"program")
-        (directory / "weights.bin").write_bytes(bytes(range(256)) * 1000)
-
-
-@pytest.fixture
-def target():
-    return type("FreshTarget", (Target,), {"compiled": 0})
-
-
-@pytest.fixture(autouse=True)
-def environment(tmp_path, monkeypatch):
-    monkeypatch.setenv("VLLM_CACHE_ROOT", str(tmp_path / "cache"))
-    monkeypatch.delenv("NEURON_COMPILED_ARTIFACTS", raising=False)
-    monkeypatch.setattr(fingerprint, "CLOCK_GRANULARITY_SECONDS", 0.0)
-
-
-@pytest.fixture
-def checkpoint(tmp_path) -> Path:
-    directory = tmp_path / "checkpoint"
-    directory.mkdir()
-    (directory / "config.json").write_text("{}")
-    (directory / "model.safetensors").write_bytes(b"weights " * 1000)
-    return directory
-
-
-def config_of(checkpoint: Path, **options):
-    return resolve(build(model=str(checkpoint), model_path=str(checkpoint), max_num_seqs=4, **options))
-
-
-def start(checkpoint: Path, target, **options):
-    return open_or_compile(config_of(checkpoint, **options), target, lambda what, share: None)
+pytestmark = pytest.mark.usefixtures("private_caches")
 
 
 # Hit and miss.
@@ -333,10 +287,10 @@ def test_a_manifest_cannot_point_outside(name, checkpoint, target):
 
 def test_beyond_the_budget_samples_are_held_against_the_manifest(checkpoint, target, monkeypatch):
     directory = start(checkpoint, target).directory
-    monkeypatch.setattr(artifact_store, "WHOLE_BYTES", 10)
+    monkeypatch.setattr(artifact_manifest, "WHOLE_BYTES", 10)
     read = []
-    really = artifact_store.sha256
-    monkeypatch.setattr(artifact_store, "sha256", lambda file: read.append(file.name) or really(file))
+    really = artifact_manifest.sha256
+    monkeypatch.setattr(artifact_manifest, "sha256", lambda file: read.append(file.name) or really(file))
     verify(directory)
     assert read == ["decode_128.bin"]
     _harm(directory / "weights.bin", "flip")
@@ -348,12 +302,12 @@ def test_samples_reach_from_the_first_byte_to_the_last(tmp_path):
     file = tmp_path / "large"
     with file.open("wb") as stream:
         stream.truncate(300 * 2**20)
-    before = artifact_store.sampled_sha256(file)
+    before = artifact_manifest.sampled_sha256(file)
     for offset in (0, 300 * 2**20 - 1):
         with file.open("r+b") as stream:
             stream.seek(offset)
             stream.write(b"x")
-        after = artifact_store.sampled_sha256(file)
+        after = artifact_manifest.sampled_sha256(file)
         assert after != before
         before = after
 

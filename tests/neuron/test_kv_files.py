@@ -151,3 +151,18 @@ def test_a_write_that_fails_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     files.close()
     assert files.take_forgotten() == [key(0)] and key(0) not in files
     assert list(files.directory.iterdir()) == []
+
+
+def test_a_full_disk_is_one_line_and_a_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:  # S14
+    files = opened(tmp_path)
+    monkeypatch.setattr(Path, "rename", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    for i in range(47):
+        files.save(key(i), content(i))
+    files.close()
+    lines = [record.getMessage() for record in caplog.records if "could not be written" in record.getMessage()]
+    assert len(lines) == 2
+    assert "No space left on device" in lines[0]
+    assert lines[1].endswith("47 times in all")
+    assert sorted(files.take_forgotten()) == sorted(key(i) for i in range(47))

@@ -13,7 +13,7 @@ from tests.neuron.driver import Driver, load, resolved_config
 from tests.neuron.test_target_contract import _alone, _prompt
 from tests.tiny import make_checkpoint
 from vllm import LLM, SamplingParams
-from vllm.neuron.artifact_store import ArtifactError
+from vllm.neuron.artifact_manifest import ArtifactError
 from vllm.neuron.artifacts import artifact_key, diff_keys, open_or_compile
 from vllm.neuron.neuronx.compiling import CompilationFailed, scratch_directory
 from vllm.neuron.neuronx.model import NeuronxDeviceModel

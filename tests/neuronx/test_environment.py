@@ -12,7 +12,7 @@ import pytest
 
 from tests.neuron.driver import load, resolved_config
 from vllm.neuron import host_platform
-from vllm.neuron.artifact_store import ArtifactError
+from vllm.neuron.artifact_manifest import ArtifactError
 from vllm.neuron.neuronx import environment
 from vllm.neuron.neuronx.library import load_library
 

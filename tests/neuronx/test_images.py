@@ -194,7 +194,7 @@ def test_other_models_have_no_vision_encoder(newest, tiny_llama):
 
 
 def test_an_artifact_of_another_vision_encoder_is_refused(target, llama4):
-    from vllm.neuron.artifact_store import ArtifactError
+    from vllm.neuron.artifact_manifest import ArtifactError
     from vllm.neuron.neuronx.model import NeuronxDeviceModel
 
     _, device = target

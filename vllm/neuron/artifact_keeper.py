@@ -18,7 +18,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from vllm.neuron.artifact_store import MANIFEST, DamagedArtifact, Manifest, last_use, verify
+from vllm.neuron.artifact_manifest import MANIFEST, DamagedArtifact, Manifest, verify
+from vllm.neuron.artifact_store import last_use
 
 _HASH = re.compile(r"[0-9a-f]{64}")
 _SET_ASIDE = re.compile(r"([0-9a-f]{64})\.damaged-[0-9T]+")

@@ -10,13 +10,13 @@
 An artifact is complete when its directory has its final name. What a crash leaves behind is a `.tmp-` directory; the
 next to hold the lock of that hash removes it, if `making.json` says that this machine made it.
 
-Verification: sizes always; content up to `WHOLE_BYTES` a start, smallest files first, by whole SHA-256; the rest by a
-SHA-256 over `SAMPLES` evenly spread pieces of a MiB, the first and the last among them. `verify(deep=True)` reads all.
+Stores and artifacts that somebody else may have written are not used: `ArtifactStore.fault` and `trust_fault`, by the
+rules of `ownership`.
 """
 
 from __future__ import annotations
 
-import hashlib
+import errno
 import json
 import os
 import re
@@ -26,136 +26,41 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from filelock import BaseFileLock, FileLock, Timeout
 
-from vllm.exceptions import VLLMError
 from vllm.logger import init_logger
+from vllm.neuron.artifact_manifest import (
+    FORMAT,
+    MANIFEST,
+    ArtifactError,
+    DamagedArtifact,
+    FileEntry,
+    Manifest,
+    read_json,
+    sampled_sha256,
+)
 from vllm.neuron.fingerprint import sha256
+from vllm.neuron.ownership import write_fault, write_fault_within
 from vllm.version import __version__
 
 logger = init_logger(__name__)
 
-FORMAT = 1
-MANIFEST = "manifest.json"
-WHOLE_BYTES = 256 * 2**20
-SAMPLES = 64
 ABANDONED_SECONDS = 24 * 3600
 """Age from which another machine's unfinished artifact on shared storage is taken to be abandoned."""
 
+REMEDY = (
+    "Make it this user's own (`chown -R`) and closed to others (`chmod -R go-w`), run as the user whose it is, or set "
+    "NEURON_COMPILED_ARTIFACTS to another place"
+)
+"""What to do about a store or an artifact that is not trusted."""
+
 _HASH = re.compile(r"[0-9a-f]{64}")
-_MIB = 2**20
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _MAKING = "making.json"
-
-
-class ArtifactError(VLLMError):
-    """An artifact is missing, damaged or does not fit, and may not be made anew."""
-
-
-class DamagedArtifact(ArtifactError):
-    """An artifact's files are not what its manifest says."""
-
-
-@dataclass(frozen=True, slots=True)
-class FileEntry:
-    """One file: bytes, and SHA-256 of the whole and of its samples (see the module's head)."""
-
-    size: int
-    sha256: str
-    sampled_sha256: str
-
-
-@dataclass(frozen=True, slots=True)
-class Manifest:
-    """What an artifact is and holds; `manifest.json` has exactly these names.
-
-    key: everything that shaped it. hash: SHA-256 of the key. files: by path relative to the artifact, with "/".
-    created: UTC, ISO 8601. tool: the package and version that made it.
-    """
-
-    format: int
-    hash: str
-    key: dict[str, Any]
-    files: dict[str, FileEntry]
-    created: str
-    compile_seconds: float
-    tool: str
-
-    @classmethod
-    def read(cls, directory: Path) -> Manifest:
-        """Raises DamagedArtifact where there is none, or none that can be understood."""
-        try:
-            found = json.loads((directory / MANIFEST).read_text())
-            files = {_safe(name): FileEntry(**entry) for name, entry in found.pop("files").items()}
-            manifest = cls(files=files, **found)
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-            raise DamagedArtifact(f"{directory / MANIFEST} cannot be read: {error}") from None
-        if manifest.format != FORMAT:
-            raise DamagedArtifact(f"{directory} has manifest format {manifest.format}; this version reads {FORMAT}")
-        return manifest
-
-    def write(self, directory: Path) -> None:
-        (directory / MANIFEST).write_text(json.dumps(asdict(self), indent=2) + "\n")
-
-
-def _safe(name: str) -> str:
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts:
-        raise ValueError(f"{name!r} is no path inside the artifact")
-    return name
-
-
-def canonical_json(value: Any) -> str:
-    """One text for equal values: sorted names, no spaces, ASCII."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"))
-
-
-def key_hash(key: dict[str, Any]) -> str:
-    return hashlib.sha256(canonical_json(key).encode()).hexdigest()
-
-
-def verify(directory: Path, deep: bool = False) -> Manifest:
-    """Read the manifest and hold the files against it. Raises DamagedArtifact that names every file at fault."""
-    manifest = Manifest.read(directory)
-    faults = []
-    if key_hash(manifest.key) != manifest.hash:
-        faults.append(f"{MANIFEST}: the key does not have the hash {manifest.hash}")
-    whole_left = WHOLE_BYTES
-    for name, entry in sorted(manifest.files.items(), key=lambda item: item[1].size):
-        whole = deep or entry.size <= whole_left
-        whole_left -= entry.size if whole else 0
-        if fault := _file_fault(directory / name, entry, whole):
-            faults.append(f"{name}: {fault}")
-    if faults:
-        raise DamagedArtifact(f"the artifact {directory} is damaged: {'; '.join(faults)}")
-    return manifest
-
-
-def _file_fault(file: Path, entry: FileEntry, whole: bool) -> str:
-    try:
-        size = file.stat().st_size
-        if size != entry.size:
-            return f"has {size} bytes instead of {entry.size}"
-        matches = sha256(file) == entry.sha256 if whole else sampled_sha256(file) == entry.sampled_sha256
-    except OSError as error:
-        return str(error.strerror or error)
-    return "" if matches else "its content is not what was written"
-
-
-def sampled_sha256(file: Path) -> str:
-    """SHA-256 over the size and `SAMPLES` pieces of a MiB, evenly spread from the first to the last."""
-    size = file.stat().st_size
-    digest = hashlib.sha256(str(size).encode())
-    last = max(0, size - _MIB)
-    with file.open("rb", buffering=0) as stream:
-        for offset in sorted({last * step // (SAMPLES - 1) for step in range(SAMPLES)}):
-            stream.seek(offset)
-            digest.update(stream.read(_MIB))
-    return digest.hexdigest()
 
 
 def note_use(artifact: Path) -> None:
@@ -168,12 +73,38 @@ def note_use(artifact: Path) -> None:
         logger.debug("the use of %s is not noted: %s", artifact, error)
 
 
+def _time_of(file: Path) -> float:
+    try:
+        return file.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
 def last_use(artifact: Path) -> float | None:
     """When `artifact` was loaded last, in seconds since the epoch; None if it never was, as far as its store knows."""
     try:
         return (artifact.parent / f".used-{artifact.name}").stat().st_mtime
     except OSError:
         return None
+
+
+class FullStore(ArtifactError):
+    """A store's file system does not have the room that an artifact takes."""
+
+
+def trust_fault(artifact: Path) -> str:
+    """Why somebody else may have written files of `artifact`; "" if only this user and the superuser can have.
+
+    Looks at the directory, and at all that its manifest names. Raises DamagedArtifact for what cannot be read.
+    """
+    try:
+        if fault := write_fault_within(artifact, [artifact / MANIFEST]):
+            return fault
+        files = {artifact / name for name in Manifest.read(artifact).files}
+        directories = {parent for file in files for parent in file.parents if artifact in parent.parents}
+        return write_fault_within(artifact, sorted(directories | {file for file in files if file.exists()}))
+    except OSError as error:
+        raise DamagedArtifact(f"{artifact} cannot be read: {error}") from None
 
 
 class ArtifactStore:
@@ -185,11 +116,36 @@ class ArtifactStore:
     def path(self, name: str) -> Path:
         return self.directory / name
 
+    def fault(self) -> str:
+        """Why nothing in this store can be read, or believed; "" if it can, or if there is no store yet."""
+        try:
+            os.scandir(self.directory).close()
+            return write_fault(self.directory)
+        except FileNotFoundError:
+            return ""
+        except OSError as error:
+            return f"{self.directory} cannot be used: {error.strerror or error}"
+
     def is_writable(self) -> bool:
+        existing = self._existing()
+        return existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
+
+    def check_room(self, needed: int) -> None:
+        """Raise FullStore if the file system has fewer than `needed` bytes for this user, as far as it tells."""
+        if (free := self._free_bytes()) < needed:
+            raise FullStore(_no_room(self.directory, needed, free))
+
+    def _free_bytes(self) -> int:
+        """What this user can still write there; very much where the file system does not tell."""
+        found = os.statvfs(self._existing())
+        return found.f_bavail * found.f_frsize if found.f_blocks else 2**63
+
+    def _existing(self) -> Path:
+        """The directory, or the nearest above it that exists."""
         existing = self.directory
         while not existing.exists() and existing != existing.parent:
             existing = existing.parent
-        return existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
+        return existing
 
     def manifests(self, most: int = 32) -> list[tuple[Path, Manifest]]:
         """The newest artifacts and their manifests; those that cannot be read are left out."""
@@ -197,7 +153,7 @@ class ArtifactStore:
             return []
         files = [file for file in self.directory.glob(f"*/{MANIFEST}") if not file.parent.name.startswith(".")]
         found = []
-        for file in sorted(files, key=lambda file: file.stat().st_mtime, reverse=True)[:most]:
+        for file in sorted(files, key=_time_of, reverse=True)[:most]:
             try:
                 found.append((file.parent, Manifest.read(file.parent)))
             except DamagedArtifact as error:
@@ -216,6 +172,8 @@ class ArtifactStore:
             self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._acquire(lock, name)
         except (OSError, NotImplementedError) as error:
+            if _is_full(error):
+                raise FullStore(_no_room(self.directory, 0, self._free_bytes())) from error
             raise ArtifactError(
                 f"{self.directory} cannot be locked ({error}), so that two might compile into it at once. Mount it "
                 "with file locks (NFS with its lock service, Lustre with -o flock), or set NEURON_COMPILED_ARTIFACTS "
@@ -234,10 +192,11 @@ class ArtifactStore:
             lock.acquire()
 
     @contextmanager
-    def making(self, name: str, key: dict[str, Any]) -> Iterator[Path]:
+    def making(self, name: str, key: dict[str, Any], num_bytes: int = 0) -> Iterator[Path]:
         """An empty directory to fill; published as `name` at the end of the block, removed if the block fails.
 
-        Call with `locked(name)` held. Raises ArtifactError, before the block, where nothing could be published.
+        Call with `locked(name)` held. num_bytes: what will be written, 0 if that is not known. Raises ArtifactError,
+        before the block, where nothing could be published, and FullStore where the disk became full.
         """
         self.remove_remains(name)
         scratch = self.directory / f".tmp-{name}-{os.getpid()}-{secrets.token_hex(4)}"
@@ -247,6 +206,11 @@ class ArtifactStore:
             yield content
             _manifest_of(content, name, key, time.monotonic() - started).write(content)
             self._publish(content, name)
+        except Exception as error:
+            if not _is_full(error):
+                raise
+            written, free = _bytes_in(scratch), self._free_bytes()
+            raise FullStore(_no_room(self.directory, max(num_bytes, written), free + written)) from error
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 
@@ -266,10 +230,10 @@ class ArtifactStore:
     def _publish(self, content: Path, name: str) -> None:
         _sync(content)
         final = self.path(name)
-        if final.exists():
+        if os.path.lexists(final):
             aside = self.path(f"{name}.damaged-{datetime.now(timezone.utc):%Y%m%dT%H%M%S%f}")
             final.rename(aside)
-            logger.warning("the damaged artifact was set aside as %s", aside)
+            logger.warning("the artifact that cannot be used was set aside as %s", aside)
         content.rename(final)
         _sync_directory(self.directory)
 
@@ -281,6 +245,31 @@ class ArtifactStore:
                 shutil.rmtree(scratch, ignore_errors=True)
             else:
                 logger.warning("leaving %s alone: another machine may be at work there", scratch)
+
+
+def _is_full(error: BaseException | None) -> bool:
+    """Whether a full disk or a used-up quota is among the causes of an error."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _FULL:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _no_room(directory: Path, needed: int, free: int) -> str:
+    takes = f"the artifact takes {needed / 2**20:.1f} MiB" if needed else "an artifact takes more"
+    return f"there is no room in {directory}: {free / 2**20:.1f} MiB are free, {takes}"
+
+
+def _bytes_in(directory: Path) -> int:
+    return sum(size for file in directory.rglob("*") if (size := _size_of(file)))
+
+
+def _size_of(file: Path) -> int:
+    try:
+        return file.stat().st_size if file.is_file() else 0
+    except OSError:
+        return 0
 
 
 def _this_maker() -> dict[str, Any]:
@@ -296,11 +285,11 @@ def _this_maker() -> dict[str, Any]:
 def _is_abandoned(scratch: Path) -> bool:
     """Whether `scratch` is ours and nobody works in it, given that we hold its lock on this machine."""
     try:
-        maker = json.loads((scratch / _MAKING).read_text())
+        maker = read_json(scratch / _MAKING)
         here = _this_maker()
         same_machine = maker["host"] == here["host"] or (maker["boot_id"] and maker["boot_id"] == here["boot_id"])
         return bool(same_machine or time.time() - maker["started"] > ABANDONED_SECONDS)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (DamagedArtifact, KeyError, TypeError):
         return False
 
 

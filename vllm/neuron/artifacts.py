@@ -8,7 +8,9 @@ Where, in this order:
   1. NEURON_COMPILED_ARTIFACTS: if it is itself an artifact and its key is the one needed, it is loaded as it is;
      otherwise it is a store, and artifacts are `<it>/<hash>`.
   2. Without that variable `<checkpoint directory>/neuron-compiled-artifacts/<hash>`.
-  3. Where that cannot be written, `<VLLM_CACHE_ROOT>/neuron-compiled-artifacts/<hash>`.
+  3. Where that cannot be written, or is full, `<VLLM_CACHE_ROOT>/neuron-compiled-artifacts/<hash>`.
+
+A store or an artifact that somebody else may have written is passed over, with a line in the log.
 """
 
 from __future__ import annotations
@@ -21,15 +23,8 @@ from typing import Any, NamedTuple
 from vllm import envs
 from vllm.config import SpeculativeConfig, VllmConfig
 from vllm.logger import init_logger
-from vllm.neuron.artifact_store import (
-    MANIFEST,
-    ArtifactError,
-    ArtifactStore,
-    DamagedArtifact,
-    Manifest,
-    key_hash,
-    verify,
-)
+from vllm.neuron.artifact_manifest import MANIFEST, ArtifactError, DamagedArtifact, Manifest, key_hash, verify
+from vllm.neuron.artifact_store import REMEDY, ArtifactStore, FullStore, trust_fault
 from vllm.neuron.device import DeviceModel, Progress
 from vllm.neuron.fingerprint import adapter_files, cache_root, fingerprint, weight_files
 
@@ -157,50 +152,99 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-class Found(NamedTuple):
-    """directory: the verified artifact, None if there is none; then `info` says why, and how the nearest differs.
+class Rejected:
+    """Artifacts that were found and could not be loaded, by what they are, not by where they lie."""
 
-    key: what was looked for.
-    """
+    def __init__(self) -> None:
+        self._faults: dict[tuple[int, int], str] = {}
+
+    def add(self, artifact: Path, fault: str) -> None:
+        self._faults[self._identity(artifact)] = f"the artifact {artifact} cannot be run: {fault}"
+
+    def fault(self, artifact: Path) -> str:
+        """Why `artifact` is one of them; "" if it is not."""
+        return self._faults.get(self._identity(artifact), "")
+
+    @staticmethod
+    def _identity(artifact: Path) -> tuple[int, int]:
+        found = artifact.stat()
+        return found.st_dev, found.st_ino
+
+
+class Found(NamedTuple):
+    """What a search for an artifact gave."""
 
     directory: Path | None
+    """The verified artifact; None if there is none: then `info` says why, and how the nearest differs."""
     info: ArtifactInfo
     key: dict[str, Any]
+    """What was looked for."""
+    stores: list[ArtifactStore]
+    """Places that can be trusted, best first; one more artifact can be made in those of them that can be written."""
 
 
-def find_artifact(config: VllmConfig, target: type[DeviceModel]) -> Found:
-    """Look for the artifact of a resolved config, and make nothing."""
+def find_artifact(config: VllmConfig, target: type[DeviceModel], rejected: Rejected | None = None) -> Found:
+    """Look for the artifact of a resolved config, and make nothing.
+
+    rejected: artifacts that are passed over.
+    Raises ArtifactError where there is no store that can be trusted.
+    """
     key = artifact_key(config, target)
     info = ArtifactInfo(key_hash(key))
-    stores = _stores(config)
-    found = _open_found(_candidates(stores, info.hash), info)
+    stores = _trusted(_stores(config))
+    found = _open_found(_candidates(stores, info.hash), info, rejected or Rejected())
     if found is None:
         _explain(stores, key, info)
-    return Found(found, info, key)
+    return Found(found, info, key, stores)
+
+
+def _trusted(stores: list[ArtifactStore]) -> list[ArtifactStore]:
+    """The stores that nobody else can have written. Raises ArtifactError if there is none."""
+    faults = {store.directory: fault for store in stores if (fault := store.fault())}
+    if len(faults) == len(stores):
+        raise ArtifactError(f"no place for artifacts can be trusted: {'; '.join(faults.values())}. {REMEDY}")
+    for fault in faults.values():
+        logger.warning("artifacts there are not used: %s. %s", fault, REMEDY)
+    return [store for store in stores if store.directory not in faults]
 
 
 def open_or_compile(
-    config: VllmConfig, target: type[DeviceModel], progress: Progress, *, to_load: bool = False
+    config: VllmConfig,
+    target: type[DeviceModel],
+    progress: Progress,
+    *,
+    to_load: bool = False,
+    rejected: Rejected | None = None,
 ) -> Opened:
     """The artifact of a resolved config, verified; compiled and published first where there is none.
 
-    to_load: it will be loaded here, so that what would not fit is not compiled.
-    Raises ArtifactError where none matches and compiling was forbidden (`compile=False`) or cannot be written.
+    to_load: it will be loaded here, so that what would not fit is not compiled. rejected: artifacts that are passed
+    over.
+    Raises ArtifactError where none matches and compiling was forbidden (`compile=False`), or none can be written.
     """
-    found, info, key = find_artifact(config, target)
+    rejected = rejected or Rejected()
+    found, info, key, stores = find_artifact(config, target, rejected)
     if found is not None:
         return Opened(found, True, info)
-    stores = _stores(config)
     if not config.neuron_options.compile:
         raise ArtifactError(f"{info.reason}, and --no-compile forbids making one" + _listed(info.diff))
-    store = next((store for store in stores if store.is_writable()), None)
-    if store is None:
+    writable = [store for store in stores if store.is_writable()]
+    if not writable:
         where = ", ".join(str(store.directory) for store in stores)
         raise ArtifactError(f"{info.reason}, and none can be written to {where}. Set NEURON_COMPILED_ARTIFACTS")
     if to_load:
         target.check_fits(config)
     logger.info("%s: compiling%s", info.reason, _listed(info.diff))
-    return _compile(config, target, progress, store, key, info)
+    num_bytes = target.artifact_bytes(config)
+    faults = []
+    for store in writable:
+        try:
+            store.check_room(num_bytes)
+            return _compile(config, target, progress, store, key, info, num_bytes, rejected)
+        except FullStore as error:
+            logger.warning("%s", error)
+            faults.append(str(error))
+    raise ArtifactError(f"{'; '.join(faults)}. Make room, or set NEURON_COMPILED_ARTIFACTS to a place that has it")
 
 
 def _compile(
@@ -210,12 +254,14 @@ def _compile(
     store: ArtifactStore,
     key: dict[str, Any],
     info: ArtifactInfo,
+    num_bytes: int,
+    rejected: Rejected,
 ) -> Opened:
     path = store.path(info.hash)
     with store.locked(info.hash) as info.waited_seconds:
-        if found := _open_found([path], info):
+        if found := _open_found([path], info, rejected):
             return Opened(found, True, info)
-        with store.making(info.hash, key) as directory:
+        with store.making(info.hash, key, num_bytes) as directory:
             target.compile(config, directory, progress)
         info.compile_seconds = Manifest.read(path).compile_seconds
     return Opened(path, False, info)
@@ -247,21 +293,28 @@ def _hash_of(directory: Path) -> str:
         return ""
 
 
-def _open_found(paths: list[Path], info: ArtifactInfo) -> Path | None:
-    """The first of `paths` that is the whole artifact. Damaged ones are reported and left as they are."""
+def _open_found(paths: list[Path], info: ArtifactInfo, rejected: Rejected) -> Path | None:
+    """The first of `paths` that is the whole artifact. Others are reported and left as they are."""
     for path in paths:
         if not path.is_dir():
             continue
         try:
-            found = verify(path).hash
+            fault = rejected.fault(path) or _untrusted(path)
+            found = "" if fault else verify(path).hash
         except DamagedArtifact as error:
-            info.reason = str(error)
-            logger.warning("%s", error)
-            continue
-        if found == info.hash:
+            fault, found = str(error), ""
+        if fault:
+            info.reason = fault
+            logger.warning("%s", fault)
+        elif found == info.hash:
             info.reason = f"the artifact {path} matches"
             return path
     return None
+
+
+def _untrusted(path: Path) -> str:
+    fault = trust_fault(path)
+    return f"the artifact {path} is not used: {fault}. {REMEDY}" if fault else ""
 
 
 def _explain(stores: list[ArtifactStore], key: dict[str, Any], info: ArtifactInfo) -> None:

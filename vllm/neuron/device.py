@@ -54,9 +54,17 @@ class DeviceModel(ABC):
         """Raise ValueError if `load` would take more memory than there is. Reads no weight. `load` checks it too."""
 
     @classmethod
+    def artifact_bytes(cls, config: VllmConfig) -> int:
+        """About how many bytes `compile` will write; 0 where that is not known before. Reads no weight."""
+        return 0
+
+    @classmethod
     @abstractmethod
     def load(cls, config: VllmConfig, directory: Path) -> DeviceModel:
-        """Open an artifact written by `compile` for an equal config. Never writes to or deletes from it."""
+        """Open an artifact written by `compile` for an equal config. Never writes to or deletes from it.
+
+        Raises DamagedArtifact for one that holds what cannot be run; it is then set aside and compiled anew.
+        """
 
     @abstractmethod
     def forward(self, model_input: ModelInput) -> ModelOutput:

@@ -19,6 +19,7 @@ from typing import Any
 
 from vllm import envs
 from vllm.logger import init_logger
+from vllm.neuron.ownership import write_fault_within
 
 logger = init_logger(__name__)
 
@@ -114,10 +115,12 @@ def _note_path(file: Path) -> Path:
 
 def _read_note(note: Path) -> dict[str, Any]:
     try:
+        if fault := write_fault_within(note.parent, [note]):
+            raise PermissionError(fault)
         found = json.loads(note.read_text())
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         logger.warning("the remembered hash in %s cannot be read (%s); hashing again", note, error)
         return {}
     return found if isinstance(found, dict) and isinstance(found.get("sha256"), str) else {}

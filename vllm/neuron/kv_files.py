@@ -26,7 +26,6 @@ import hashlib
 import os
 import re
 import secrets
-import stat
 import threading
 import time
 from collections import OrderedDict, deque
@@ -34,8 +33,9 @@ from pathlib import Path
 
 import numpy as np
 
-from vllm.logger import init_logger
+from vllm.logger import RecurringFault, init_logger
 from vllm.neuron.model_input import ByteArray
+from vllm.neuron.ownership import privacy_fault
 
 logger = init_logger(__name__)
 
@@ -56,6 +56,8 @@ class KVFiles:
         self.block_bytes = block_bytes
         self.max_bytes = max_bytes
         _make_private(self.directory)
+        self._unwritten = RecurringFault(logger, f"a KV block could not be written to {self.directory}")
+        self._unusable = RecurringFault(logger, f"a KV block in {self.directory} is not used and removed")
         self._remove_abandoned()
         self._known: OrderedDict[bytes, None] = OrderedDict((bytes.fromhex(path.name), None) for path in self._oldest())
         self._written_since_count = self._num_bytes = 0
@@ -95,7 +97,7 @@ class KVFiles:
             return True
         self._known.pop(block_hash, None)
         if fault != "it is gone":
-            logger.warning("the KV block %s is not used and removed: %s", path, fault)
+            self._unusable.note(f"{path.name}: {fault}")
             path.unlink(missing_ok=True)
         return False
 
@@ -125,6 +127,8 @@ class KVFiles:
             self._closing = True
             self._wakes.notify()
         self._writer.join()
+        self._unwritten.end()
+        self._unusable.end()
 
     def _path(self, block_hash: bytes) -> Path:
         return self.directory / block_hash.hex()
@@ -170,13 +174,12 @@ class KVFiles:
         try:
             self._make_room()
             descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-            with os.fdopen(descriptor, "wb", buffering=0) as file:
+            with os.fdopen(descriptor, "wb") as file:
                 file.write(_header(block_hash, data))
                 file.write(data.data)
             new.rename(self._path(block_hash))
         except Exception as error:  # without its thread, `clear` would wait for ever
-            unforeseen = not isinstance(error, OSError)
-            logger.warning("a KV block could not be written to %s: %s", self.directory, error, exc_info=unforeseen)
+            self._unwritten.note(error, exc_info=not isinstance(error, OSError))
             with contextlib.suppress(OSError):
                 new.unlink(missing_ok=True)
             return False
@@ -229,9 +232,5 @@ def _header(block_hash: bytes, data: ByteArray) -> bytes:
 def _make_private(directory: Path) -> None:
     directory.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     directory.mkdir(exist_ok=True, mode=0o700)
-    found = directory.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
-        raise PermissionError(
-            f"{directory} must be a directory of this user that nobody else may enter (mode 0700), since KV blocks "
-            f"tell what prompts said; it has mode {stat.S_IMODE(found.st_mode):04o} and belongs to user {found.st_uid}"
-        )
+    if fault := privacy_fault(directory):
+        raise PermissionError(f"KV blocks tell what prompts said: {fault}")

@@ -16,8 +16,8 @@ import numpy as np
 
 from vllm.config import VllmConfig
 from vllm.core.contract import ModelRunnerOutput, SchedulerOutput
-from vllm.logger import init_logger
-from vllm.neuron.artifact_store import canonical_json
+from vllm.logger import RecurringFault, init_logger
+from vllm.neuron.artifact_manifest import canonical_json
 from vllm.neuron.artifacts import artifact_key
 from vllm.neuron.device import DeviceModel
 from vllm.neuron.kv_files import KVFiles
@@ -115,6 +115,8 @@ class KVStore:
         self.tiers = tiers
         self._buffer: ByteArray = np.empty((1, device.kv_block_bytes), np.uint8)
         self._num_saved = self._num_loaded = self._num_failed = 0
+        self._unsaved = RecurringFault(logger, "a cached prefix block could not be saved")
+        self._unloaded = RecurringFault(logger, "a cached prefix block could not be loaded")
 
     def copy(self, step: SchedulerOutput) -> ModelRunnerOutput:
         """Make the copies of a step: all saves, then all loads. The result says what did not work."""
@@ -153,8 +155,8 @@ class KVStore:
             for tier in self.tiers:
                 tier.save(block_hash, self._buffer[0])
             self._num_saved += 1
-        except Exception:
-            logger.exception("a cached prefix block could not be saved")
+        except Exception as error:
+            self._unsaved.note(error, exc_info=True)
             result.kv_forgotten.append(block_hash)
 
     def _load(self, block_hash: bytes, block_id: int) -> bool:
@@ -162,8 +164,8 @@ class KVStore:
             if not any(tier.load(block_hash, self._buffer[0]) for tier in self.tiers):
                 return False
             self.device.write_kv([block_id], self._buffer)
-        except Exception:
-            logger.exception("a cached prefix block could not be loaded")
+        except Exception as error:
+            self._unloaded.note(error, exc_info=True)
             return False
         self._num_loaded += 1
         return True

@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from vllm.config import VllmConfig
 from vllm.logger import init_logger
+from vllm.neuron.artifact_manifest import DamagedArtifact
 from vllm.neuron.artifact_store import note_use
-from vllm.neuron.artifacts import open_or_compile
+from vllm.neuron.artifacts import Rejected, open_or_compile
 from vllm.neuron.device import DeviceModel, resolve_target
 
 logger = init_logger(__name__)
@@ -44,11 +44,19 @@ def load_model(config: VllmConfig, report: PhaseReport | None = None) -> tuple[D
     target = resolve_target(config.target)
     started = time.perf_counter()
     report("artifact", 0.0, "")
-    directory, hit, _ = open_or_compile(config, target, CompileProgress(report), to_load=True)
-    found = time.perf_counter()
-    report("load", 0.0, "")
-    device = target.load(config, Path(directory))
-    note_use(Path(directory))
+    progress, rejected = CompileProgress(report), Rejected()
+    while True:
+        directory, hit, _ = open_or_compile(config, target, progress, to_load=True, rejected=rejected)
+        found = time.perf_counter()
+        report("load", 0.0, "")
+        try:
+            device = target.load(config, directory)
+            break
+        except DamagedArtifact as error:
+            if not hit:
+                raise
+            rejected.add(directory, str(error))
+    note_use(directory)
     loaded = time.perf_counter()
     info = LoadInfo(config.target, str(directory), hit, {"artifact": found - started, "load": loaded - found})
     logger.info(

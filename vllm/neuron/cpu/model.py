@@ -111,6 +111,10 @@ class CpuDeviceModel(DeviceModel):
         check_memory(config, _memory_needed(config, parts, ThreadPool(), hidden))
 
     @classmethod
+    def artifact_bytes(cls, config: VllmConfig) -> int:
+        return sum(part.num_bytes(config) for part in _parts(config))
+
+    @classmethod
     def load(cls, config: VllmConfig, directory: Path) -> CpuDeviceModel:
         index, specs = _read_part(directory)
         pool, hidden = ThreadPool(), _hidden_cache(config, index["hidden_width"])
@@ -188,6 +192,11 @@ class _Part:
     def lay_out(self, config: VllmConfig) -> tuple[Index, Specs]:
         """What `write` will write, without reading a weight."""
         return self._described(lay_out(self.graph, self.weights, self.scheme)), self._programs(config)
+
+    def num_bytes(self, config: VllmConfig) -> int:
+        """What `write` will write."""
+        index, specs = self.lay_out(config)
+        return int(index["num_bytes"]) + sum(len(json.dumps(each)) for each in (index, *specs.values()))
 
     def write(self, config: VllmConfig, directory: Path, progress: Progress) -> None:
         directory = directory / self.name

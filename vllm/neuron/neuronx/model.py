@@ -20,7 +20,7 @@ from vllm import envs
 from vllm.config import VllmConfig
 from vllm.core.contract import HOST_SAMPLING, Capabilities
 from vllm.logger import init_logger
-from vllm.neuron.artifact_store import ArtifactError
+from vllm.neuron.artifact_manifest import ArtifactError
 from vllm.neuron.device import DeviceLost, DeviceModel, Progress
 from vllm.neuron.host_platform import library_setting_the_platform, platform_name
 from vllm.neuron.model_input import ModelInput, ModelOutput

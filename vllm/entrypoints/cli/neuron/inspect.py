@@ -18,7 +18,8 @@ from vllm.engine.arg_utils import EngineArgs
 from vllm.entrypoints.cli.neuron.compile import resolved_config
 from vllm.entrypoints.cli.neuron.output import Table, print_table, size
 from vllm.neuron.artifact_keeper import kept_in
-from vllm.neuron.artifact_store import MANIFEST, DamagedArtifact, Manifest, last_use, verify
+from vllm.neuron.artifact_manifest import MANIFEST, DamagedArtifact, Manifest, verify
+from vllm.neuron.artifact_store import REMEDY, last_use, trust_fault
 from vllm.neuron.artifacts import ArtifactError, artifact_key, diff_keys
 from vllm.neuron.device import TARGETS, resolve_target
 from vllm.neuron.neuron_config import NeuronConfig, NeuronConfigError
@@ -61,6 +62,8 @@ def main(argv: list[str]) -> int:
             return FAULTS
     try:
         verdict = _verdict(engine_args, manifest) if engine_args != default else Verdict()
+        if fault := trust_fault(directory):
+            verdict.notes.append(f"this user's starts pass it over: {fault}. {REMEDY}")
     except (CheckpointError, ArtifactError, ValueError, OSError) as error:
         print(f"vllm neuron inspect: {error}", file=sys.stderr)
         return FAULTS
@@ -139,25 +142,36 @@ def _as_json(directory: Path, manifest: Manifest, damage: str, verdict: Verdict)
 def _programs(key: Mapping[str, Any]) -> list[Any]:
     """The programs of the artifact's Neuron config; none where a key of another version cannot be read."""
     try:
-        return programs_of(NeuronConfig.from_dict(dict(key.get("neuron_config") or {})), key.get("model") or {})
+        return programs_of(NeuronConfig.from_dict(_section(key, "neuron_config")), _section(key, "model"))
     except (NeuronConfigError, TypeError, ValueError):
         return []
 
 
+def _section(key: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """A section of a key, which may be of another version or damaged: then it is empty."""
+    found = key.get(name)
+    return found if isinstance(found, dict) else {}
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
 def _print(directory: Path, manifest: Manifest, damage: str, verdict: Verdict) -> None:
     key = manifest.key
-    model, neuron = key.get("model") or {}, key.get("neuron_config") or {}
+    model, neuron, buckets = _section(key, "model"), _section(key, "neuron_config"), _section(key, "buckets")
+    weights = [f"{name}: {str(digest)[:12]}" for name, digest in _section(key, "weights").items()]
     rows = [
         ("hash", manifest.hash),
         ("made", f"{manifest.created} by {manifest.tool}, in {manifest.compile_seconds:.1f} s"),
         ("target", key.get("target", "")),
-        ("architecture", ", ".join(model.get("architectures") or ["unknown"])),
-        ("weights", ", ".join(f"{name}: {str(digest)[:12]}" for name, digest in (key.get("weights") or {}).items())),
-        ("dtype", f"{key.get('dtype')}, KV cache {(key.get('kv_cache') or {}).get('dtype')}"),
+        ("architecture", ", ".join(map(str, _listed(model.get("architectures")) or ["unknown"]))),
+        ("weights", ", ".join(weights)),
+        ("dtype", f"{key.get('dtype')}, KV cache {_section(key, 'kv_cache').get('dtype')}"),
         ("rows, length", f"{neuron.get('batch_size')} of {neuron.get('seq_len')} tokens"),
         ("tensor-parallel degree", neuron.get("tp_degree", "")),
-        ("context encoding buckets", (key.get("buckets") or {}).get("context_encoding", "")),
-        ("token generation buckets", (key.get("buckets") or {}).get("token_generation", "")),
+        ("context encoding buckets", buckets.get("context_encoding", "")),
+        ("token generation buckets", buckets.get("token_generation", "")),
         ("programs", len(_programs(key)) or "unknown"),
         ("files", "damaged" if damage else "whole"),
     ]
