@@ -6,6 +6,7 @@ and biases are random too: with the usual ones and zeros, a forgotten one would 
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from tests.hf import IS_OLD, load_model, rope_settings
 from tests.tiny import VOCAB_SIZE, make_checkpoint
 from vllm.checkpoint import open_checkpoint
 from vllm.neuron.cpu.models import build_graph, supported_architectures
+from vllm.neuron.cpu.packing import lay_out
 from vllm.neuron.cpu.reference import ReferenceProgram, load_weights
 
 TOLERANCE = 1e-4
@@ -186,3 +188,13 @@ def test_weight_of_wrong_shape_is_named(tiny_llama: Path) -> None:
         ValueError, match=r"mlp\.gate_proj.*has shape \(256, 64\), the model's config makes it \(192, 64\)"
     ):
         load_weights(graph, checkpoint)
+
+
+def test_layers_that_are_not_there_are_refused_in_linear_time(tiny_llama: Path) -> None:
+    """M13: with the square of the layers, 3,000 took 40 seconds of a processor."""
+    checkpoint = open_checkpoint(tiny_llama)
+    config = {**checkpoint.config, "num_hidden_layers": 3000, "layer_types": ["full_attention"] * 3000}
+    started = time.process_time()
+    with pytest.raises(ValueError, match=r"has no tensor 'model\.layers\.2\."):
+        lay_out(build_graph(config), checkpoint, "native")
+    assert time.process_time() - started < 12

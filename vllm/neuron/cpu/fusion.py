@@ -7,6 +7,7 @@ linear -> silu_mul             SwiGLU as gate and up come out; their tiles alter
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
 
 from vllm.neuron.cpu.graph import Graph, Op
@@ -36,10 +37,8 @@ def fused_weights(graph: Graph) -> set[str]:
 
 
 def _fuse_silu_mul(graph: Graph, ops: list[FusedOp]) -> list[FusedOp]:
-    weight_uses: dict[str, int] = {}
-    for op in graph.ops:
-        for name in op.weights:
-            weight_uses[name] = weight_uses.get(name, 0) + 1
+    weight_uses = Counter(name for op in graph.ops for name in op.weights)
+    source_uses = Counter(weight.sources for weight in graph.weights.values())
     result: list[FusedOp] = []
     for i, item in enumerate(ops):
         previous = result[-1] if result else None
@@ -52,7 +51,7 @@ def _fuse_silu_mul(graph: Graph, ops: list[FusedOp]) -> list[FusedOp]:
             and not previous.op.attrs.get("accumulate")
             and weight_uses[previous.op.weights[0]] == 1
             and graph.weights[previous.op.weights[0]].shape[0] % _PAIR == 0
-            and not _shared_sources(graph, previous.op.weights[0])
+            and source_uses[graph.weights[previous.op.weights[0]].sources] == 1
             and _dies_after(ops, i)
         ):
             result[-1] = FusedOp(replace(previous.op, output=item.op.output), silu_mul=True)
@@ -61,15 +60,11 @@ def _fuse_silu_mul(graph: Graph, ops: list[FusedOp]) -> list[FusedOp]:
     return result
 
 
-def _shared_sources(graph: Graph, name: str) -> bool:
-    sources = graph.weights[name].sources
-    return any(other != name and weight.sources == sources for other, weight in graph.weights.items())
-
-
 def _dies_after(ops: list[FusedOp], index: int) -> bool:
     """Whether nobody reads the first input of ops[index] after it, before it is written again."""
     buffer = ops[index].op.inputs[0]
-    for item in ops[index + 1 :]:
+    for i in range(index + 1, len(ops)):
+        item = ops[i]
         if buffer in item.op.inputs or (item.op.output == buffer and item.op.attrs.get("accumulate")):
             return False
         if item.op.output == buffer:
