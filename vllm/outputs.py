@@ -19,7 +19,7 @@ class RequestStateStats:
     """When things happened to a request.
 
     arrival_time: seconds since the epoch. The others are monotonic seconds, 0.0 if it did not happen.
-    first_token_latency: seconds from arrival to the first token.
+    first_token_latency: seconds from arrival to the first token. is_corrupted: NaN or infinite logits ended an output.
     """
 
     num_generation_tokens: int = 0

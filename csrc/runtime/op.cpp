@@ -245,6 +245,11 @@ class SampleOp : public Op {
     const int row = run.step.selected_row[entry];
     const int given = run.step.given_token[entry];
     const bool sampled = given < 0;
+    if (!all_finite(logits, x_.width)) {
+      if (sampled && run.outputs.tokens) run.outputs.tokens[entry] = kNoToken;
+      if (run.outputs.logprobs.token_id) run.outputs.logprobs.count[entry] = kNoLogprobs;
+      return;
+    }
     int token = given;
     if (sampled) {
       if (!run.outputs.tokens) return;

@@ -55,6 +55,17 @@ bool changes_logits(const SamplingRows& rows, int row) {
 
 }  // namespace
 
+bool all_finite(const float* logits, int vocab) {
+  constexpr uint32_t kExponent = 0x7f800000;
+  uint32_t found = 0;
+  for (int i = 0; i < vocab; ++i) {
+    uint32_t bits;
+    std::memcpy(&bits, logits + i, sizeof bits);
+    found |= (bits & kExponent) == kExponent;
+  }
+  return !found;
+}
+
 size_t Sampler::scratch_bytes(int vocab) {
   const size_t tokens = align_up(static_cast<size_t>(vocab), 64);
   return tokens * (3 * sizeof(float) + sizeof(uint64_t) + sizeof(int32_t)) + tokens / 64 * 2 * sizeof(float) + 256;

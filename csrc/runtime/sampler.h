@@ -49,6 +49,13 @@ struct LogprobRows {
   ptrdiff_t stride;
 };
 
+// What is sampled from logits that are not all finite: NaN or an infinity means damaged weights, or an overflow.
+inline constexpr int32_t kNoToken = -1;
+// The count of log-probabilities of such logits: none, and not because none were asked for.
+inline constexpr int32_t kNoLogprobs = -1;
+
+bool all_finite(const float* logits, int vocab);
+
 // One thread's sampler: holds nothing but a way to the kernels and scratch of `scratch_bytes(vocab)`.
 class Sampler {
  public:
@@ -56,7 +63,7 @@ class Sampler {
 
   Sampler(const KernelTable& kernels, int vocab, uint8_t* scratch);
 
-  // The next token for row `row`. default_top_k: what top_k 0 means; 0: the whole vocabulary.
+  // The next token for row `row`, of finite logits. default_top_k: what top_k 0 means; 0: the whole vocabulary.
   int sample(const float* logits, const SamplingRows& rows, int row, int default_top_k) const;
 
   // Writes entry `entry`: the log-probability and rank of `token`, the `num_top` most likely, then the `named` ones.

@@ -189,7 +189,9 @@ bool Speculator::read_row(int row, int& room) {
 void Speculator::extend(int place) {
   packed_.clear();
   drafting_.erase(std::remove_if(drafting_.begin(), drafting_.end(),
-                                 [&](int row) { return step_.num_drafts[row] <= place; }),
+                                 [&](int row) {
+                                   return step_.num_drafts[row] <= place || num_drafted_[static_cast<size_t>(row)] < place;
+                                 }),
                   drafting_.end());
   for (int row : drafting_) {
     const int position = step_.context_len[row] - 1 + place;
@@ -200,12 +202,14 @@ void Speculator::extend(int place) {
   }
 }
 
-// Runs the packed step on the draft; its samples become the next draft of each row in drafting_.
+// Runs the packed step on the draft; its samples become the next draft of each row in drafting_. Where its logits are not
+// finite, the row has no further draft.
 void Speculator::sample_drafts() {
   Outputs outputs{};
   outputs.tokens = sampled_.data();
   source_.draft->run(source_.program, packed_.view(step_.table_width, step_.num_entries), sampling_, outputs);
   for (size_t i = 0; i < drafting_.size(); ++i) {
+    if (sampled_[i] == kNoToken) continue;
     const int row = drafting_[i];
     int& count = num_drafted_[static_cast<size_t>(row)];
     history_of(row)[step_.context_len[row] + count++] = sampled_[i];

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numeric>
 #include <random>
 #include <vector>
@@ -75,6 +76,21 @@ TEST(logprobs_are_a_sorted_log_softmax) {
       CHECK(std::equal(order.begin(), order.begin() + num_top, ids.begin()));
       CHECK(ids[static_cast<size_t>(num_top)] == 3 && ids[static_cast<size_t>(num_top) + 1] == 500);
     }
+  }
+}
+
+TEST(logits_are_finite_or_not) {  // M4
+  const float infinity = std::numeric_limits<float>::infinity(), greatest = std::numeric_limits<float>::max();
+  for (const int vocab : {1, 7, 64, 517}) {
+    std::vector<float> logits(static_cast<size_t>(vocab), -greatest);
+    logits.back() = greatest;
+    CHECK(all_finite(logits.data(), vocab));
+    for (const float bad : {std::nanf(""), -std::nanf("1"), infinity, -infinity})
+      for (size_t i = 0; i < logits.size(); ++i) {
+        std::vector<float> damaged = logits;
+        damaged[i] = bad;
+        CHECK(!all_finite(damaged.data(), vocab));
+      }
   }
 }
 

@@ -2,6 +2,8 @@
 #include "runtime/speculator.h"
 
 #include <algorithm>
+#include <cmath>
+#include <fstream>
 #include <stdexcept>
 
 #include "tests/small_decoder.h"
@@ -178,6 +180,18 @@ TEST(drafts_change_no_token) {
       CHECK(decode_with_drafts(weights, &rounded, keeps, temperature, 40).texts == expected);
     }
   }
+}
+
+TEST(a_damaged_draft_drafts_nothing) {  // M4
+  const Weights weights("f32"), damaged("f32");
+  const WeightSpec& embed = damaged.specs.at("embed");
+  const std::vector<float> nothing(embed.num_bytes / sizeof(float), std::nanf(""));
+  std::fstream file(damaged.path, std::ios::binary | std::ios::in | std::ios::out);
+  file.seekp(static_cast<std::streamoff>(embed.offset));
+  file.write(reinterpret_cast<const char*>(nothing.data()), static_cast<std::streamsize>(embed.num_bytes));
+  file.close();
+  const Drafted drafted = decode_with_drafts(weights, &damaged, true, 0.0f, 12);
+  CHECK(drafted.texts == decode_plainly(weights, 0.0f, 12) && drafted.drafted == 0);
 }
 
 TEST(malformed_speculative_steps_are_refused) {

@@ -13,6 +13,7 @@ from vllm.neuron.cpu.ops import NativeModel
 from vllm.neuron.cpu.step import Step
 from vllm.neuron.model_input import SamplingInput
 from vllm.sample import host
+from vllm.sample.arrays import NO_LOGPROBS, NO_TOKEN
 
 VOCAB = 1000
 ROWS = 24
@@ -189,3 +190,24 @@ def test_forbidden_everywhere_still_gives_a_token(tmp_path: Path, isa: str) -> N
     model, program = logits_model(tmp_path, random_logits(rng, 2, VOCAB), isa)
     tokens = model.run(program, one_token_rows(np.full(2, -1)), sampling).tokens
     assert ((tokens >= 0) & (tokens < VOCAB)).all()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_logits_that_are_not_finite_are_told_apart(tmp_path: Path, isa: str, bad: float) -> None:  # M4
+    """Sampled and scored rows, beside others that stay as they were."""
+    rng = np.random.default_rng(5)
+    logits = random_logits(rng, ROWS, VOCAB)
+    damaged = rng.random(ROWS) < 0.5
+    logits[damaged, rng.integers(0, VOCAB, ROWS)[damaged]] = bad
+    sampling = sampling_input(rng, ROWS, VOCAB)
+    given = np.where(np.arange(ROWS) % 3 == 0, 7, -1)
+    model, program = logits_model(tmp_path, logits, isa)
+    output = model.run(program, one_token_rows(given), sampling, num_prompt_logprobs=int32(np.where(given >= 0, 2, -1)))
+    samples, scored = given < 0, given >= 0
+    expected = host.sample(logits, sampling, 0)[samples]
+    np.testing.assert_array_equal(expected == NO_TOKEN, damaged[samples])
+    np.testing.assert_array_equal(output.tokens, expected)
+    assert output.prompt_logprobs is not None and output.logprobs is not None
+    np.testing.assert_array_equal(output.prompt_logprobs.count, np.where(damaged[scored], NO_LOGPROBS, 2))
+    asked = sampling.num_logprobs[samples] >= 0
+    np.testing.assert_array_equal((output.logprobs.count == NO_LOGPROBS)[asked], damaged[samples][asked])

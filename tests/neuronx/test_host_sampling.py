@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from tests.neuronx.conftest import on_a_device
 from tests.tiny import make_checkpoint
 from vllm import LLM, SamplingParams
+from vllm.core.contract import LOGITS_FAULT
 from vllm.sampling_params import StructuredOutputsParams
 
 PROMPTS = ["The quick brown fox", "Prefill writes", "decode reads them again for every token"]
@@ -97,3 +100,19 @@ def test_outputs_have_the_form_that_was_asked_for(host_llm):
 
     assert set(texts("choice")) <= {"a fox", "a dog"}
     assert all(json.loads(text)["n"] in (1, 2, 3) for text in texts("json"))
+
+
+def test_logits_that_are_not_finite_end_their_request_alone(model, newest, monkeypatch, tmp_path):  # M4
+    monkeypatch.setenv("NEURON_ON_DEVICE_SAMPLING_DISABLED", "1")
+    damaged = shutil.copytree(model, tmp_path / "damaged")
+    weights = load_file(damaged / "model.safetensors")
+    token = json.loads((damaged / "tokenizer.json").read_text())["model"]["vocab"]["Z"]
+    weights["model.embed_tokens.weight"][token] = float("nan")
+    save_file(weights, damaged / "model.safetensors", {"format": "pt"})
+    params = SamplingParams(temperature=0.0, max_tokens=8, ignore_eos=True, logprobs=2)
+    one, failed, other = _llm(damaged, device="neuronx").generate(
+        [PROMPTS[0], "a Z", PROMPTS[1]], params, use_tqdm=False
+    )
+    assert failed.outputs[0].finish_reason == "error" and failed.outputs[0].stop_reason.startswith(LOGITS_FAULT)
+    expected = _llm(model, device="neuronx").generate(PROMPTS[:2], params, use_tqdm=False)
+    assert [each.outputs[0].token_ids for each in (one, other)] == [each.outputs[0].token_ids for each in expected]

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tests.sample import oracle
 from tests.sample.oracle import RowSpec, arrays, random_logits, random_row
 from vllm.sample import host
+from vllm.sample.arrays import NO_TOKEN
 
 NUM_DRAWS = 4000
 
@@ -213,3 +214,14 @@ def test_uniform_is_even_over_seeds_and_over_positions() -> None:
 )
 def test_plain_greedy(change: dict, plain: bool) -> None:
     assert host.is_plain_greedy(arrays([RowSpec(), RowSpec(**change)], 20)) is plain
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_logits_that_are_not_finite_give_no_token(bad: float, temperature: float) -> None:  # M4
+    logits = np.tile(np.arange(5, dtype=np.float32), (3, 1))
+    logits[1, 2] = logits[2, 0] = bad
+    tokens = host.sample(
+        logits, arrays([RowSpec(temperature=temperature, top_k=1)] * 3, 5), 0, np.array([True, True, False])
+    )
+    assert tokens.tolist() == [4, NO_TOKEN, 0]

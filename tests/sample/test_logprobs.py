@@ -5,12 +5,14 @@ from __future__ import annotations
 import random
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.sample.oracle import RowSpec, arrays, random_logits
 from vllm.sample import host
+from vllm.sample.arrays import NO_LOGPROBS
 from vllm.sample.logprobs import most_likely, token_logprobs
 
 
@@ -72,7 +74,15 @@ def test_nothing_is_made_when_nobody_asks() -> None:
 
 
 def test_far_tokens_keep_their_distance() -> None:
-    logits = np.array([[0.0, -1e4, -np.inf]], np.float32)
+    logits = np.array([[0.0, -1e4, -1e30]], np.float32)
     rows = token_logprobs(logits, np.array([1], np.int32), np.array([3], np.int32))
     assert rows.logprob.tolist() == [-1e4]
-    assert rows.top_logprobs.tolist() == [[0.0, -1e4, -np.inf]]
+    assert rows.top_logprobs.tolist() == [[0.0, -1e4, float(np.float32(-1e30))]]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_logits_that_are_not_finite_have_none(bad: float) -> None:  # M4
+    logits = np.array([[0.0, 1.0, 2.0], [0.0, bad, 2.0], [bad, 1.0, 2.0]], np.float32)
+    rows = token_logprobs(logits, np.array([1, 2, 2], np.int32), np.array([1, 1, -1], np.int32))
+    assert rows.count.tolist() == [1, NO_LOGPROBS, 0]
+    assert np.isfinite(rows.logprob).all() and np.isfinite(rows.top_logprobs).all()

@@ -15,6 +15,9 @@ from typing import Any, Protocol
 
 from vllm.sampling_params import SamplingParams
 
+LOGITS_FAULT = "the model computed NaN or infinite logits"
+"""What the error of a request begins with whose logits are not all finite."""
+
 HOST_SAMPLING = frozenset(
     {
         "min_p",

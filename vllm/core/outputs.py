@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from vllm.core.contract import TokenLogprobs
+from vllm.core.contract import LOGITS_FAULT, TokenLogprobs
 
 GRAMMAR_FAULT = "structured_outputs: "
 """What the error of a request begins with whose grammar could not be followed: its own fault, not the engine's."""
@@ -70,6 +70,11 @@ class EngineCoreOutput(msgspec.Struct, array_like=True, gc=False):
     @property
     def finished(self) -> bool:
         return self.finish_reason is not None
+
+    @property
+    def has_bad_logits(self) -> bool:
+        """Whether it ended since its logits were not all finite."""
+        return self.error is not None and self.error.startswith(LOGITS_FAULT)
 
 
 class SchedulerStats(msgspec.Struct, array_like=True, gc=False):

@@ -191,6 +191,8 @@ class EngineMetrics:
 
     def _record_end(self, timeline: _Timeline, output: EngineCoreOutput, now: float) -> None:
         self._success.labels(**self._labels, finished_reason=output.finish_reason).inc()
+        if output.has_bad_logits:
+            self._corrupted.inc()
         self._e2e.observe(now - timeline.arrival)
         self._request_prompt.observe(timeline.num_prompt_tokens)
         self._request_generation.observe(timeline.num_output_tokens)
@@ -262,6 +264,7 @@ class EngineMetrics:
         self._prompt_tokens_cached = self._counter("prompt_tokens_cached", "Prompt tokens found in the prefix cache.")
         self._generation_tokens = self._counter("generation_tokens", "Generated tokens.")
         self._success = self._counter("request_success", "Finished requests, by how they ended.", "finished_reason")
+        self._corrupted = self._counter("corrupted_requests", "Requests that NaN or infinite logits ended.")
         self._preemptions = self._counter("num_preemptions", "Always 0: a running sequence is never evicted.")
         self._request_preemptions = self._histogram(
             "request_num_preemptions", "The same, by request.", (0, 1, 2, 5, 10, 20, 50)

@@ -136,6 +136,7 @@ class RequestState:
         self.with_metrics = with_metrics
         self.times: RequestTimes | None = None
         self.num_cached_tokens: int | None = None
+        self.is_corrupted = False
         self.logprobs_builder = LogprobsBuilder(tokenizer, params)
         self._num_ranked = _num_ranked(params.prompt_logprobs)
         self._prompt_logprobs: PromptLogprobs | None = None
@@ -159,6 +160,7 @@ class RequestState:
         """Take in what the core reports of one output; what users are told, if anything."""
         if output.times is not None:
             self.times = output.times
+        self.is_corrupted |= output.has_bad_logits
         self.num_cached_tokens = max(output.num_cached_tokens, self.num_cached_tokens or 0)
         if output.prompt_logprobs is not None and self._prompt_logprobs is not None:
             for entry in output.prompt_logprobs:
@@ -214,7 +216,7 @@ class RequestState:
 
     def _metrics(self) -> RequestStateStats:
         num_generated = sum(completion.num_generated for completion in self.completions)
-        stats = RequestStateStats(num_generated, self.request.arrival_time)
+        stats = RequestStateStats(num_generated, self.request.arrival_time, is_corrupted=self.is_corrupted)
         if self.times is not None:
             stats.queued_ts = self.times.queued
             stats.scheduled_ts = self.times.scheduled

@@ -17,6 +17,7 @@ import numpy as np
 
 from vllm.config import VllmConfig
 from vllm.core.contract import (
+    LOGITS_FAULT,
     BucketUse,
     CachedRequest,
     ModelRunnerOutput,
@@ -31,9 +32,15 @@ from vllm.neuron.device import DeviceLost, DeviceModel
 from vllm.neuron.input_batch import InputBatch, Row
 from vllm.neuron.model_input import Kind, LogprobRows, ModelInput, ModelOutput
 from vllm.sample import host
+from vllm.sample.arrays import NO_LOGPROBS, NO_TOKEN
 from vllm.sample.logprobs import logprob_rows
 
 logger = init_logger(__name__)
+
+_BAD_LOGITS = (
+    f"{LOGITS_FAULT} for the next token. A weight of the checkpoint is damaged, or the model's dtype overflows."
+)
+_BAD_PROMPT_LOGITS = _BAD_LOGITS.replace("the next token", "a token of the prompt")
 
 
 @dataclass(slots=True)
@@ -271,12 +278,17 @@ class NeuronModelRunner:
                 work.row.images = None
             if model_input.num_prompt_logprobs[i] >= 0 and output.prompt_logprobs is not None:
                 count = int(model_input.num_tokens[i]) - int(model_input.samples[i])
-                stop = prompt_start + count
-                result.prompt_logprobs[req_id] = _entries(output.prompt_logprobs, prompt_start, stop)
-                prompt_start = stop
+                start, prompt_start = prompt_start, prompt_start + count
+                if (output.prompt_logprobs.count[start:prompt_start] == NO_LOGPROBS).any():
+                    result.errors[req_id] = _BAD_PROMPT_LOGITS
+                    continue
+                result.prompt_logprobs[req_id] = _entries(output.prompt_logprobs, start, prompt_start)
             if not model_input.samples[i]:
                 continue
             new = tokens[i, : num_new[i]].tolist()
+            if not all(0 <= token_id < self.batch.vocab_size for token_id in new):
+                result.errors[req_id] = _token_fault(new)
+                continue
             result.sampled_token_ids[req_id] = new
             self.batch.append(work.row, new)
             if output.num_drafted is not None and output.num_drafted[i]:
@@ -299,6 +311,13 @@ class NeuronModelRunner:
         if output.tokens is None or output.num_new is None:
             raise RuntimeError("the target returned neither tokens nor a host sampler's choice")
         return output.tokens, output.num_new
+
+
+def _token_fault(token_ids: list[int]) -> str:
+    """What is wrong where not all of a row's new tokens are tokens."""
+    if NO_TOKEN in token_ids:
+        return _BAD_LOGITS
+    return f"the device returned tokens that are not in the vocabulary: {token_ids}"
 
 
 def _images_of(works: list[Work]) -> list[PromptImages | None] | None:

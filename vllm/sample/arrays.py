@@ -13,6 +13,13 @@ FloatArray = NDArray[np.float32]
 Array = NDArray[Any]
 
 
+NO_TOKEN = -1
+"""What is sampled from logits that are not all finite: NaN or an infinity means damaged weights, or an overflow."""
+
+NO_LOGPROBS = -1
+"""`LogprobRows.count` of such logits."""
+
+
 @dataclass(slots=True)
 class BadWords:
     """Sequences of tokens that an output must not hold: compressed twice.
@@ -71,6 +78,7 @@ class SamplingInput:
 class LogprobRows:
     """Log-probabilities of N positions, padded to the widest: count[i] entries are valid in row i.
 
+    A count of NO_LOGPROBS: the logits of this position were not finite, and nothing else in the row means anything.
     token_id, logprob, rank: [N], the sampled or given token. top_ids int32, top_logprobs float32: [N, K], best first,
     then the ids that were asked for by name.
     """

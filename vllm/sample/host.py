@@ -1,6 +1,7 @@
 """Sampling on the host, for targets that return logits. Also the definition that samplers on a device are held to.
 
-A row's token is a function of its logits, its parameters, its own tokens and its seed alone. In order, in float32:
+A row's token is a function of its logits, its parameters, its own tokens and its seed alone. Logits that are not all
+finite give `NO_TOKEN`. Of others, in order, in float32:
 
 1. mask: tokens that are not allowed get -inf.
 2. bias: added. -inf forbids. Then bad words: the last token of each whose others the output ends with gets -inf. Ids
@@ -25,7 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vllm.sample.arrays import FloatArray, IntArray, LogprobRows, SamplingInput
+from vllm.sample.arrays import NO_TOKEN, FloatArray, IntArray, LogprobRows, SamplingInput
 from vllm.sample.logprobs import logprob_rows, token_logprobs
 from vllm.sample.tensors import banned_tokens
 
@@ -74,10 +75,14 @@ def sample(
 ) -> IntArray:
     """The next token of each row: int32 [B] from float32 [B, vocab]; 0 for rows that `rows` (bool [B]) leaves out.
 
-    default_top_k: what a disabled top_k means; 0: the whole vocabulary. The logits are not changed.
+    NO_TOKEN for a wanted row whose logits are not all finite. default_top_k: what a disabled top_k means; 0: the whole
+    vocabulary. The logits are not changed.
     """
     tokens = np.zeros(len(logits), np.int32)
     wanted = np.ones(len(logits), np.bool_) if rows is None else rows
+    finite = np.isfinite(logits).all(axis=1)
+    tokens[wanted & ~finite] = NO_TOKEN
+    wanted = wanted & finite
     changes = _changes_logits(sampling)
     plain = wanted & (sampling.temperature == 0) & ~changes
     if plain.any():

@@ -10,7 +10,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from vllm.sample.arrays import Array, FloatArray, IntArray, LogprobRows, SamplingInput
+from vllm.sample.arrays import NO_LOGPROBS, Array, FloatArray, IntArray, LogprobRows, SamplingInput
 
 
 def logprob_rows(logits: FloatArray, tokens: IntArray, sampling: SamplingInput) -> LogprobRows | None:
@@ -28,6 +28,7 @@ def token_logprobs(
 
     logits: float32 [N, vocab]; token_ids: int32 [N], the token to report at each; num_logprobs: int32 [N], how many of
     the most likely to report besides (-1: nothing at all, the row stays empty); named: further ids for each position.
+    A row that is reported and whose logits are not all finite has the count NO_LOGPROBS.
     """
     num_rows, vocab_size = logits.shape
     named = named or [np.empty(0, np.int32)] * num_rows
@@ -42,7 +43,9 @@ def token_logprobs(
         top_ids=np.zeros((num_rows, width), np.int32),
         top_logprobs=np.zeros((num_rows, width), np.float32),
     )
-    for i in np.flatnonzero(num_top >= 0):
+    finite = np.isfinite(logits).all(axis=1)
+    rows.count[(num_top >= 0) & ~finite] = NO_LOGPROBS
+    for i in np.flatnonzero((num_top >= 0) & finite):
         row, token_id = logits[i], token_ids[i]
         reported = np.concatenate([most_likely(row, int(num_top[i])), named[i]])
         normaliser = _log_sum_exp(row)

@@ -77,7 +77,6 @@ FOREIGN_METRICS = {
     "`vllm:inter_token_latency_seconds`.",
     "vllm:kv_block_lifetime_seconds vllm:kv_block_idle_before_evict_seconds vllm:kv_block_reuse_gap_seconds": "Blocks "
     "are not sampled: `vllm:prefix_cache_*` and `vllm:prompt_tokens_by_source` tell what the cache brings.",
-    "vllm:corrupted_requests": "Logits are not searched for NaN.",
     "vllm:num_requests_swapped vllm:cpu_cache_usage_perc": "A running sequence is never swapped out.",
     "vllm:estimated_flops_per_gpu_total vllm:estimated_read_bytes_per_gpu_total "
     "vllm:estimated_write_bytes_per_gpu_total": "Estimates; `vllm:bucket_tokens` counts what was computed.",
