@@ -11,7 +11,15 @@ import hashlib
 from dataclasses import dataclass, field
 
 from vllm.config import CacheConfig, ModelConfig, SchedulerConfig, VllmConfig
-from vllm.core.contract import CachedRequest, ModelRunnerOutput, NewRequest, SchedulerOutput, TokenLogprobs
+from vllm.core.contract import (
+    CachedRequest,
+    KVOperation,
+    KVOrder,
+    ModelRunnerOutput,
+    NewRequest,
+    SchedulerOutput,
+    TokenLogprobs,
+)
 
 VOCAB_SIZE = 11
 EOS = 0
@@ -87,6 +95,7 @@ class FakeDevice:
     fail: req_ids that raise an error at their next step.
     version: of the weights; a row must not see KV older than itself.
     store: what the KV store holds; store_size: blocks beyond which it forgets. Every bad_copy-th copy fails; 0: none.
+    slow_loads: a load may take up to so many further steps, each its own number. loading: those under way, by ticket.
     """
 
     config: VllmConfig
@@ -101,6 +110,9 @@ class FakeDevice:
     store_size: int = 1000
     bad_copy: int = 0
     num_copies: int = 0
+    slow_loads: int = 0
+    loading: dict[int, tuple[KVOrder, int]] = field(default_factory=dict)
+    tickets: set[int] = field(default_factory=set)
 
     def execute(self, step: SchedulerOutput) -> ModelRunnerOutput:
         self.num_steps += 1
@@ -126,24 +138,47 @@ class FakeDevice:
 
     def _copy(self, step: SchedulerOutput, result: ModelRunnerOutput) -> None:
         """Saves, then loads, before anything is written. Copies of blocks that nobody computed raise KeyError."""
-        size, loaded = self.config.cache_config.block_size, [block for _, block in step.kv_loads]
-        held = {block for row in self.rows.values() for block in row.block_ids}
-        _check(len(loaded) == len(set(loaded)) and not held & set(loaded), "a block is loaded that somebody holds")
-        for block_hash, block in step.kv_saves:
-            if self._fails():
-                result.kv_forgotten.append(block_hash)
-                continue
-            self.store[block_hash] = [self.kv[block * size + i] for i in range(size)]
-            if len(self.store) > self.store_size:
-                oldest = next(iter(self.store))
-                del self.store[oldest]
-                result.kv_forgotten.append(oldest)
-        for block_hash, block in step.kv_loads:
-            if block_hash not in self.store or self._fails():
-                result.kv_not_loaded.append(block_hash)
-                self.kv.update((block * size + i, (-1, -1, -1)) for i in range(size))
+        operations = [order.operation for order in step.kv_orders]
+        _check(operations == sorted(operations), "a load is ordered before a save")
+        for order in step.kv_orders:
+            _check(order.ticket not in self.tickets, "a ticket is used twice")
+            self.tickets.add(order.ticket)
+            if order.operation is KVOperation.SAVE:
+                result.kv_done[order.ticket] = self._save(order, result)
             else:
-                self.kv.update((block * size + i, entry) for i, entry in enumerate(self.store[block_hash]))
+                delay = order.ticket * 7 % (self.slow_loads + 1)
+                self.loading[order.ticket] = order, self.num_steps + delay
+        self._check_loads()
+        for ticket, (order, due) in list(self.loading.items()):
+            if self.num_steps >= due:
+                del self.loading[ticket]
+                result.kv_done[ticket] = self._load(order)
+        _check(bool(self.loading or result.kv_done) or not step.waits_for_kv, "a step waits for no load")
+
+    def _check_loads(self) -> None:
+        blocks = [order.block_id for order, _ in self.loading.values()]
+        held = {block for row in self.rows.values() for block in row.block_ids}
+        _check(len(blocks) == len(set(blocks)), "a block is loaded twice at once")
+        _check(not held & set(blocks), "a block is loaded that a row holds")
+
+    def _save(self, order: KVOrder, result: ModelRunnerOutput) -> bool:
+        if self._fails():
+            result.kv_forgotten.append(order.key)
+            return False
+        size = self.config.cache_config.block_size
+        self.store[order.key] = [self.kv[order.block_id * size + i] for i in range(size)]
+        if len(self.store) > self.store_size:
+            oldest = next(iter(self.store))
+            del self.store[oldest]
+            result.kv_forgotten.append(oldest)
+        return True
+
+    def _load(self, order: KVOrder) -> bool:
+        size = self.config.cache_config.block_size
+        ok = order.key in self.store and not self._fails()
+        entries = self.store[order.key] if ok else [(-1, -1, -1)] * size
+        self.kv.update((order.block_id * size + i, entry) for i, entry in enumerate(entries))
+        return ok
 
     def _fails(self) -> bool:
         self.num_copies += 1

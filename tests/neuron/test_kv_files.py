@@ -40,7 +40,10 @@ def filled(directory: Path, count: int, **options: object) -> Path:
 def loaded(files: KVFiles, i: int) -> bool:
     """Whether block i is there; if so, it is what was saved."""
     out = np.zeros(BLOCK, np.uint8)
-    found = files.load(key(i), out)
+    files.news.clear()
+    files.start(i, key(i), out)
+    assert files.news.wait(60)
+    (found,) = files.poll().values()
     assert not found or (out == content(i)).all()
     return found
 
@@ -129,9 +132,12 @@ def test_two_processes_share_a_directory(tmp_path: Path) -> None:
     one.close()
     other.close()
     assert len(list(one.directory.iterdir())) == 8
+    one, other = opened(tmp_path), opened(tmp_path)
     assert all(loaded(files, i) for files in (one, other) for i in range(8))
     (one.directory / key(0).hex()).unlink()
     assert not loaded(other, 0) and key(0) not in other
+    one.close()
+    other.close()
 
 
 def test_clear_leaves_nothing(tmp_path: Path) -> None:

@@ -38,11 +38,11 @@ class StoringRunner(NeuronModelRunner):
         super().__init__(config, device)
         self.store = KVStore(device, [HostMemory(host_blocks, device.kv_block_bytes)])
 
-    def execute(self, step: SchedulerOutput) -> ModelRunnerOutput:
-        copied = self.store.copy(step)
-        result = super().execute(step)
-        result.kv_not_loaded, result.kv_forgotten = copied.kv_not_loaded, copied.kv_forgotten
-        return result
+    def execute(self, step: SchedulerOutput, _: ModelRunnerOutput | None = None) -> ModelRunnerOutput:
+        result = ModelRunnerOutput()
+        self.store.start(step.kv_orders, result)
+        self.store.poll(result)
+        return super().execute(step, result)
 
 
 def random_layout(base: VllmConfig, rng: random.Random) -> VllmConfig:

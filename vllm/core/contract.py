@@ -11,7 +11,8 @@ sampled), so a known request crosses as a diff: the blocks it gained and how far
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from enum import IntEnum
+from typing import Any, NamedTuple, Protocol
 
 from vllm.sampling_params import SamplingParams
 
@@ -117,6 +118,25 @@ class CachedRequest:
     new_block_ids: list[int] = field(default_factory=list)
 
 
+class KVOperation(IntEnum):
+    """What an order does with a block of the KV cache."""
+
+    SAVE = 0
+    """The block goes to the KV store. It is read before the forward of the step that orders it."""
+    LOAD = 1
+    """The block is filled from the KV store. Nobody reads or writes it until the ticket is done."""
+
+
+class KVOrder(NamedTuple):
+    """A copy of one block. Its ticket is unique, and is done in the result of this step or of any later one."""
+
+    ticket: int
+    operation: KVOperation
+    block_id: int
+    key: bytes
+    """Hash of the prefix that ends with the block."""
+
+
 @dataclass(slots=True)
 class SchedulerOutput:
     """One step of work.
@@ -128,9 +148,8 @@ class SchedulerOutput:
         num_scheduled_tokens. Only in steps in which every request decodes; one that is not named gets none.
     grammar_masks: req_id -> little-endian bitmask over the vocabulary (bit set: token allowed).
     finished_req_ids: requests whose rows the device side must free before anything else in this step.
-    kv_saves: (prefix hash, block): blocks whose KV is copied to the KV store, before the loads and the forward.
-    kv_loads: (prefix hash, block): blocks that are filled from the KV store, before the forward. A step may consist of
-        copies alone.
+    kv_orders: copies between the KV cache and the KV store, saves before loads. A step may consist of orders alone.
+    waits_for_kv: loads are under way and there is nothing else to do: the device side may wait a moment for one to end.
     """
 
     num_scheduled_tokens: dict[str, int] = field(default_factory=dict)
@@ -139,8 +158,8 @@ class SchedulerOutput:
     finished_req_ids: list[str] = field(default_factory=list)
     num_draft_tokens: dict[str, int] = field(default_factory=dict)
     grammar_masks: dict[str, bytes] = field(default_factory=dict)
-    kv_saves: list[tuple[bytes, int]] = field(default_factory=list)
-    kv_loads: list[tuple[bytes, int]] = field(default_factory=list)
+    kv_orders: list[KVOrder] = field(default_factory=list)
+    waits_for_kv: bool = False
 
     @property
     def total_num_scheduled_tokens(self) -> int:
@@ -149,7 +168,7 @@ class SchedulerOutput:
     @property
     def is_empty(self) -> bool:
         """Whether the device side has nothing to do and nothing to learn."""
-        return not (self.num_scheduled_tokens or self.finished_req_ids or self.kv_saves or self.kv_loads)
+        return not (self.num_scheduled_tokens or self.finished_req_ids or self.kv_orders or self.waits_for_kv)
 
 
 @dataclass(slots=True)
@@ -195,8 +214,8 @@ class ModelRunnerOutput:
     num_caught_up: tokens that a draft model had to read beside the newest ones (a prompt, say).
     device_seconds: what the step took on the device side.
     errors: req_id -> message; these requests failed alone and are to be ended with reason "error".
-    kv_not_loaded: hashes of the step's `kv_loads` whose blocks do not hold the prefix.
-    kv_forgotten: hashes that the KV store no longer holds, or could not save.
+    kv_done: ticket -> whether the copy was made, for orders of this step and of earlier ones.
+    kv_forgotten: keys that the KV store no longer holds, or could not save.
     """
 
     sampled_token_ids: dict[str, list[int]] = field(default_factory=dict)
@@ -207,7 +226,7 @@ class ModelRunnerOutput:
     device_seconds: float = 0.0
     errors: dict[str, str] = field(default_factory=dict)
     bucket_uses: list[BucketUse] = field(default_factory=list)
-    kv_not_loaded: list[bytes] = field(default_factory=list)
+    kv_done: dict[int, bool] = field(default_factory=dict)
     kv_forgotten: list[bytes] = field(default_factory=list)
 
 

@@ -18,11 +18,13 @@ from vllm.sampling_params import SamplingParams
 
 class RequestStatus(IntEnum):
     WAITING = 0
-    RUNNING = 1
-    FINISHED_STOPPED = 2
-    FINISHED_LENGTH = 3
-    FINISHED_ABORTED = 4
-    FINISHED_ERROR = 5
+    WAITING_FOR_KV = 1
+    """Admitted, with all its KV blocks promised; a part of its prompt's KV is being loaded."""
+    RUNNING = 2
+    FINISHED_STOPPED = 3
+    FINISHED_LENGTH = 4
+    FINISHED_ABORTED = 5
+    FINISHED_ERROR = 6
 
     @property
     def is_finished(self) -> bool:
@@ -67,8 +69,10 @@ class Request:
     max_total_tokens, max_num_blocks: set by the scheduler at arrival: the length and the KV blocks it cannot exceed.
     num_hashed_blocks: leading blocks that the prefix cache knows.
     drafts: what became of its drafts.
-    num_local_tokens: what the pool had of the prompt before the KV store was asked; None: it never was.
+    queue_key: its place in the queue, which it takes again when it is put back.
     num_external_tokens: how many of num_cached_tokens came from the KV store.
+    num_kv_loads: blocks of its prompt that are still being loaded. num_loaded_blocks: leading blocks that were found in
+        the pool or loaded; those behind them are computed, although some may have been loaded, too.
     """
 
     __slots__ = (
@@ -86,13 +90,15 @@ class Request:
         "num_computed_tokens",
         "num_external_tokens",
         "num_hashed_blocks",
-        "num_local_tokens",
+        "num_kv_loads",
+        "num_loaded_blocks",
         "num_pending",
         "num_prompt_tokens",
         "num_tokens",
         "output_token_ids",
         "priority",
         "prompt_token_ids",
+        "queue_key",
         "req_id",
         "sampling_params",
         "status",
@@ -127,6 +133,7 @@ class Request:
         self.times = RequestTimes(arrival=arrival_time)
 
         self.status = RequestStatus.WAITING
+        self.queue_key: tuple[int, float, int] | None = None
         self.stop_reason: int | None = None
         self.output_token_ids: list[int] = []
         self.drafts = RequestDrafts()
@@ -135,8 +142,9 @@ class Request:
         self.num_pending = 0
         self.num_computed_tokens = 0
         self.num_cached_tokens = 0
-        self.num_local_tokens: int | None = None
         self.num_external_tokens = 0
+        self.num_kv_loads = 0
+        self.num_loaded_blocks = 0
         self.max_total_tokens = 0
 
         self.block_ids: list[int] = []
@@ -214,6 +222,10 @@ class Request:
             hashes.append(hash_block(parent, self.tokens_between(start, start + block_size)))
         return hashes[:num_blocks]
 
+    def cached_tokens(self, num_blocks: int, block_size: int) -> int:
+        """Prompt tokens that need no computing when the first num_blocks blocks are there. The last one always is."""
+        return min(num_blocks * block_size, self.num_prompt_tokens - 1)
+
     def block_hash(self, index: int, block_size: int) -> bytes:
         """Hash of full block `index`."""
         if index >= len(self._block_hashes):
@@ -284,7 +296,8 @@ class RequestQueue:
         return (entry.request for entry in self._entries.values() if entry.request is not None)
 
     def push(self, request: Request) -> None:
-        entry = _Entry(self._key(request), request)
+        request.queue_key = request.queue_key or self._key(request)
+        entry = _Entry(request.queue_key, request)
         self._entries[request.req_id] = entry
         self.num_tokens += request.num_prompt_tokens
         heapq.heappush(self._heap, entry)

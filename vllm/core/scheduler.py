@@ -15,8 +15,8 @@ A prefix is computed once: while a running request still has to compute the bloc
 the head waits for it, and starts from the prefix cache. A prompt whose blocks are all cached computes its last token
 again, to sample from, and nothing else; the KV of that token is there already and is not written.
 
-A prefix that is in the KV store but not in the pool is loaded into free blocks once the head fits, at most as many
-tokens in a step as a step computes; the head waits for it, running sequences do not (`offload`).
+A prefix that is in the KV store but not in the pool is loaded into the blocks of the request, which has its row and
+its promise by then and waits apart from the queue: neither running sequences nor the queue wait for it (`kv_traffic`).
 
 Steps, by what the target can run (`SchedulerConfig`):
 - Without mixed steps a step is either prompts or decodes, prompts first, at most `prefill_batch_size` of them. While
@@ -41,7 +41,7 @@ from collections.abc import Callable, Iterable
 from vllm.config import VllmConfig
 from vllm.core.block_pool import BlockPool, IntegrityError
 from vllm.core.contract import CachedRequest, ModelRunnerOutput, NewRequest, SchedulerOutput
-from vllm.core.offload import OffloadIndex
+from vllm.core.kv_traffic import KVTraffic
 from vllm.core.outputs import EngineCoreOutput, SchedulerStats
 from vllm.core.request import Request, RequestQueue, RequestStatus
 from vllm.core.speculation import DraftController
@@ -79,10 +79,15 @@ class Scheduler:
         self._max_draft_len = max_draft_len or self.max_model_len
         self.stalls = StallMeter()
 
-        self.offload = OffloadIndex(
-            saves_evicted=cache.kv_offloading_size is not None, saves_computed=cache.kv_offloading_dir is not None
+        saves_evicted = cache.kv_offloading_size is not None
+        self.pool = BlockPool(cache.num_blocks, self.block_size, tells_evicted=saves_evicted)
+        self.kv_traffic = KVTraffic(
+            self.pool,
+            saves_evicted=saves_evicted,
+            saves_computed=cache.kv_offloading_dir is not None,
+            max_loads=max(self.max_num_batched_tokens // self.block_size, 1),
         )
-        self.pool = BlockPool(cache.num_blocks, self.block_size, tells_evicted=self.offload.saves_evicted)
+        self._loading = self.kv_traffic.requests
         self._clock = clock
         self._serves_adapters = False
         self._waiting = RequestQueue(by_priority=limits.scheduling_policy == "priority")
@@ -101,19 +106,20 @@ class Scheduler:
 
     @property
     def num_waiting(self) -> int:
-        return len(self._waiting)
+        """Requests in the queue, and those whose KV is being loaded."""
+        return len(self._waiting) + len(self._loading)
 
     @property
     def num_waiting_tokens(self) -> int:
         """Prompt tokens of the waiting requests."""
-        return self._waiting.num_tokens
+        return self._waiting.num_tokens + sum(request.num_prompt_tokens for request in self._loading.values())
 
     def request_ids(self) -> list[str]:
         """Of unfinished requests, waiting or running."""
-        return [request.req_id for request in self._waiting] + list(self._running)
+        return [*(request.req_id for request in self._waiting), *self._loading, *self._running]
 
     def has_unfinished_requests(self) -> bool:
-        return bool(self._running) or len(self._waiting) > 0
+        return bool(self._running or self._loading) or len(self._waiting) > 0
 
     @property
     def can_run_ahead(self) -> bool:
@@ -122,13 +128,13 @@ class Scheduler:
         Not where a step's number of tokens is the device's choice, nor where blocks are loaded into. And with
         contiguous KV not while a row is about to end: the device still has it, and the decode would miss it.
         """
-        if self.num_lookahead_tokens or self.offload.enabled:
+        if self.num_lookahead_tokens or self.kv_traffic.enabled:
             return False
         return self.block_size < self.max_model_len or not any(each.will_end for each in self._running.values())
 
     def has_finished_requests(self) -> bool:
-        """Whether the device side is still to be told of finished requests; the next `schedule` does."""
-        return bool(self._finished_req_ids) or self.offload.has_saves
+        """Whether ended requests left work: the device side is to be told, blocks are to be saved, loads to end."""
+        return bool(self._finished_req_ids) or self.kv_traffic.has_saves or self.kv_traffic.has_loads
 
     def add_request(self, request: Request) -> None:
         """Queue a request. Raises ValueError for one that can never run, saying why."""
@@ -146,6 +152,9 @@ class Scheduler:
         if (request := self._waiting.get(req_id)) is not None:
             self._waiting.remove(request)
             request.status = status
+        elif (request := self._loading.pop(req_id, None)) is not None:
+            request.status = status
+            self._give_back(request)
         elif (request := self._running.get(req_id)) is not None:
             request.status = status
             self._release(request)
@@ -168,9 +177,10 @@ class Scheduler:
             self._schedule_one_kind(step, prefilling, decoding)
         if decoding and self.num_lookahead_tokens:
             self._grant_drafts(step)
-        if self.offload.enabled:
-            self.offload.save(self.pool.take_evicted())
-            output.kv_saves = self.offload.take_saves()
+        if self.kv_traffic.enabled:
+            self.kv_traffic.save(self.pool.take_evicted())
+            output.kv_orders = self.kv_traffic.take_orders()
+            output.waits_for_kv = self.kv_traffic.has_loads and not step.progress
         if step.progress:
             self._steps.append(step)
         return output
@@ -190,8 +200,8 @@ class Scheduler:
 
         Raises ValueError if `scheduler_output` is not the oldest step that is still to be updated.
         """
-        if self.offload.enabled:
-            self._update_offload(scheduler_output, model_output)
+        if self.kv_traffic.enabled:
+            self.kv_traffic.update(model_output)
         if not scheduler_output.num_scheduled_tokens:
             return []
         if not self._steps or self._steps[0].output is not scheduler_output:
@@ -230,7 +240,7 @@ class Scheduler:
             external_prefix_cache_queries=self._external_queries,
             external_prefix_cache_hits=self._external_hits,
             running_lora_ids=self._lora_ids(self._running.values()),
-            waiting_lora_ids=self._lora_ids(self._waiting),
+            waiting_lora_ids=self._lora_ids([*self._waiting, *self._loading.values()]),
         )
 
     def _lora_ids(self, requests: Iterable[Request]) -> tuple[int, ...]:
@@ -239,13 +249,19 @@ class Scheduler:
         return tuple(sorted({request.lora_id for request in requests if request.lora_id}))
 
     def reset_prefix_cache(self, reset_store: bool = False) -> None:
-        """Forget all prefixes. What is running stays as it is and adds nothing to the cache any more.
+        """Forget all prefixes. What is running stays as it is and adds nothing to the cache any more; a request that
+        waits for KV is put back into the queue.
 
         reset_store: the KV store is emptied too.
         """
+        for request in self._loading.values():
+            request.status = RequestStatus.WAITING
+            self._give_back(request)
+            self._waiting.push(request)
+        self._loading.clear()
         self.pool.reset_prefix_cache()
         if reset_store:
-            self.offload.reset()
+            self.kv_traffic.reset()
         for request in self._running.values():
             request.num_hashed_blocks = request.max_num_blocks
 
@@ -310,11 +326,19 @@ class Scheduler:
             step.has_prompts = True
             self._schedule_known(step, request, num_tokens)
             budget -= num_tokens
-        for _ in range(num_prompts - len(prefilling)):
-            num_tokens = self._admit_next(step, budget)
+        num_free = max(num_prompts - len(prefilling), 0)
+        for request in self.kv_traffic.loaded_requests()[:num_free]:
+            num_tokens = self._start_loaded(step, request, budget)
             if not num_tokens:
                 return
             budget -= num_tokens
+            num_free -= 1
+        while num_free and budget:
+            num_admitted = self._admit_next(step, budget)
+            if num_admitted is None:
+                return
+            budget -= num_admitted
+            num_free -= num_admitted > 0
 
     def _schedule_known(self, step: _Step, request: Request, num_tokens: int) -> None:
         """Schedule tokens of a request that the device side already holds."""
@@ -323,29 +347,51 @@ class Scheduler:
         step.output.cached_requests.append(CachedRequest(req_id, start, new_block_ids))
         step.add(request, num_tokens)
 
-    def _admit_next(self, step: _Step, budget: int) -> int:
-        """Start the head of the queue if all it needs is there; returns how many of its tokens are scheduled."""
+    def _admit_next(self, step: _Step, budget: int) -> int | None:
+        """Admit the head of the queue if all it needs is there.
+
+        Returns how many of its tokens are scheduled: 0 if it left the queue and waits for KV. None: it stays.
+        """
         request = self._waiting.peek()
-        if request is None or not budget or len(self._running) >= self.max_num_seqs:
-            return 0
+        if request is None or len(self._running) + len(self._loading) >= self.max_num_seqs:
+            return None
         cached_block_ids = self._match_prefix(request)
         if self._is_being_computed(request, len(cached_block_ids)):
-            return 0
-        if self.offload.enabled and self._load_prefix(step, request, cached_block_ids):
-            return 0
-        num_cached_tokens = min(len(cached_block_ids) * self.block_size, request.num_prompt_tokens - 1)
-        num_tokens = request.num_tokens - num_cached_tokens
-        if num_tokens > budget:
-            if not self._prompts_in_pieces:
-                return 0
-            num_tokens = budget
+            return None
+        stored = self._stored_prefix(request, len(cached_block_ids)) if self.kv_traffic.enabled else []
+        if not stored and not self._tokens_that_fit(request, len(cached_block_ids), budget):
+            return None
         num_promised = request.max_num_blocks - len(cached_block_ids)
         if num_promised + self.pool.count_free(cached_block_ids) > self.pool.num_available:
-            return 0
+            return None
         self.pool.hold(cached_block_ids)
         self.pool.promise(num_promised)
+        self._waiting.pop()
+        request.block_ids = cached_block_ids
+        request.num_hashed_blocks = request.num_loaded_blocks = len(cached_block_ids)
+        if stored:
+            self.kv_traffic.load(request, stored)
+            return 0
+        return self._start(step, request, budget)
+
+    def _tokens_that_fit(self, request: Request, num_cached_blocks: int, budget: int) -> int:
+        """Prompt tokens behind the cached ones that a step takes; 0 if the prompt must be whole and does not fit."""
+        num_tokens = request.num_tokens - request.cached_tokens(num_cached_blocks, self.block_size)
+        if num_tokens <= budget:
+            return num_tokens
+        return budget if self._prompts_in_pieces else 0
+
+    def _start(self, step: _Step, request: Request, budget: int) -> int:
+        """Run a request that holds the blocks of its cached prefix and the promise of all others."""
+        num_tokens = self._tokens_that_fit(request, request.num_loaded_blocks, budget)
+        request.status = RequestStatus.RUNNING
+        request.times.scheduled = self._clock()
+        num_cached_tokens = request.cached_tokens(request.num_loaded_blocks, self.block_size)
+        request.num_cached_tokens = request.num_computed_tokens = num_cached_tokens
+        self._running[request.req_id] = request
+        if self._reads_prefix_cache(request):
+            self._count_hits(request)
         step.has_prompts = True
-        self._start(self._waiting.pop(), cached_block_ids, num_cached_tokens)
         self._allocate(request, num_cached_tokens + num_tokens)
         step.output.new_requests.append(
             NewRequest(
@@ -361,23 +407,11 @@ class Scheduler:
         step.add(request, num_tokens)
         return num_tokens
 
-    def _start(self, request: Request, cached_block_ids: list[int], num_cached_tokens: int) -> None:
-        request.status = RequestStatus.RUNNING
-        request.times.scheduled = self._clock()
-        request.block_ids = cached_block_ids
-        request.num_hashed_blocks = len(cached_block_ids)
-        request.num_cached_tokens = request.num_computed_tokens = num_cached_tokens
-        self._running[request.req_id] = request
-        if self._reads_prefix_cache(request):
-            self._count_hits(request)
-
     def _count_hits(self, request: Request) -> None:
-        num_cached, num_local = request.num_cached_tokens, request.num_local_tokens
-        num_local = num_cached if num_local is None else min(num_local, num_cached)
-        request.num_external_tokens = num_cached - num_local
+        num_local = request.num_cached_tokens - request.num_external_tokens
         self._prefix_cache_queries += request.num_prompt_tokens
         self._prefix_cache_hits += num_local
-        if self.offload.enabled:
+        if self.kv_traffic.enabled:
             self._external_queries += request.num_prompt_tokens - num_local
             self._external_hits += request.num_external_tokens
 
@@ -395,6 +429,9 @@ class Scheduler:
         """Give back all that a running request holds; its status says why."""
         del self._running[request.req_id]
         self._finished_req_ids.append(request.req_id)
+        self._give_back(request)
+
+    def _give_back(self, request: Request) -> None:
         self.pool.withdraw(request.max_num_blocks - len(request.block_ids))
         self.pool.free(request.block_ids)
         request.block_ids = []
@@ -452,43 +489,26 @@ class Scheduler:
         if index >= self._num_shareable_blocks(request) or not self._reads_prefix_cache(request):
             return False
         wanted = request.block_hash(index, self.block_size)
-        return wanted in self.offload.loading or any(
-            running.num_hashed_blocks <= index < running.num_prompt_tokens // self.block_size
-            and running.block_hash(index, self.block_size) == wanted
-            for running in self._running.values()
+        return self.kv_traffic.is_loading(wanted) or any(
+            other.num_hashed_blocks <= index < other.num_prompt_tokens // self.block_size
+            and other.block_hash(index, self.block_size) == wanted
+            for other in (*self._running.values(), *self._loading.values())
         )
 
-    def _load_prefix(self, step: _Step, request: Request, cached_block_ids: list[int]) -> bool:
-        """Have the step load what the KV store has of the prompt; whether the head waits for that, or for room."""
-        num_cached = len(cached_block_ids)
+    def _stored_prefix(self, request: Request, num_cached: int) -> list[bytes]:
+        """Hashes of the blocks behind the first `num_cached` that the KV store has of the prompt."""
         if not self._reads_prefix_cache(request):
-            return False
-        self.offload.save(self.pool.take_evicted())
-        hashes = request.block_hashes(self._num_shareable_blocks(request), self.block_size)[num_cached:]
-        most = max(self.max_num_batched_tokens // self.block_size, 1)
-        stored = self.offload.stored_beginning(hashes, most)
-        if not stored:
-            return False
-        num_free = self.pool.count_free(cached_block_ids) + request.max_num_blocks - num_cached
-        if num_free > self.pool.num_available:
-            return True
-        self.pool.hold(cached_block_ids)
-        self.pool.promise(len(stored))
-        loads = list(zip(stored, self.pool.allocate(len(stored)), strict=True))
-        self.pool.free(cached_block_ids)
-        self.offload.start_loads(loads)
-        step.output.kv_loads += loads
-        if request.num_local_tokens is None:
-            request.num_local_tokens = num_cached * self.block_size
-        return True
+            return []
+        self.kv_traffic.save(self.pool.take_evicted())
+        hashes = request.block_hashes(self._num_shareable_blocks(request), self.block_size)
+        return self.kv_traffic.stored_beginning(hashes[num_cached:])
 
-    def _update_offload(self, scheduler_output: SchedulerOutput, model_output: ModelRunnerOutput) -> None:
-        self.offload.forget(model_output.kv_forgotten)
-        not_loaded = set(model_output.kv_not_loaded)
-        for block_hash, block_id in scheduler_output.kv_loads:
-            if self.offload.finish_load(block_hash, block_hash in not_loaded):
-                self.pool.cache_full_blocks([block_id], [block_hash])
-        self.pool.free([block_id for _, block_id in scheduler_output.kv_loads])
+    def _start_loaded(self, step: _Step, request: Request, budget: int) -> int:
+        """Run a request whose KV is there; 0 if its prompt must be whole and does not fit into this step."""
+        if not budget or not self._tokens_that_fit(request, request.num_loaded_blocks, budget):
+            return 0
+        del self._loading[request.req_id]
+        return self._start(step, request, budget)
 
     def _num_shareable_blocks(self, request: Request) -> int:
         """Full blocks of the prompt; not the one that begins with its last token, which is always computed."""
@@ -502,8 +522,8 @@ class Scheduler:
             hashes = request.block_hashes(stop, self.block_size)
             self.pool.cache_full_blocks(request.block_ids[start:stop], hashes[start:])
             request.num_hashed_blocks = stop
-            if self.offload.saves_computed:
-                self.offload.save(zip(hashes[start:], request.block_ids[start:stop], strict=True))
+            if self.kv_traffic.saves_computed:
+                self.kv_traffic.save(zip(hashes[start:], request.block_ids[start:stop], strict=True))
 
     @property
     def _prompts_in_pieces(self) -> bool:
@@ -532,7 +552,7 @@ class Scheduler:
     def _check_request(self, request: Request) -> None:
         """Raises ValueError for a request that no state of the queue and the pool would let run."""
         req_id, prompt_len = request.req_id, request.num_prompt_tokens
-        if req_id in self._running or req_id in self._waiting:
+        if req_id in self._running or req_id in self._waiting or req_id in self._loading:
             raise ValueError(f"request id {req_id!r} is in use; ids must be unique among unfinished requests")
         if not prompt_len:
             raise ValueError("the prompt is empty; at least one token is needed")
@@ -567,19 +587,20 @@ class Scheduler:
 
     def _find_faults(self) -> list[str]:
         faults = self.pool.find_faults()
-        if len(self._running) > self.max_num_seqs:
-            faults.append(f"{len(self._running)} requests run in {self.max_num_seqs} rows")
+        if len(self._running) + len(self._loading) > self.max_num_seqs:
+            faults.append(f"{len(self._running)} requests run, {len(self._loading)} load in {self.max_num_seqs} rows")
         faults += [f"{request} is in the queue" for request in self._waiting if request.status != RequestStatus.WAITING]
         waiting_tokens = sum(request.num_prompt_tokens for request in self._waiting)
         if waiting_tokens != self._waiting.num_tokens:
             faults.append(f"the queue counts {self._waiting.num_tokens} tokens but holds {waiting_tokens}")
         refs = [0] * self.pool.num_blocks
-        for block_id in self.offload.loading.values():
+        for block_id in self.kv_traffic.held_blocks():
             refs[block_id] += 1
         num_promised = 0
-        for request in self._running.values():
-            if request.status is not RequestStatus.RUNNING or request.req_id in self._waiting:
-                faults.append(f"{request} is among the running requests")
+        places = [(self._running, RequestStatus.RUNNING), (self._loading, RequestStatus.WAITING_FOR_KV)]
+        for request, status in ((request, status) for place, status in places for request in place.values()):
+            if request.status is not status or request.req_id in self._waiting:
+                faults.append(f"{request} is where requests are {status.name}")
             num_promised += request.max_num_blocks - len(request.block_ids)
             for block_id in request.block_ids:
                 refs[block_id] += 1

@@ -32,7 +32,7 @@ class EngineCore:
         self.config = config
         self.executor = executor
         self.scheduler = Scheduler(config)
-        self.scheduler.offload.learn(executor.stored_prefixes())
+        self.scheduler.kv_traffic.learn(executor.stored_prefixes())
         self.grammars = GrammarStage(config.model_config.vocab_size)
         self._lane = StepLane(executor, 2 if config.scheduler_config.async_scheduling else 1)
 
@@ -142,9 +142,9 @@ class EngineCore:
 
     def _save_computed(self) -> None:
         """Have the KV store save what the last step computed."""
-        saves = self.scheduler.offload.take_saves()
+        saves = self.scheduler.kv_traffic.take_orders()
         if saves:
-            self.executor.execute(SchedulerOutput(kv_saves=saves))
+            self.executor.execute(SchedulerOutput(kv_orders=saves))
 
     def executor_stats(self) -> dict[str, Any]:
         return self.executor.stats()

@@ -12,8 +12,8 @@ directory: each finds what was there when it started and what it wrote itself, a
 
 The bytes of all files are bounded: a process that would exceed the bound, or wrote a sixteenth of it since it last
 looked, counts again and removes the least recently used (by modification time, which a load sets), whosever they are.
-Writing happens on a thread of its own. What that has not written yet is held in memory, at most `MAX_PENDING_BYTES`;
-blocks beyond are not saved.
+Writing and reading happen on a thread each. Blocks that are not written yet are held in memory, at most
+`MAX_PENDING_BYTES` of them; blocks beyond are not saved.
 
 Whoever can read the files can learn what prompts said, and whoever can write them can change answers: so they belong to
 one user, and a directory that others may enter is refused. The hash guards against damage, not against that user.
@@ -24,6 +24,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import queue
 import re
 import secrets
 import threading
@@ -45,13 +46,24 @@ MAX_PENDING_BYTES = 256 * 2**20
 ABANDONED_SECONDS = 3600.0
 _NAME = re.compile(r"[0-9a-f]{64}")
 _NEW = ".new-"
+GONE = "it is gone"
 
 
 class KVFiles:
-    """The blocks of one identity. All methods are called by one thread; the writer's is its own."""
+    """The blocks of one identity. All methods are called by one thread; the writer and the reader have their own."""
 
-    def __init__(self, directory: str | Path, identity: str, block_bytes: int, max_bytes: int) -> None:
-        """Raises PermissionError for a directory that is not this user's alone, OSError for one that cannot be made."""
+    def __init__(
+        self,
+        directory: str | Path,
+        identity: str,
+        block_bytes: int,
+        max_bytes: int,
+        news: threading.Event | None = None,
+    ) -> None:
+        """news: set when `poll` has something to tell.
+
+        Raises PermissionError for a directory that is not this user's alone, OSError for one that cannot be made.
+        """
         self.directory = Path(directory).expanduser() / f"kv-{identity}"
         self.block_bytes = block_bytes
         self.max_bytes = max_bytes
@@ -67,39 +79,46 @@ class KVFiles:
         self._is_writing = False
         self._closing = False
         self._count()
-        self._writer = threading.Thread(target=self._write_pending, name="kv-files", daemon=True)
+        self.news = news or threading.Event()
+        self._asked: queue.SimpleQueue[tuple[int, bytes, ByteArray] | None] = queue.SimpleQueue()
+        self._answers: deque[tuple[int, bytes, str]] = deque()
+        self._writer = threading.Thread(target=self._write_pending, name="kv-files-writer", daemon=True)
+        self._reader = threading.Thread(target=self._read_asked, name="kv-files-reader", daemon=True)
         self._writer.start()
+        self._reader.start()
         logger.info("%d KV blocks of %d bytes were found in %s", len(self._known), block_bytes, self.directory)
 
-    def __contains__(self, block_hash: object) -> bool:
-        return block_hash in self._known
+    def __contains__(self, key: object) -> bool:
+        return key in self._known
 
-    def save(self, block_hash: bytes, data: ByteArray) -> None:
-        if block_hash in self._known:
+    def save(self, key: bytes, data: ByteArray) -> None:
+        if key in self._known:
             return
         with self._wakes:
             if (len(self._pending) + 1) * self.block_bytes > max(MAX_PENDING_BYTES, self.block_bytes):
-                self._forgotten.append(block_hash)
+                self._forgotten.append(key)
                 return
-            self._pending[block_hash] = data.copy()
+            self._pending[key] = data.copy()
             self._wakes.notify()
-        self._known[block_hash] = None
+        self._known[key] = None
 
-    def load(self, block_hash: bytes, out: ByteArray) -> bool:
+    def start(self, ticket: int, key: bytes, out: ByteArray) -> None:
         with self._wakes:
-            pending = self._pending.get(block_hash)
-        if pending is not None:
+            pending = self._pending.get(key)
+        if pending is None:
+            self._asked.put((ticket, key, out))
+        else:
             out[:] = pending
-            return True
-        path = self._path(block_hash)
-        fault = self._read(path, block_hash, out)
-        if not fault:
-            return True
-        self._known.pop(block_hash, None)
-        if fault != "it is gone":
-            self._unusable.note(f"{path.name}: {fault}")
-            path.unlink(missing_ok=True)
-        return False
+            self._answer(ticket, key, "")
+
+    def poll(self) -> dict[int, bool]:
+        done: dict[int, bool] = {}
+        for _ in range(len(self._answers)):
+            ticket, key, fault = self._answers.popleft()
+            done[ticket] = not fault
+            if fault:
+                self._known.pop(key, None)
+        return done
 
     def hashes(self) -> list[bytes]:
         return list(self._known)
@@ -122,13 +141,32 @@ class KVFiles:
         return {"file_blocks": len(self._known), "file_bytes": len(self._known) * (HEADER_BYTES + self.block_bytes)}
 
     def close(self) -> None:
-        """Write what is pending, and end the thread."""
+        """Write what is pending, answer what was asked, and end the threads."""
         with self._wakes:
             self._closing = True
             self._wakes.notify()
+        self._asked.put(None)
         self._writer.join()
+        self._reader.join()
         self._unwritten.end()
         self._unusable.end()
+
+    def _answer(self, ticket: int, key: bytes, fault: str) -> None:
+        self._answers.append((ticket, key, fault))
+        self.news.set()
+
+    def _read_asked(self) -> None:
+        while (asked := self._asked.get()) is not None:
+            ticket, key, out = asked
+            path, fault = self._path(key), "it was not read"
+            try:
+                fault = self._read(path, key, out)
+                if fault and fault != GONE:
+                    self._unusable.note(f"{path.name}: {fault}")
+                    path.unlink(missing_ok=True)
+            except Exception:  # without an answer, a request would wait for ever
+                logger.exception("the KV block %s could not be read", path)
+            self._answer(ticket, key, fault)
 
     def _path(self, block_hash: bytes) -> Path:
         return self.directory / block_hash.hex()
@@ -146,7 +184,7 @@ class KVFiles:
                 num_read = file.readinto(out.data)
                 os.utime(descriptor)
         except FileNotFoundError:
-            return "it is gone"
+            return GONE
         except OSError as error:
             return str(error)
         if num_read != self.block_bytes or header != _header(block_hash, out):

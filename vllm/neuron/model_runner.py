@@ -88,10 +88,13 @@ class NeuronModelRunner:
             default_top_k=device.capabilities.default_top_k,
         )
 
-    def execute(self, step: SchedulerOutput) -> ModelRunnerOutput:
-        """Run one step; a request whose input is at fault is reported in `errors` and runs no further."""
+    def execute(self, step: SchedulerOutput, result: ModelRunnerOutput | None = None) -> ModelRunnerOutput:
+        """Run one step; a request whose input is at fault is reported in `errors` and runs no further.
+
+        result: what the step has brought already, to be filled in.
+        """
         started = time.perf_counter()
-        result = ModelRunnerOutput()
+        result = result or ModelRunnerOutput()
         for works in self._forwards(self._update_rows(step, result)):
             self._run(works, step, result)
         result.device_seconds = time.perf_counter() - started

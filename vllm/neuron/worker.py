@@ -10,6 +10,9 @@ from vllm.neuron.kv_store import open_store
 from vllm.neuron.model_loader import PhaseReport, load_model
 from vllm.neuron.model_runner import NeuronModelRunner
 
+LOAD_WAIT_SECONDS = 0.02
+"""How long a step with nothing else to do waits for a load, in seconds: requests that arrive meanwhile wait as long."""
+
 
 class NeuronWorker:
     """One process's device. Construction loads, and compiles if it must."""
@@ -24,11 +27,11 @@ class NeuronWorker:
         return self.device.capabilities
 
     def execute(self, step: SchedulerOutput) -> ModelRunnerOutput:
-        copied = self.kv_store.copy(step) if self.kv_store else None
-        result = self.runner.execute(step)
-        if copied is not None:
-            result.kv_not_loaded, result.kv_forgotten = copied.kv_not_loaded, copied.kv_forgotten
-        return result
+        result = ModelRunnerOutput()
+        if self.kv_store:
+            self.kv_store.start(step.kv_orders, result)
+            self.kv_store.poll(result, LOAD_WAIT_SECONDS if step.waits_for_kv else 0.0)
+        return self.runner.execute(step, result)
 
     def stored_prefixes(self) -> list[bytes]:
         return self.kv_store.hashes() if self.kv_store else []
