@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
 
 from tests import tree
+from vllm.neuron.target import TARGETS
 
 ROOT = tree.ROOT
 MAX_LINES = 700
@@ -31,6 +33,35 @@ def test_only_envs_reads_the_environment():
         str(path.relative_to(ROOT))
         for path in ROOT.glob("vllm/**/*.py")
         if path.name != "envs.py" and re.search(r"os\.(environ\.get|getenv|environ\[)", path.read_text())
+    ]
+    assert not readers
+
+
+IN_TARGETS = ("vllm/neuron/cpu/", "vllm/neuron/neuronx/", "vllm/neuron/null.py", "vllm/neuron/target.py")
+JSON_WORDS = ("vllm/entrypoints/openai/parsers/",)
+
+
+def test_generic_code_names_no_target():
+    """Code outside the targets and their registry asks a `Target` or its profile what it can do."""
+    named = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in ROOT.glob("vllm/**/*.py")
+        if not str(path.relative_to(ROOT)).startswith((*IN_TARGETS, *JSON_WORDS))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and node.value in TARGETS
+    ]
+    assert not named
+
+
+def test_only_the_accelerator_and_the_plan_read_its_config():
+    """What other targets and the runner need to know of programs is in `ProgramConfig`, in no target's words."""
+    generic = ("vllm/neuron/cpu", "vllm/neuron/null.py", "vllm/neuron/model_runner.py", "vllm/core", "vllm/engine")
+    readers = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in ROOT.glob("vllm/**/*.py")
+        if str(path.relative_to(ROOT)).startswith(generic)
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute) and node.attr == "neuron_config"
     ]
     assert not readers
 

@@ -269,6 +269,24 @@ class ObservabilityConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ProgramConfig:
+    """Shapes that programs are made for, and what they do, in no target's words. Derived by platform.resolve."""
+
+    num_rows: int = 1
+    """Sequences of a decode step."""
+    prompt_buckets: tuple[int, ...] = ()
+    """Lengths in tokens that a prompt's program is made for, ascending."""
+    decode_buckets: tuple[int, ...] = ()
+    """Lengths of context in tokens that a decode's program is made for, ascending."""
+    num_candidates: int = 0
+    """Most likely tokens that are sampled from where a request sets no `top_k`; 0: all of the vocabulary."""
+    quantization: str | None = None
+    """Form that weights are quantised to: "int4", or "<dtype>_<what one scale belongs to>" as "int8_per_channel"."""
+    eagle_draft_input_norm: bool = False
+    """An EAGLE draft normalises its inputs."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class VllmConfig:
     model_config: ModelConfig
     cache_config: CacheConfig = field(default_factory=CacheConfig)
@@ -285,10 +303,12 @@ class VllmConfig:
     )
     kv_transfer_config: dict[str, Any] | None = option(None, "Disaggregated prefill and decode.", type="json")
 
-    # Derived by platform.resolve: a neuron.neuron_config.NeuronConfig, and the name of the chosen target.
+    # Derived by platform.resolve: the name of the chosen target; what its programs are made for; and, for the
+    # accelerator and the artifact's key, a neuron.neuron_config.NeuronConfig.
+    target: str = ""
+    program_config: ProgramConfig = field(default_factory=ProgramConfig)
     speculative_config: SpeculativeConfig | None = None
     neuron_config: Any = None
-    target: str = ""
 
     def replace(self, **changes: Any) -> VllmConfig:
         return dataclasses.replace(self, **changes)

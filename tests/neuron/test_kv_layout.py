@@ -7,10 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.neuron.configs import build
-from vllm.neuron import platform
 from vllm.neuron.faults import Faults, NeuronConfigError
 from vllm.neuron.kv_layout import kv_layout
+from vllm.neuron.neuronx.profile import NeuronxTarget
 from vllm.neuron.platform import resolve, resolve_quietly
+from vllm.neuron.target import find_target
 
 
 def faults_of(**options):
@@ -190,7 +191,7 @@ def test_blocks_that_the_cpu_target_cannot_read(size):
 
 
 def test_blocks_that_the_accelerator_cannot_read(monkeypatch):
-    monkeypatch.setattr(platform, "_why_no_accelerator", lambda: "")
+    monkeypatch.setattr(NeuronxTarget, "why_absent", lambda self: "")
     options = {"enable_prefix_caching": True, "device": "neuronx"}
     assert "power of two" in faults_of(**options, block_size=48)["block_size"]
     tiles = {"chunked_prefill_config": {"kernel_kv_tile_size": 1000}}
@@ -198,7 +199,7 @@ def test_blocks_that_the_accelerator_cannot_read(monkeypatch):
 
 
 def test_the_accelerator_keeps_kv_contiguous_unless_told_otherwise(monkeypatch):
-    monkeypatch.setattr(platform, "_why_no_accelerator", lambda: "")
+    monkeypatch.setattr(NeuronxTarget, "why_absent", lambda self: "")
     assert modes_of(device="neuronx") == (False, False, 1024)
 
 
@@ -222,8 +223,9 @@ def test_the_stock_scheduler_means_chunked_prefill(monkeypatch):
 
 
 def test_mixed_steps_have_a_budget_that_users_set_and_see():
-    scheduler = resolve(build(enable_chunked_prefill=True)).scheduler_config
-    assert scheduler.max_num_batched_tokens == platform.DEFAULT_STEP_TOKENS
+    config = resolve(build(enable_chunked_prefill=True))
+    scheduler = config.scheduler_config
+    assert scheduler.max_num_batched_tokens == find_target(config.target).profile.default_step_tokens
     assert scheduler.prefill_batch_size == scheduler.max_num_seqs == 32
     config, notices = resolve_quietly(build(enable_chunked_prefill=True, max_num_batched_tokens=100))
     assert config.scheduler_config.max_num_batched_tokens == 100

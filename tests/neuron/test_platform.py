@@ -10,9 +10,12 @@ import pytest
 
 from tests.neuron.configs import QWEN25_7B, TINYLLAMA, build
 from vllm.config import VllmConfig
-from vllm.neuron import platform
+from vllm.neuron import host_platform
+from vllm.neuron.device import DeviceModel, resolve_target
 from vllm.neuron.faults import NeuronConfigError
+from vllm.neuron.neuronx.profile import NeuronxTarget
 from vllm.neuron.platform import examine, resolve, resolve_quietly
+from vllm.neuron.target import AUTOMATIC, PLANNED, TARGETS, find_target
 
 
 def faults_of(**options):
@@ -172,9 +175,6 @@ def test_everything_wrong_is_in_one_error():
         trust_remote_code=True,
         quantization="awq",
         dtype="half",
-        kv_cache_dtype="fp8",
-        enable_prefix_caching=True,
-        enable_chunked_prefill=True,
         enable_lora=True,
         speculative_config={"method": "medusa"},
         kv_transfer_config={"kv_role": "kv_producer"},
@@ -190,9 +190,6 @@ def test_everything_wrong_is_in_one_error():
         "distributed_executor_backend",
         "trust_remote_code",
         "quantization",
-        "kv_cache_dtype",
-        "enable_prefix_caching",
-        "enable_chunked_prefill",
         "enable_lora",
         "speculative_config.method",
         "kv_transfer_config",
@@ -284,9 +281,10 @@ def test_a_kv_cache_of_8_bits_has_many_names(dtype, override, settled):
 
 
 def test_a_kv_cache_of_8_bits_is_not_served_everywhere():
-    for given in ({"kv_cache_dtype": "int8"}, {"override_neuron_config": {"kv_cache_quant": True}}):
-        faults = examine(build(**given), "neuronx").faults
-        assert any("quantised KV cache is not served" in fault.why for fault in faults.found)
+    faults = examine(build(kv_cache_dtype="int8"), "neuronx").faults
+    assert any("does not keep KV in it. Use auto or" in str(fault) for fault in faults.found)
+    faults = examine(build(override_neuron_config={"kv_cache_quant": True}), "neuronx").faults
+    assert any("quantised KV cache is not served" in fault.why for fault in faults.found)
 
 
 def test_names_of_the_kv_type_must_agree():
@@ -374,7 +372,7 @@ def accelerator(monkeypatch):
     """Whether this machine has an accelerator, as the tests say."""
 
     def present(reason: str) -> None:
-        monkeypatch.setattr(platform, "_why_no_accelerator", lambda: reason)
+        monkeypatch.setattr(NeuronxTarget, "why_absent", lambda self: reason)
 
     return present
 
@@ -409,8 +407,8 @@ def test_unknown_target_in_the_environment(monkeypatch):
 
 
 def test_a_device_that_cannot_be_used_is_mentioned(monkeypatch):
-    monkeypatch.setattr(platform, "_has_device", lambda: True)
-    monkeypatch.setattr(platform.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(host_platform, "has_neuron_device", lambda: True)
+    monkeypatch.setattr(NeuronxTarget, "compiles_here", lambda self: False)
     (notice,) = notices_of()
     assert notice.startswith("the Neuron device of this machine is not used: ")
     assert "device" in faults_of(device="neuronx")
@@ -444,3 +442,37 @@ def test_logical_cores_that_contradict_each_other(monkeypatch, variables, given,
     override = {} if given is None else {"logical_nc_config": given}
     with pytest.raises(NeuronConfigError, match=message):
         resolve(build(device="null", override_neuron_config=override))
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_a_profile_is_its_targets(name):
+    target = find_target(name)
+    assert target.profile.name == name
+    assert issubclass(resolve_target(name), DeviceModel)
+    assert set(AUTOMATIC) <= set(TARGETS) and PLANNED in TARGETS
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_what_a_profile_promises_is_not_refused(name):
+    profile = find_target(name).profile
+    for dtype in profile.kv_dtypes:
+        assert "does not keep KV in it" not in faults_on(name, kv_cache_dtype=dtype)
+    for dtype in profile.dtypes:
+        assert "does not compute in it" not in faults_on(name, dtype=dtype)
+    for method in profile.speculation_methods:
+        options = {"method": method} | ({} if method == "ngram" else {"model": "draft"})
+        assert "does not speculate" not in faults_on(name, speculative_config=options)
+
+
+def faults_on(target, **options):
+    return "\n".join(map(str, examine(build(**options), target).faults.found))
+
+
+def test_quantisations_without_kernels_are_refused_before_anything_is_compiled():
+    override = {"quantized": True, "quantization_dtype": "int8", "quantization_type": "blockwise_symmetric"}
+    override["quantization_block_size"] = [128, 128]
+    faults = faults_of(device="cpu", override_neuron_config=override)
+    assert "no kernels for int8_blockwise weights. It has f8e4m3_per_channel" in faults["quantization_dtype"]
+    assert (
+        resolve(build(device="null", override_neuron_config=override)).program_config.quantization == "int8_blockwise"
+    )

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.neuronx import standin
-from vllm.neuron import host_platform, platform
+from vllm.neuron import host_platform
 
 RUNTIME_VARIABLES = (
     "NEURON_LOGICAL_NC_CONFIG",
@@ -30,7 +30,7 @@ def clean(patch):
     for name in RUNTIME_VARIABLES:
         patch.setenv(name, "")
         patch.delenv(name)
-    patch.setattr(platform, "_has_device", lambda: True)
+    patch.setattr(host_platform, "has_neuron_device", lambda: True)
     patch.setattr(host_platform, "_set_by_library", [])
 
 

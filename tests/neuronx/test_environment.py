@@ -146,7 +146,7 @@ def test_no_device_is_said_in_clear(newest, monkeypatch):
     from vllm.neuron import platform
     from vllm.neuron.faults import NeuronConfigError
 
-    monkeypatch.setattr(platform, "_has_device", lambda: False)
+    monkeypatch.setattr(host_platform, "has_neuron_device", lambda: False)
     with pytest.raises(NeuronConfigError, match="no Neuron device on this machine"):
         platform.resolve(build(device="neuronx"))
 

@@ -19,9 +19,9 @@ def test_all_checks_pass_and_print_what_the_readme_shows(newest, tmp_path, monke
 
 
 def test_without_a_device_it_says_so_and_stops(clean_environment, monkeypatch, capsys):
-    from vllm.neuron import platform
+    from vllm.neuron import host_platform
 
-    monkeypatch.setattr(platform, "_has_device", lambda: False)
+    monkeypatch.setattr(host_platform, "has_neuron_device", lambda: False)
     assert not check.run(check.Checks("nowhere", 1))
     captured = capsys.readouterr()
     assert captured.out.count("FAILED") == 1 and "no Neuron device on this machine" in captured.err

@@ -17,7 +17,7 @@ from tests.tree import ROOT
 IN_EVERY_PROCESS = """
 from pathlib import Path
 from vllm.engine import input_processor
-from vllm.neuron import platform
+from vllm.neuron import host_platform
 
 
 def load(path):
@@ -25,7 +25,7 @@ def load(path):
     return tile_processor(Path(path))
 
 
-platform._has_device = lambda: True
+host_platform.has_neuron_device = lambda: True
 input_processor.hub_processor = lambda path: lambda: load(path)
 """
 OPTIONS = ("--max-model-len", "128", "--max-num-seqs", "2", "--dtype", "float32", "--limit-mm-per-prompt", "image=2")

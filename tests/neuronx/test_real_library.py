@@ -18,7 +18,7 @@ from tests.neuron.configs import build
 from tests.neuron.driver import Driver, load, resolved_config
 from tests.neuronx.test_config import LLAMA
 from tests.tiny import make_checkpoint
-from vllm.neuron import platform
+from vllm.neuron import host_platform, platform
 from vllm.neuron.neuronx.config import build_inference_config
 from vllm.neuron.neuronx.library import ROOT, load_library
 from vllm.neuron.neuronx.model import NeuronxDeviceModel
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture
 def made(monkeypatch):
     monkeypatch.setenv("NXD_CPU_MODE", "1")
-    monkeypatch.setattr(platform, "_has_device", lambda: True)
+    monkeypatch.setattr(host_platform, "has_neuron_device", lambda: True)
     config = platform.resolve(build(device="neuronx", hf_config=LLAMA, max_num_seqs=4))
     library = load_library()
     return build_inference_config(config, library, application_class(LLAMA, library.model_types))
@@ -74,7 +74,7 @@ def in_cpu_mode(tmp_path, monkeypatch):
         pytest.skip(f"the CPU mode of {library.version} runs prompts and decodes with one batch size")
     monkeypatch.setenv("NXD_CPU_MODE", "1")
     monkeypatch.setenv("MASTER_PORT", "0")
-    monkeypatch.setattr(platform, "_has_device", lambda: True)
+    monkeypatch.setattr(host_platform, "has_neuron_device", lambda: True)
 
     def load_in_cpu_mode(checkpoint, **override):
         config = resolved_config(checkpoint, "neuronx", max_num_seqs=2, max_model_len=64, override=override)

@@ -23,18 +23,18 @@ from typing import Any
 
 from vllm.exceptions import VLLMError
 from vllm.neuron.fingerprint import sha256
+from vllm.sizes import MIB
 
 FORMAT = 1
 MANIFEST = "manifest.json"
-WHOLE_BYTES = 256 * 2**20
+WHOLE_BYTES = 256 * MIB
 SAMPLES = 64
-MAX_JSON_BYTES = 16 * 2**20
+MAX_JSON_BYTES = 16 * MIB
 """Longest JSON file that is read out of an artifact, in bytes."""
 MAX_JSON_DEPTH = 64
 """Deepest nesting of such a file."""
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_MIB = 2**20
 
 
 class ArtifactError(VLLMError):
@@ -233,9 +233,9 @@ def sampled_sha256(file: Path) -> str:
     """SHA-256 over the size and `SAMPLES` pieces of a MiB, evenly spread from the first to the last."""
     size = file.stat().st_size
     digest = hashlib.sha256(str(size).encode())
-    last = max(0, size - _MIB)
+    last = max(0, size - MIB)
     with file.open("rb", buffering=0) as stream:
         for offset in sorted({last * step // (SAMPLES - 1) for step in range(SAMPLES)}):
             stream.seek(offset)
-            digest.update(stream.read(_MIB))
+            digest.update(stream.read(MIB))
     return digest.hexdigest()

@@ -45,6 +45,7 @@ from vllm.neuron.artifact_manifest import (
 )
 from vllm.neuron.fingerprint import sha256
 from vllm.neuron.ownership import write_fault, write_fault_within
+from vllm.sizes import MIB
 from vllm.version import __version__
 
 logger = init_logger(__name__)
@@ -257,8 +258,8 @@ def _is_full(error: BaseException | None) -> bool:
 
 
 def _no_room(directory: Path, needed: int, free: int) -> str:
-    takes = f"the artifact takes {needed / 2**20:.1f} MiB" if needed else "an artifact takes more"
-    return f"there is no room in {directory}: {free / 2**20:.1f} MiB are free, {takes}"
+    takes = f"the artifact takes {needed / MIB:.1f} MiB" if needed else "an artifact takes more"
+    return f"there is no room in {directory}: {free / MIB:.1f} MiB are free, {takes}"
 
 
 def _bytes_in(directory: Path) -> int:

@@ -70,6 +70,11 @@ class Opened(NamedTuple):
 
 def artifact_key(config: VllmConfig, target: type[DeviceModel]) -> dict[str, Any]:
     """Everything that shapes the artifact of a resolved config, as JSON types."""
+    return {**common_key(config), "compiler": target.artifact_key(config)}
+
+
+def common_key(config: VllmConfig) -> dict[str, Any]:
+    """The artifact's key without what is the target's own."""
     model, neuron_config = config.model_config, config.neuron_config
     neuron = neuron_config.to_dict()
     quantized_path = neuron.pop("quantized_checkpoints_path")
@@ -77,7 +82,6 @@ def artifact_key(config: VllmConfig, target: type[DeviceModel]) -> dict[str, Any
         neuron["lora_config"] |= _adapters(neuron["lora_config"])
     return {
         "target": config.target,
-        "compiler": target.artifact_key(config),
         "weights": _weights(Path(model.model_path or model.model), model.load_format, model.seed),
         "draft": _draft(config.speculative_config),
         "quantized_weights": _weights(Path(quantized_path), "auto", 0) if quantized_path else None,

@@ -1,12 +1,11 @@
-"""What a device target is: one interface, one registry.
+"""`DeviceModel`: the interface of a model on a device.
 
 A target turns a checkpoint into an artifact directory (`compile`), opens one (`load`) and runs forwards. It knows
-nothing of requests. Targets are imported by name, lazily, and only from here.
+nothing of requests. The class of a target is imported by name, when it is first asked for.
 """
 
 from __future__ import annotations
 
-import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,15 +14,10 @@ from typing import Any
 from vllm.config import VllmConfig
 from vllm.core.contract import Capabilities
 from vllm.neuron.model_input import ByteArray, ModelInput, ModelOutput
+from vllm.neuron.target import find_target, imported
 
 Progress = Callable[[str, float], None]
 """Called with what is being done and the share of the whole that is finished, 0 to 1."""
-
-TARGETS = {
-    "cpu": "vllm.neuron.cpu.model:CpuDeviceModel",
-    "null": "vllm.neuron.null:NullDeviceModel",
-    "neuronx": "vllm.neuron.neuronx.model:NeuronxDeviceModel",
-}
 
 
 class DeviceLost(Exception):
@@ -97,7 +91,4 @@ class DeviceModel(ABC):
 
 def resolve_target(name: str) -> type[DeviceModel]:
     """The class of a target. Raises ValueError for an unknown name, listing the known ones."""
-    if name not in TARGETS:
-        raise ValueError(f"unknown device target {name!r}; known targets: {', '.join(sorted(TARGETS))}")
-    module, _, attribute = TARGETS[name].partition(":")
-    return getattr(importlib.import_module(module), attribute)  # type: ignore[no-any-return]
+    return imported(find_target(name).device_model)  # type: ignore[no-any-return]

@@ -20,13 +20,14 @@ from typing import Any
 from vllm import envs
 from vllm.logger import init_logger
 from vllm.neuron.ownership import write_fault_within
+from vllm.sizes import GIB, MIB
 
 logger = init_logger(__name__)
 
 CLOCK_GRANULARITY_SECONDS = 2.0
 """Files changed more recently than this are hashed again at the next start; the coarsest file system clocks tick so."""
 
-_PIECE = 8 * 2**20
+_PIECE = 8 * MIB
 _INDEX = "model.safetensors.index.json"
 
 Read = Callable[[int], None]
@@ -70,8 +71,8 @@ def file_sha256(file: Path, read: Read = lambda count: None) -> str:
     known = _read_note(note)
     if known.get("identity") == identity:
         return str(known["sha256"])
-    if identity["size"] > 2**30:
-        logger.info("hashing %s (%.1f GiB), which is done once", file, identity["size"] / 2**30)
+    if identity["size"] > GIB:
+        logger.info("hashing %s (%.1f GiB), which is done once", file, identity["size"] / GIB)
     digest = sha256(file, read)
     if identity == _identity(file) and _is_settled(identity):
         _write_note(note, {"identity": identity, "sha256": digest})

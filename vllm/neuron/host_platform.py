@@ -1,4 +1,4 @@
-"""The platform that is compiled for: what a user says, else that of the instance this runs on."""
+"""Neuron hardware of this machine, and the platform that is compiled for: as a user says, else this instance's."""
 
 from __future__ import annotations
 
@@ -13,6 +13,11 @@ PRODUCT_NAME = Path("/sys/devices/virtual/dmi/id/product_name")
 """Where an EC2 instance says its type, such as trn1.32xlarge."""
 
 _set_by_library: list[str] = []
+
+
+def has_neuron_device() -> bool:
+    """Whether the kernel's driver shows a Neuron device."""
+    return any(Path("/dev").glob("neuron[0-9]*"))
 
 
 @contextmanager

@@ -37,12 +37,13 @@ import numpy as np
 from vllm.logger import RecurringFault, init_logger
 from vllm.neuron.model_input import ByteArray
 from vllm.neuron.ownership import privacy_fault
+from vllm.sizes import MIB
 
 logger = init_logger(__name__)
 
 MAGIC = b"vllmkv01"
 HEADER_BYTES = len(MAGIC) + 64
-MAX_PENDING_BYTES = 256 * 2**20
+MAX_PENDING_BYTES = 256 * MIB
 ABANDONED_SECONDS = 3600.0
 _NAME = re.compile(r"[0-9a-f]{64}")
 _NEW = ".new-"

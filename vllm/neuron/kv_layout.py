@@ -7,7 +7,7 @@ Inference's (`is_prefix_caching`, `chunked_prefill_config`, `is_block_kv_layout`
 
 - `prefix_buckets`, KV offload, a block shorter than a sequence, or `is_block_kv_layout` alone: prefix caching.
 - `chunked_prefill_config`, or DISABLE_NEURON_CUSTOM_SCHEDULER unless the option says no: chunked prefill.
-- prefix caching or chunked prefill: block KV, of 32 tokens a block. Neither: contiguous KV.
+- prefix caching or chunked prefill: block KV, in blocks of the target's default size. Neither: contiguous KV.
 
 Blocks are counted as usable ones: what a device reserves beside them (a null block, a sink) is never the user's to add.
 There are always enough for `max_num_seqs` sequences of `max_model_len`. With prefix caching the default count holds a
@@ -22,11 +22,14 @@ from typing import Any
 
 from vllm import envs
 from vllm.config import VllmConfig
+from vllm.core.profile import BlockRule
 from vllm.neuron.faults import Faults
 
-DEFAULT_BLOCK_SIZE = 32
 SPARE_DIVISOR = 4
 """Prefix caching adds one block to so many that sequences need."""
+
+_ALIGNMENT = 128
+"""Positions. Kernels want lengths of contiguous lines to be multiples of it, so a multiple stays one."""
 
 BLOCK_KV_KEYS = frozenset({"is_prefix_caching", "is_block_kv_layout", "chunked_prefill_config"})
 """Neuron keys that `kv_modes` settles, where their types are right."""
@@ -104,10 +107,10 @@ def _asked_chunked_prefill(config: VllmConfig, override: Mapping[str, Any], faul
     return option
 
 
-def default_block_size(max_model_len: int, prefix_caching: bool) -> int:
-    """32 tokens; for shorter sequences the sequence, or with prefix caching the next lower power of two."""
-    if max_model_len > DEFAULT_BLOCK_SIZE:
-        return DEFAULT_BLOCK_SIZE
+def default_block_size(max_model_len: int, prefix_caching: bool, default: int) -> int:
+    """`default`; for shorter sequences the sequence, or with prefix caching the next lower power of two."""
+    if max_model_len > default:
+        return default
     return 1 << max(max_model_len - 1, 1).bit_length() - 1 if prefix_caching else max_model_len
 
 
@@ -128,6 +131,7 @@ def kv_layout(
     faults: Faults,
     *,
     prefix_caching: bool = False,
+    default_size: int = BlockRule().default,
     max_blocks: int | None = None,
 ) -> KVLayout:
     """Block size and count for `max_num_seqs` whole sequences; given numbers must suffice for them.
@@ -135,10 +139,11 @@ def kv_layout(
     prefix_caching: blocks must be shorter than a sequence, and there are more of them, for prefixes that nobody uses,
     as far as `max_blocks` (what the memory allows) lets them be.
     """
-    size = block_size or (default_block_size(max_model_len, prefix_caching) if block_kv else max_model_len)
+    default = default_block_size(max_model_len, prefix_caching, default_size)
+    size = block_size or (default if block_kv else max_model_len)
     if prefix_caching and size >= max_model_len > 1:
         why = f"prefix caching needs KV blocks shorter than max_model_len={max_model_len}"
-        fix = f"Use {default_block_size(max_model_len, prefix_caching)}, or enable_prefix_caching=False"
+        fix = f"Use {default}, or enable_prefix_caching=False"
         faults.add("block_size", size, why, fix, involves=["max_model_len"])
     if not block_kv and size != max_model_len:
         why = f"contiguous KV keeps a sequence in one block of max_model_len={max_model_len} tokens"
@@ -157,3 +162,11 @@ def kv_layout(
         faults.add("num_gpu_blocks_override", count, why, fix, involves=["max_model_len", "max_num_seqs"])
         count = needed
     return KVLayout(size, count)
+
+
+def cached_positions(max_length: int, speculation_length: int) -> int:
+    """Positions that sequences of `max_length` need where a step may write `speculation_length` beyond its first."""
+    if not speculation_length:
+        return max_length
+    needed = max_length + speculation_length
+    return -(-needed // _ALIGNMENT) * _ALIGNMENT if max_length % _ALIGNMENT == 0 else needed

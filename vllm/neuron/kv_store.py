@@ -26,11 +26,11 @@ from vllm.neuron.artifacts import artifact_key
 from vllm.neuron.device import DeviceModel
 from vllm.neuron.kv_files import KVFiles
 from vllm.neuron.model_input import ByteArray
+from vllm.sizes import GIB
 from vllm.version import __version__
 
 logger = init_logger(__name__)
 
-GIB = 2**30
 DEFAULT_DIR_GIB = 4.0
 
 

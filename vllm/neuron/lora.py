@@ -14,11 +14,12 @@ from typing import Any
 from vllm.config import LoRAConfig, VllmConfig
 from vllm.neuron.faults import Faults
 
-LORA_TARGETS = frozenset({"neuronx"})
 
+def settle_lora(config: VllmConfig, override: Mapping[str, Any], why_not: str, faults: Faults) -> LoRAConfig:
+    """The adapters under one spelling, `{"name", "path"}` each. Nothing is read from disk.
 
-def settle_lora(config: VllmConfig, override: Mapping[str, Any], target: str, faults: Faults) -> LoRAConfig:
-    """The adapters under one spelling, `{"name", "path"}` each. Nothing is read from disk."""
+    why_not: why the target serves no adapters; "" if it does.
+    """
     lora, section = config.lora_config, override.get("lora_config")
     modules = _modules(lora.lora_modules, "lora_modules", faults)
     given = _modules(_paths(section), "lora_config.lora_ckpt_paths", faults)
@@ -29,9 +30,8 @@ def settle_lora(config: VllmConfig, override: Mapping[str, Any], target: str, fa
         if isinstance(section, Mapping) and section.get(name):
             faults.add(f"lora_config.{name}", section[name], "adapters are named in one place", "Use lora_modules")
     asked = lora.enable_lora or bool(lora.lora_modules) or section is not None
-    if asked and target not in LORA_TARGETS:
-        why = f"LoRA adapters are served on the {', '.join(sorted(LORA_TARGETS))} target alone, this is {target}"
-        faults.add("enable_lora", True, why, "Leave it out, or merge the adapter into the model")
+    if asked and why_not:
+        faults.add("enable_lora", True, why_not, "Leave it out, or merge the adapter into the model")
     elif asked and not modules:
         faults.add("enable_lora", True, "no adapter is named", "Use lora_modules, for example my-adapter=/path")
     return replace(lora, enable_lora=asked, lora_modules=[{"name": name, "path": modules[name]} for name in modules])

@@ -13,6 +13,7 @@ from vllm.neuron.artifact_manifest import DamagedArtifact
 from vllm.neuron.artifact_store import note_use
 from vllm.neuron.artifacts import Rejected, open_or_compile
 from vllm.neuron.device import DeviceModel, resolve_target
+from vllm.sizes import MIB
 
 logger = init_logger(__name__)
 
@@ -73,7 +74,7 @@ def load_model(config: VllmConfig, report: PhaseReport | None = None) -> tuple[D
 
 def describe_memory(memory: dict[str, int]) -> str:
     """Bytes by kind for a log line, in MiB."""
-    return ", ".join(f"{kind} {size / 2**20:.1f} MiB" for kind, size in memory.items()) or "no memory figures"
+    return ", ".join(f"{kind} {size / MIB:.1f} MiB" for kind, size in memory.items()) or "no memory figures"
 
 
 def _report_nothing(phase: str, share: float, detail: str) -> None:

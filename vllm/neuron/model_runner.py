@@ -244,12 +244,12 @@ class NeuronModelRunner:
         kind = kinds.pop() if len(kinds) == 1 else Kind.CHUNK
         if any(work.num_drafts for work in works):
             kind = Kind.VERIFY
-        neuron = self.config.neuron_config
+        programs = self.config.program_config
         if kind in (Kind.PREFILL, Kind.CHUNK):
             if self.mixed:
                 return kind, first_fit(int(num_tokens.sum()), self.mixed_buckets)
-            return kind, first_fit(int(num_tokens.max()), neuron.context_buckets)
-        return kind, first_fit(int((computed + num_tokens - 1).max()), neuron.token_buckets)
+            return kind, first_fit(int(num_tokens.max()), programs.prompt_buckets)
+        return kind, first_fit(int((computed + num_tokens - 1).max()), programs.decode_buckets)
 
     def _bucket_use(self, model_input: ModelInput) -> BucketUse:
         """What the accelerator's compiled shape would have been for this forward."""

@@ -15,7 +15,7 @@ import json
 import math
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -25,14 +25,37 @@ import numpy as np
 from vllm import envs
 from vllm.config import VllmConfig
 from vllm.core.contract import HOST_SAMPLING, Capabilities
+from vllm.core.profile import TargetProfile
 from vllm.neuron.device import DeviceModel, Progress
 from vllm.neuron.model_input import ByteArray, Kind, LogprobRows, ModelInput, ModelOutput
+from vllm.neuron.neuron_config import NeuronConfig
 from vllm.neuron.ngram import propose
+from vllm.neuron.target import PlannedFile, Target, rules_of_own_programs
 from vllm.sample import host, logprobs
 
 _MULTIPLIER = 0x9E3779B97F4A7C15
 _FAVOURITE = 9.0
 _NOISE = 8.0
+
+
+class NullTarget(Target):
+    profile = TargetProfile(
+        name="null",
+        dtypes=("bfloat16", "float16", "float32"),
+        kv_dtypes=("auto", "bfloat16", "float32", "fp8", "int8"),
+        block_kv_by_default=True,
+        speculation_methods=("ngram", "draft_model", "eagle", "eagle3"),
+        key_rules=rules_of_own_programs("null"),
+    )
+    device_model = "vllm.neuron.null:NullDeviceModel"
+
+    def files(
+        self, neuron_config: NeuronConfig, shards: Mapping[str, int], num_programs: int, portable: bool
+    ) -> list[PlannedFile]:
+        return [PlannedFile("null.json")]
+
+
+TARGET = NullTarget()
 
 
 class NullDeviceModel(DeviceModel):
@@ -48,10 +71,10 @@ class NullDeviceModel(DeviceModel):
         self.step_seconds = envs.VLLM_NULL_STEP_MS / 1000
         self.steps_left = envs.VLLM_NULL_HANG_AFTER or math.inf
         self.capabilities = Capabilities(
-            target="null",
+            target=TARGET.profile.name,
             sampling=HOST_SAMPLING,
             max_top_k=self.vocab_size,
-            default_top_k=min(config.neuron_config.global_topk, self.vocab_size),
+            default_top_k=min(config.program_config.num_candidates, self.vocab_size),
             max_logprobs=self.vocab_size,
             mixed_steps=scheduler.mixed_steps,
             structured_outputs=True,

@@ -11,16 +11,14 @@ override become one, of JSON types, so that a resolved config can cross to anoth
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from vllm import envs
-from vllm.config import VllmConfig
+from vllm.config import ProgramConfig, VllmConfig
+from vllm.core.profile import TargetProfile
 from vllm.logger import init_logger
-from vllm.neuron.device import TARGETS
 from vllm.neuron.faults import Faults, NeuronConfigError, nearest
 from vllm.neuron.host_platform import platform_name
 from vllm.neuron.kv_dtype import kv_token_bytes, settled_kv_dtype
@@ -33,18 +31,12 @@ from vllm.neuron.parallel import HeadSharding, degree_fault
 from vllm.neuron.refusals import refuse_keys, refuse_offloaded_drafts, refuse_options
 from vllm.neuron.section import keys, plain
 from vllm.neuron.speculation import METHOD_KEYS, settle_speculation
+from vllm.neuron.target import AUTOMATIC, TARGETS, Target, automatic_target, find_target, unused_hardware
+from vllm.sizes import DTYPE_BYTES
 
 logger = init_logger(__name__)
 
 DEFAULT_MAX_NUM_SEQS = 32
-DEFAULT_STEP_TOKENS = 256
-"""Tokens of a mixed step: what a running stream may have to wait for between two of its tokens. More make it wait
-longer and bring no throughput (docs/prefix_caching.md)."""
-DEFAULT_CHUNK = 512
-"""The same on the accelerator, where a step is a compiled chunk and its padding is computed."""
-BLOCK_KV_BY_DEFAULT = frozenset({"cpu", "null"})
-"""Targets that cache prefixes and mix pieces of prompts with decodes unless told not to."""
-BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
 def resolve(config: VllmConfig) -> VllmConfig:
@@ -69,12 +61,13 @@ def resolve_quietly(config: VllmConfig, target: str | None = None) -> tuple[Vllm
     if neuron_config is None:
         raise AssertionError("a Neuron config that could not be built left no fault")
     override = plain(examined.override)
-    resolved = _with_step_limits(examined.config, neuron_config, examined.target).replace(
-        target=examined.target,
+    resolved = _with_step_limits(examined.config, neuron_config, examined.target.profile).replace(
+        target=examined.target.profile.name,
+        program_config=_program_config(neuron_config),
         neuron_config=neuron_config,
         neuron_options=replace(config.neuron_options, additional_config={}, override_neuron_config=override),
     )
-    return resolved, list(_notices(resolved, neuron_config))
+    return resolved, list(_notices(resolved, neuron_config, examined.target.profile))
 
 
 class Examined(NamedTuple):
@@ -84,7 +77,7 @@ class Examined(NamedTuple):
     """
 
     config: VllmConfig
-    target: str
+    target: Target
     override: dict[str, Any]
     neuron_config: NeuronConfig | None
     faults: Faults
@@ -93,66 +86,62 @@ class Examined(NamedTuple):
 def examine(config: VllmConfig, target: str | None = None) -> Examined:
     """All that `resolve` finds out, without raising."""
     faults = Faults()
-    target = target or choose_target(config.neuron_options.device, faults)
+    chosen = find_target(target) if target else choose_target(config.neuron_options.device, faults)
+    profile = chosen.profile
     override = merged_override(config.neuron_options, faults)
-    config = _with_kv_bound(config, target)
+    config = _with_kv_bound(config, chosen)
     _check_environment(override, faults)
-    refuse_options(config, target, faults)
-    config = config.replace(lora_config=settle_lora(config, override, target, faults))
-    modes = kv_modes(config, override, target in BLOCK_KV_BY_DEFAULT, faults)
-    if not modes.asked and modes.block_kv and _find_faults(config, override, target, modes):
+    refuse_options(config, profile, faults)
+    config = config.replace(lora_config=settle_lora(config, override, _why_no_lora(profile), faults))
+    modes = kv_modes(config, override, profile.block_kv_by_default, faults)
+    if not modes.asked and modes.block_kv and _find_faults(config, override, chosen, modes):
         modes = KVModes(prefix_caching=False, chunked_prefill=False)
-    settled, neuron_config = _settle_and_check(config, override, target, modes, faults)
-    return Examined(settled, target, override, neuron_config, faults)
+    settled, neuron_config = _settle_and_check(config, override, chosen, modes, faults)
+    return Examined(settled, chosen, override, neuron_config, faults)
 
 
 def _settle_and_check(
-    config: VllmConfig, override: Mapping[str, Any], target: str, modes: KVModes, faults: Faults
+    config: VllmConfig, override: Mapping[str, Any], target: Target, modes: KVModes, faults: Faults
 ) -> tuple[VllmConfig, NeuronConfig | None]:
-    settled = _settle(config, override, modes, faults)
-    if target == "neuronx" and settled.speculative_config is not None:
+    settled = _settle(config, override, modes, target.profile, faults)
+    if settled.speculative_config is not None and not target.profile.adaptive_speculation:
         settled = settled.replace(speculative_config=replace(settled.speculative_config, adaptive=False))
     neuron_config = _build_neuron_config(settled, override, faults)
     _check_step_tokens(settled, override, faults)
     refuse_offloaded_drafts(settled, faults)
     _check_model(settled, neuron_config, faults)
     if neuron_config is not None:
-        refuse_keys(settled, neuron_config, target, faults)
+        refuse_keys(settled, neuron_config, target.profile, faults)
+        target.check(settled, neuron_config, faults)
     return settled, neuron_config
 
 
-def _find_faults(config: VllmConfig, override: Mapping[str, Any], target: str, modes: KVModes) -> Faults:
+def _find_faults(config: VllmConfig, override: Mapping[str, Any], target: Target, modes: KVModes) -> Faults:
     """What would stand against these modes."""
     faults = Faults()
     _settle_and_check(config, override, target, modes, faults)
     return faults
 
 
-def choose_target(device: str | None, faults: Faults) -> str:
-    """The option, else VLLM_NEURON_TARGET, else neuronx where a device and the library are, else cpu."""
+def choose_target(device: str | None, faults: Faults) -> Target:
+    """The target of the option, else of VLLM_NEURON_TARGET, else the first that can run here."""
     name, asked = ("device", device) if device else ("VLLM_NEURON_TARGET", envs.VLLM_NEURON_TARGET)
     if asked in ("auto", "neuron"):
-        return "cpu" if _why_no_accelerator() else "neuronx"
+        return automatic_target()
     if asked not in TARGETS:
         faults.unreadable(name, asked, "unknown target", nearest(asked, [*TARGETS, "auto"]))
-    elif asked == "neuronx" and (reason := _why_no_accelerator()):
-        faults.add(name, asked, reason, 'Use "auto" or "cpu"')
-    return asked
+        return automatic_target()
+    target = find_target(asked)
+    if reason := target.why_absent():
+        faults.add(name, asked, reason, f'Use "auto" or "{AUTOMATIC[-1]}"')
+    return target
 
 
-def _why_no_accelerator() -> str:
-    """Why the neuronx target cannot run here; "" if it can."""
-    if not _has_device():
-        return "there is no Neuron device on this machine (/dev/neuron*)"
-    if importlib.util.find_spec(TARGETS["neuronx"].partition(":")[0]) is None:
-        return "this version does not drive NeuronCores yet"
-    if importlib.util.find_spec("neuronx_distributed_inference") is None:
-        return "the package neuronx-distributed-inference is not installed (see requirements-neuron.txt)"
-    return ""
-
-
-def _has_device() -> bool:
-    return any(Path("/dev").glob("neuron[0-9]*"))
+def _why_no_lora(profile: TargetProfile) -> str:
+    if profile.lora:
+        return ""
+    serving = [name for name in TARGETS if find_target(name).profile.lora]
+    return f"LoRA adapters are served on the {', '.join(sorted(serving))} target alone, this is {profile.name}"
 
 
 _LOGICAL_CORES = ("NEURON_LOGICAL_NC_CONFIG", "NEURON_RT_VIRTUAL_CORE_SIZE")
@@ -180,7 +169,9 @@ def _check_environment(override: Mapping[str, Any], faults: Faults) -> None:
 # Settings that a vLLM option and a Neuron key both name.
 
 
-def _settle(config: VllmConfig, override: Mapping[str, Any], modes: KVModes, faults: Faults) -> VllmConfig:
+def _settle(
+    config: VllmConfig, override: Mapping[str, Any], modes: KVModes, profile: TargetProfile, faults: Faults
+) -> VllmConfig:
     """The config with one value for each such setting, and the KV layout that follows."""
     model, scheduler, parallel, cache = (
         config.model_config,
@@ -212,7 +203,7 @@ def _settle(config: VllmConfig, override: Mapping[str, Any], modes: KVModes, fau
     block_size = _agreed("pa_block_size", override, "block_size", cache.block_size, faults)
     token_bytes = _kv_bytes_per_token(settled)
     memory = cache.kv_cache_memory_bytes
-    size = block_size or default_block_size(max_model_len, modes.prefix_caching)
+    size = block_size or default_block_size(max_model_len, modes.prefix_caching, profile.blocks.default)
     layout = kv_layout(
         max_model_len,
         max_num_seqs or DEFAULT_MAX_NUM_SEQS,
@@ -221,6 +212,7 @@ def _settle(config: VllmConfig, override: Mapping[str, Any], modes: KVModes, fau
         modes.block_kv,
         faults,
         prefix_caching=modes.prefix_caching,
+        default_size=profile.blocks.default,
         max_blocks=memory // (size * token_bytes) if memory and token_bytes else None,
     )
     cache = replace(settled.cache_config, block_size=layout.block_size, num_blocks=layout.num_blocks)
@@ -272,7 +264,7 @@ def _build_neuron_config(config: VllmConfig, override: Mapping[str, Any], faults
         for name, value in override.items()
         if name not in AGREED_KEYS and not _is_settled(config, name, value)
     }
-    if override.get("torch_dtype") is not None and config.model_config.dtype in BYTES:
+    if override.get("torch_dtype") is not None and config.model_config.dtype in DTYPE_BYTES:
         del entries["torch_dtype"]
     try:
         return default_neuron_config(config, entries)
@@ -290,18 +282,26 @@ def _is_settled(config: VllmConfig, name: str, value: Any) -> bool:
     return name in keys and (value is None or isinstance(value, bool))
 
 
-def _with_step_limits(config: VllmConfig, neuron_config: NeuronConfig, target: str) -> VllmConfig:
-    """The config with what the compiled programs limit, as plain numbers for the scheduler.
+def _program_config(neuron_config: NeuronConfig) -> ProgramConfig:
+    return ProgramConfig(
+        num_rows=neuron_config.batch_size,
+        prompt_buckets=tuple(neuron_config.context_buckets),
+        decode_buckets=tuple(neuron_config.token_buckets),
+        num_candidates=neuron_config.global_topk,
+        quantization=neuron_config.quantization,
+        eagle_draft_input_norm=neuron_config.enable_eagle_draft_input_norm,
+    )
 
-    Pieces of prompts lie in one row of the accelerator's, which is at most a sequence long.
-    """
+
+def _with_step_limits(config: VllmConfig, neuron_config: NeuronConfig, profile: TargetProfile) -> VllmConfig:
+    """The config with what the compiled programs limit, as plain numbers for the scheduler."""
     scheduler = config.scheduler_config
     longest, rows, prompts = neuron_config.max_context_length, neuron_config.batch_size, neuron_config.ctx_batch_size
     speculation, mixed = config.speculative_config, bool(scheduler.enable_chunked_prefill)
     lookahead = speculation.num_speculative_tokens if speculation else 0
     step_tokens = scheduler.max_num_batched_tokens
     if step_tokens is None:
-        most = min(DEFAULT_CHUNK, longest) if target == "neuronx" else min(DEFAULT_STEP_TOKENS, longest * rows)
+        most = min(profile.default_step_tokens, longest * rows if profile.ragged_rows else longest)
         prompt_tokens = most if mixed else longest * prompts
         step_tokens = max(prompt_tokens, rows * (1 + lookahead))
     return config.replace(
@@ -363,12 +363,11 @@ def _check_model(config: VllmConfig, neuron_config: NeuronConfig | None, faults:
         faults.add("windowed_context_encoding_size", encoding_window, why, f"Use {window}")
 
 
-def _with_kv_bound(config: VllmConfig, target: str) -> VllmConfig:
-    """The config with the environment's bound of the KV cache, where no option bounds it."""
-    if target != "cpu" or config.cache_config.kv_cache_memory_bytes is not None or not envs.VLLM_CPU_KVCACHE_SPACE:
+def _with_kv_bound(config: VllmConfig, target: Target) -> VllmConfig:
+    """The config with the target's own bound of the KV cache, where no option bounds it."""
+    if config.cache_config.kv_cache_memory_bytes is not None:
         return config
-    bound = int(envs.VLLM_CPU_KVCACHE_SPACE * 2**30)
-    return config.replace(cache_config=replace(config.cache_config, kv_cache_memory_bytes=bound))
+    return config.replace(cache_config=replace(config.cache_config, kv_cache_memory_bytes=target.default_kv_bytes()))
 
 
 def _check_kv_memory(config: VllmConfig, faults: Faults) -> None:
@@ -392,8 +391,8 @@ def _kv_bytes_per_token(config: VllmConfig) -> int:
     return kv_token_bytes(model.hf_config, config.cache_config.kv_cache_dtype, torch_dtype(model.dtype))
 
 
-def _notices(config: VllmConfig, neuron_config: NeuronConfig) -> Iterator[str]:
-    if config.target == "cpu" and _has_device() and (reason := _why_no_accelerator()):
+def _notices(config: VllmConfig, neuron_config: NeuronConfig, profile: TargetProfile) -> Iterator[str]:
+    if reason := unused_hardware(profile.name):
         yield f"the Neuron device of this machine is not used: {reason}"
     yield from neuron_config.notices
     if config.scheduler_config.mixed_steps:
@@ -404,12 +403,12 @@ def _notices(config: VllmConfig, neuron_config: NeuronConfig) -> Iterator[str]:
         )
     heads = HeadSharding.from_hf_config(neuron_config.tp_degree, config.model_config.hf_config)
     if heads and heads.degree > 1:
-        split = "" if config.target == "neuronx" else f"; the {config.target} target splits nothing"
+        split = "" if profile.splits_model else f"; the {profile.name} target splits nothing"
         yield heads.describe() + split
-    if config.target == "cpu" and neuron_config.quantized_checkpoints_path:
-        yield "quantized_checkpoints_path is not read: the cpu target quantises the checkpoint itself"
-    if config.target != "neuronx":
+    if profile.quantizes and neuron_config.quantized_checkpoints_path:
+        yield f"quantized_checkpoints_path is not read: the {profile.name} target quantises the checkpoint itself"
+    if not profile.heeds_accelerator_keys:
         accelerator_only = {item.name for item in keys(NeuronConfig) if item.metadata["accelerator_only"]}
         idle = sorted(accelerator_only & neuron_config.changed().keys())
         if idle:
-            yield f"only accelerator programs depend on {', '.join(idle)}: no effect on the {config.target} target"
+            yield f"only accelerator programs depend on {', '.join(idle)}: no effect on the {profile.name} target"

@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 
 from vllm import envs
+from vllm.sizes import GIB
 from vllm.version import __version__
 
 _PACKAGES = (
@@ -53,7 +54,7 @@ def report() -> Iterator[tuple[str, str]]:
     yield "processor", _cpu_name()
     yield "processors", f"{psutil.cpu_count(logical=False)} cores, {psutil.cpu_count()} logical, {_num_usable()} usable"
     yield "instruction sets", " ".join(_cpu_flags()) or "none known"
-    yield "memory", f"{memory.total / 2**30:.1f} GiB, {memory.available / 2**30:.1f} GiB available"
+    yield "memory", f"{memory.total / GIB:.1f} GiB, {memory.available / GIB:.1f} GiB available"
     yield "neuron devices", ", ".join(sorted(path.name for path in Path("/dev").glob("neuron*"))) or "none"
     for package in _PACKAGES:
         yield package, _version_of(package)

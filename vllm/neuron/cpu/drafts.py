@@ -24,7 +24,7 @@ CATCH_UP_TOKENS = 256
 
 def draft_program_shape(config: VllmConfig) -> tuple[int, int]:
     """Most tokens that a draft reads at once, and most rows that it drafts for."""
-    rows = config.neuron_config.batch_size
+    rows = config.program_config.num_rows
     return max(2 * rows, min(CATCH_UP_TOKENS, rows * config.model_config.max_len)), rows
 
 
@@ -45,7 +45,7 @@ class Drafter:
             longest=speculation.prompt_lookup_max,
             keeps_drafts=keeps_drafts(speculation.method),
             num_slots=cache.num_blocks * (cache.block_size or config.model_config.max_len),
-            max_rows=config.neuron_config.batch_size,
+            max_rows=config.program_config.num_rows,
             max_drafts=speculation.num_speculative_tokens,
         )
 

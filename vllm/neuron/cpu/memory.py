@@ -16,10 +16,11 @@ from vllm.config import VllmConfig
 from vllm.exceptions import VLLMError
 from vllm.logger import init_logger
 from vllm.neuron.cpu.control_groups import control_groups
+from vllm.sizes import GIB, MIB
 
 logger = init_logger(__name__)
 
-COMPILE_BYTES = 256 * 2**20
+COMPILE_BYTES = 256 * MIB
 """What packing holds at once: pieces of a matrix as floats and as codes, a write buffer, and the process itself."""
 
 _NO_LIMIT = 1 << 60
@@ -105,7 +106,7 @@ def advice(config: VllmConfig, needs: Mapping[str, int], limit: int) -> str:
             ways.append(f"max_model_len={shorter} instead of {length}")
     if kv and config.cache_config.kv_cache_dtype not in ("fp8", "int8"):
         ways.append("kv_cache_dtype=fp8 or int8 (half the KV of bfloat16)")
-    if config.neuron_config.quantization is None:
+    if config.program_config.quantization is None:
         ways.append(
             'override_neuron_config={"quantized": true, "quantization_dtype": "int8" or "int4"} for smaller weights'
         )
@@ -114,4 +115,4 @@ def advice(config: VllmConfig, needs: Mapping[str, int], limit: int) -> str:
 
 
 def gib(size: int) -> str:
-    return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
+    return f"{size / GIB:.2f} GiB" if size >= GIB else f"{size / MIB:.0f} MiB"

@@ -35,6 +35,7 @@ from vllm.neuron.cpu.models.eagle import kept_width
 from vllm.neuron.cpu.ops import HiddenCache, KvDtype, NativeModel, ThreadPool, memory_needed
 from vllm.neuron.cpu.packing import LAYOUT_VERSION, Checkpoint, Scheme, lay_out, pack
 from vllm.neuron.cpu.plan import ProgramSpec, plan
+from vllm.neuron.cpu.profile import KV_DTYPES, QUANTISED, SCHEMES, TARGET
 from vllm.neuron.cpu.step import build_step
 from vllm.neuron.device import DeviceModel, Progress
 from vllm.neuron.model_input import ByteArray, Kind, ModelInput, ModelOutput
@@ -44,16 +45,6 @@ logger = init_logger(__name__)
 COMPILER_VERSION = 3
 SCORED_AT_ONCE = 64
 """Positions whose logits are in memory at once."""
-
-_SCHEMES: dict[str, Scheme] = {"auto": "native", "float32": "f32", "bfloat16": "bf16"}
-_QUANTISED: dict[str, Scheme] = {
-    "int8_per_tensor": "int8_tensor",
-    "int8_per_channel": "int8",
-    "f8e4m3_per_tensor": "f8_tensor",
-    "f8e4m3_per_channel": "f8",
-    "int4": "q4_min",
-}
-_KV_DTYPES: dict[str, KvDtype] = {"bfloat16": "bf16", "float32": "f32", "fp8": "f8", "int8": "int8"}
 
 
 class CpuDeviceModel(DeviceModel):
@@ -75,7 +66,7 @@ class CpuDeviceModel(DeviceModel):
         self.kv_block_bytes = native.kv_block_bytes
         self.block_size = config.cache_config.block_size or config.model_config.max_len
         self.capabilities = Capabilities(
-            target="cpu",
+            target=TARGET.profile.name,
             sampling=HOST_SAMPLING,
             max_top_k=native.vocab_size,
             default_top_k=default_top_k(config),
@@ -224,7 +215,7 @@ def _parts(config: VllmConfig) -> list[_Part]:
     checkpoint = open_checkpoint(model.model_path or model.model, load_format=model.load_format)
     if speculation is None or not speculation.uses_model:
         return [_Part("", graph, checkpoint, weight_scheme(config), program_shapes(config))]
-    needs_norm = bool(config.neuron_config.enable_eagle_draft_input_norm)
+    needs_norm = bool(config.program_config.eagle_draft_input_norm)
     pair = build_pair(graph, checkpoint, speculation, model.max_len, needs_norm)
     return [
         _Part("", pair.target, pair.target_weights, weight_scheme(config), program_shapes(config)),
@@ -286,13 +277,13 @@ def cache_shape(config: VllmConfig) -> dict[str, Any]:
 
 def program_shapes(config: VllmConfig) -> dict[str, tuple[int, int]]:
     """Name -> most tokens of a step, and most positions whose logits are in memory at once."""
-    rows, prompts = config.neuron_config.batch_size, config.scheduler_config.prefill_batch_size
+    rows, prompts = config.program_config.num_rows, config.scheduler_config.prefill_batch_size
     if tokens := mixed_tokens(config):
         shapes = {"mixed": (tokens, max(rows, min(SCORED_AT_ONCE, tokens)))}
     else:
         shapes = {
             f"prefill-{bucket}": (bucket * prompts, max(prompts, min(SCORED_AT_ONCE, bucket)))
-            for bucket in config.neuron_config.context_buckets
+            for bucket in config.program_config.prompt_buckets
         }
     tokens = rows * (1 + config.scheduler_config.num_lookahead_tokens)
     shapes["decode"] = (tokens, max(rows, min(SCORED_AT_ONCE, tokens)))
@@ -306,16 +297,9 @@ def mixed_tokens(config: VllmConfig) -> int:
 
 
 def weight_scheme(config: VllmConfig) -> Scheme:
-    """What becomes of the weights. Raises ValueError for a quantisation there is no kernel for."""
-    quantisation = config.neuron_config.quantization
-    if quantisation is None:
-        return _SCHEMES[config.model_config.dtype]
-    if quantisation not in _QUANTISED:
-        raise ValueError(
-            f"the cpu target has no kernels for {quantisation} weights; it has {', '.join(sorted(_QUANTISED))}, "
-            "and takes quantised GGUF files as they are"
-        )
-    return _QUANTISED[quantisation]
+    """What becomes of the weights."""
+    quantization = config.program_config.quantization
+    return SCHEMES[config.model_config.dtype] if quantization is None else QUANTISED[quantization]
 
 
 def draft_scheme(config: VllmConfig) -> Scheme:
@@ -334,11 +318,9 @@ def kv_dtype(config: VllmConfig) -> KvDtype:
     asked = config.cache_config.kv_cache_dtype
     if asked == "auto":
         return "f32" if config.model_config.dtype == "float32" else "bf16"
-    if asked not in _KV_DTYPES:
-        raise ValueError(f"the cpu target keeps KV as {', '.join(_KV_DTYPES)}, not as {asked}")
-    return _KV_DTYPES[asked]
+    return KV_DTYPES[asked]
 
 
 def default_top_k(config: VllmConfig) -> int:
-    """How many most likely tokens are sampled from when `top_k` is disabled: the accelerator's `global_topk`."""
-    return int(min(config.neuron_config.global_topk, config.model_config.vocab_size))
+    """How many most likely tokens are sampled from when `top_k` is disabled."""
+    return min(config.program_config.num_candidates, config.model_config.vocab_size)

@@ -61,6 +61,13 @@ def library_entries(lora: LoraServingConfig, version: Version) -> dict[str, Any]
     return entries
 
 
+def num_slots(neuron: NeuronConfig, version: Version) -> int:
+    """Copies of adapter weights that a core holds: one per adapter, one of zeros, and from 0.7 one per row."""
+    if neuron.lora_config is None:
+        return 0
+    return neuron.lora_config.max_loras + 1 + (neuron.batch_size if version >= _MANAGED else 0)
+
+
 def check_adapters(neuron: NeuronConfig, architectures: list[str], faults: Faults) -> None:
     """What needs no version: files, ranks, and what cannot be combined."""
     lora = neuron.lora_config

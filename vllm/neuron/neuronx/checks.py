@@ -37,6 +37,8 @@ _WHOLE_ATTENTION_ONLY = (
 def check(config: VllmConfig, neuron: NeuronConfig, faults: Faults) -> None:
     """Add the faults of a configuration. Where the library is missing, those that need no version."""
     check_served(neuron, faults)
+    check_blocks(neuron, faults)
+    check_quantized(neuron, faults)
     check_speculation(config, neuron, faults)
     check_chunks(config, neuron, faults)
     check_adapters(neuron, list(config.model_config.hf_config.get("architectures") or []), faults)
@@ -111,6 +113,27 @@ def _check_prefix_caching(neuron: NeuronConfig, faults: Faults) -> None:
         faults.add("block_size", neuron.pa_block_size, why, "Use a divisor of max_model_len")
     if not neuron.enable_bucketing:
         faults.add("enable_bucketing", False, "prefix caching needs its grid of buckets", "Leave it out")
+
+
+def check_blocks(neuron: NeuronConfig, faults: Faults) -> None:
+    """Lengths of KV blocks."""
+    if not neuron.is_block_kv_layout:
+        return
+    size, chunked = neuron.pa_block_size, neuron.chunked_prefill_config
+    if size & (size - 1):
+        faults.add("block_size", size, "a KV block must be a power of two long", "Use 16, 32, 64 or 128")
+    if chunked is not None and chunked.kernel_kv_tile_size % size:
+        why = f"must divide kernel_kv_tile_size={chunked.kernel_kv_tile_size}"
+        faults.add("block_size", size, why, "Use a smaller power of two")
+
+
+def check_quantized(neuron: NeuronConfig, faults: Faults) -> None:
+    """Forms of quantised weights, and where they come from."""
+    if neuron.quantized and neuron.quantization_dtype == "int4":
+        faults.add("quantization_dtype", "int4", "only the cpu target has it", 'Use "int8" or "f8e4m3"')
+    if neuron.quantized and not neuron.quantized_checkpoints_path:
+        why = "the library reads quantised weights from quantized_checkpoints_path"
+        faults.add("quantized", True, why, "Set quantized_checkpoints_path")
 
 
 def check_files(config: VllmConfig, neuron: NeuronConfig, faults: Faults) -> None:

@@ -20,8 +20,9 @@ from vllm.neuron.neuronx.library import Library
 from vllm.neuron.neuronx.registry import known_architecture
 from vllm.neuron.neuronx.speculation import as_draft, draft_entries, fused_spec_config, speculation_entries
 from vllm.neuron.neuronx.versions import KEYS_SINCE, OLDEST, Version
-from vllm.neuron.neuronx.vision import is_image_to_text, vision_entries
+from vllm.neuron.neuronx.vision import vision_entries
 from vllm.neuron.section import Section
+from vllm.neuron.vision_shapes import is_image_to_text
 
 Entries = dict[str, Any]
 

@@ -30,11 +30,14 @@ from vllm.neuron.neuronx.compiling import compile_into
 from vllm.neuron.neuronx.config import build_inference_config, is_portable, neuron_entries
 from vllm.neuron.neuronx.input_checks import Limits, row_faults
 from vllm.neuron.neuronx.library import load_library
+from vllm.neuron.neuronx.profile import TARGET
 from vllm.neuron.neuronx.registry import application_class
 from vllm.neuron.neuronx.speculation import cache_length
 from vllm.neuron.neuronx.versions import PACKAGE, installed, parse_version
 from vllm.neuron.parallel import HeadSharding
-from vllm.neuron.plan.programs import programs_of
+from vllm.neuron.programs import programs_of
+from vllm.neuron.vision_shapes import is_image_to_text
+from vllm.sizes import DTYPE_BYTES
 
 logger = init_logger(__name__)
 
@@ -43,8 +46,6 @@ _LOST = ("NRT_EXEC_HW_ERR", "NRT_HW_ERROR", "NRT_UNINITIALIZED", "NRT_CLOSED", "
 
 _MOST_FAILURES = 3
 """Calls in a row that may fail: inputs are checked before, so that many speak of the device."""
-
-_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "float8_e4m3fn": 1, "float8_e5m2": 1}
 
 
 class NeuronxDeviceModel(DeviceModel):
@@ -81,7 +82,7 @@ class NeuronxDeviceModel(DeviceModel):
             _application(config).compile(str(target))
 
         num_shards = config.neuron_config.local_ranks_size if is_portable(config) else 0
-        parts = vision.PARTS if vision.is_image_to_text(config.model_config.hf_config) else ("",)
+        parts = vision.PARTS if is_image_to_text(config.model_config.hf_config) else ("",)
         num_programs = len(programs_of(config.neuron_config, config.model_config.hf_config))
         compile_into(directory, compile_model, num_shards, progress, num_programs, parts)
 
@@ -163,7 +164,7 @@ def capabilities(config: VllmConfig) -> Capabilities:
     on_device = config.neuron_config.on_device_sampling
     slot = adapters.base_slot(config.neuron_config.lora_config, parse_version(installed()))
     return Capabilities(
-        target="neuronx",
+        target=TARGET.profile.name,
         sampling=frozenset() if on_device else HOST_SAMPLING - {"prompt_logprobs"},
         max_top_k=min(global_topk, vocab_size) if on_device else vocab_size,
         default_top_k=min(global_topk, vocab_size) if on_device else 0,
@@ -189,7 +190,7 @@ def kv_cache_bytes(config: VllmConfig) -> int:
         (neuron.pa_num_blocks + 1) * neuron.pa_block_size if neuron.is_block_kv_layout else lines * cache_length(neuron)
     )
     values = 2 * int(hf_config.get("num_hidden_layers", 0)) * heads.sharded_kv_heads * heads.head_dim
-    return int(values * tokens * _BYTES[neuron.torch_dtype])
+    return int(values * tokens * DTYPE_BYTES[neuron.torch_dtype])
 
 
 def _application(config: VllmConfig) -> Any:
@@ -225,7 +226,7 @@ def _compare(config: VllmConfig, directory: Path) -> None:
     try:
         saved = json.loads((directory / "neuron_config.json").read_text())
         differences = list(_differences(saved["neuron_config"], entries, ""))
-        if vision.is_image_to_text(config.model_config.hf_config):
+        if is_image_to_text(config.model_config.hf_config):
             of_vision = vision.vision_entries(config, entries, version)
             differences += _differences(saved["vision_config"]["neuron_config"], of_vision, "vision_neuron_config.")
     except (OSError, ValueError, KeyError, TypeError) as error:

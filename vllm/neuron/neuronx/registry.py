@@ -44,6 +44,16 @@ def known_architecture(hf_config: Mapping[str, Any]) -> str | None:
     return next((name for name in hf_config.get("architectures") or [] if name in ARCHITECTURES), None)
 
 
+def first_version(hf_config: Mapping[str, Any]) -> tuple[str, Version] | None:
+    """The library's name of the model family and the first version that has it, whether or not it is served here."""
+    known = {**ARCHITECTURES, **{name: (key,) for name, (key, _) in UNSERVED_IMAGE_TO_TEXT.items()}}
+    for name in hf_config.get("architectures") or []:
+        found = [(key, MODELS_SINCE[key]) for key in known.get(name, ()) if key in MODELS_SINCE]
+        if found:
+            return min(found, key=lambda each: each[1])
+    return None
+
+
 def check_architecture(hf_config: Mapping[str, Any], version: Version, max_model_len: int, faults: Faults) -> None:
     """Whether a checkpoint runs on this version, at this length."""
     given = list(hf_config.get("architectures") or [])

@@ -17,6 +17,7 @@ from typing import Any
 
 from vllm.config import VllmConfig
 from vllm.neuron.faults import Faults
+from vllm.neuron.kv_layout import cached_positions
 from vllm.neuron.neuron_config import NeuronConfig
 from vllm.neuron.neuronx.library import Library
 from vllm.neuron.neuronx.registry import application_class, known_architecture
@@ -24,21 +25,11 @@ from vllm.neuron.neuronx.versions import Version
 
 DRAFT_CLASS_SINCE = Version(0, 7)
 """First version in which a draft may be of another class than its target."""
-_ALIGNMENT = 128
-"""Cache lengths that kernels want: a multiple stays one."""
 
 
 def cache_length(neuron: NeuronConfig) -> int:
     """Positions of a row's compiled KV cache."""
     return cached_positions(neuron.max_length, neuron.speculation_length if neuron.enable_fused_speculation else 0)
-
-
-def cached_positions(max_length: int, speculation_length: int) -> int:
-    """Positions that sequences of `max_length` need where a step may write `speculation_length` beyond its first."""
-    if not speculation_length:
-        return max_length
-    needed = max_length + speculation_length
-    return -(-needed // _ALIGNMENT) * _ALIGNMENT if max_length % _ALIGNMENT == 0 else needed
 
 
 def speculation_entries(config: VllmConfig) -> dict[str, Any]:

@@ -8,21 +8,24 @@ from __future__ import annotations
 
 import importlib.metadata
 import re
-from typing import NamedTuple
+
+from vllm.neuron.target import Version as Version
 
 PACKAGE = "neuronx-distributed-inference"
 
 
-class Version(NamedTuple):
-    major: int
-    minor: int
-
-    def __str__(self) -> str:
-        return f"{self.major}.{self.minor}"
-
-
 OLDEST = Version(0, 4)
 NEWEST = Version(0, 9)
+
+SDK = {
+    Version(0, 4): "2.24",
+    Version(0, 5): "2.25",
+    Version(0, 6): "2.26",
+    Version(0, 7): "2.27",
+    Version(0, 8): "2.28",
+    Version(0, 9): "2.29",
+}
+"""Release of the Neuron SDK that carries a version."""
 
 _NEW_KEYS: dict[Version, tuple[str, ...]] = {
     Version(0, 5): (

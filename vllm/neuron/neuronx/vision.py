@@ -5,8 +5,7 @@ output is written where the prompt has its placeholders. So there are two Neuron
 that of any other model, and `vision_neuron_config`; and a prompt's call has `pixel_values` and `vision_mask` beside its
 tokens. What the library does with them, and what follows here:
 
-- The vision encoder is compiled for numbers of tiles, up to `MOST_TILES`. Its ranks are the decoder's; its degree of
-  tensor parallelism divides its own heads, and the ranks beyond share the tiles.
+- The vision encoder is compiled for numbers of tiles (see `vision_shapes`). Its ranks are the decoder's.
 - Embeddings are padded to the first bucket that holds the prompt. Where the prompt's program has another bucket, they
   are silently replaced by zeros: that is so where a prompt fills a bucket that is not the last (`unusable_lengths`).
 - Padding is written at the bucket's last position, over a prompt that reaches it. The last bucket is therefore a whole
@@ -28,12 +27,16 @@ from vllm.neuron.faults import Faults
 from vllm.neuron.model_input import FloatArray, Kind, ModelInput
 from vllm.neuron.neuron_config import NeuronConfig
 from vllm.neuron.neuronx.versions import KEYS_SINCE, OLDEST, Version
+from vllm.neuron.vision_shapes import (
+    is_image_to_text,
+    missing_vision_entries,
+    tile_buckets,
+    tokens_per_tile,
+    vision_degree,
+)
 
-MOST_TILES = 88
-"""The library's VISION_MAX_NUM_CHUNKS."""
 PARTS = ("text_model/", "vision_model/")
 """Directories of an artifact that hold programs and weights."""
-TILE_LADDER = (8, 28, MOST_TILES)
 _PLACEHOLDER_ID = 200092
 """Of <|patch|>, where a config does not say: transformers' default."""
 _NUDGE = 2.0**-6
@@ -46,18 +49,6 @@ _EXCLUDED = {
     "enable_fused_speculation": "image-to-text models do not speculate in the library",
     "lora_config": "image-to-text models have no adapters in the library",
 }
-
-
-def is_image_to_text(hf_config: Mapping[str, Any]) -> bool:
-    """Whether the library runs the model as a decoder with a vision encoder."""
-    return hf_config.get("model_type") == "llama4"
-
-
-def tokens_per_tile(hf_config: Mapping[str, Any]) -> int:
-    """Placeholders of one tile: its patches, as many of them together as pixel shuffling joins."""
-    vision = hf_config["vision_config"]
-    joined = round(1 / vision["pixel_shuffle_ratio"] ** 2)
-    return int((vision["image_size"] // vision["patch_size"]) ** 2 // joined)
 
 
 def check_images(hf_config: Mapping[str, Any], neuron: NeuronConfig, faults: Faults) -> None:
@@ -80,13 +71,6 @@ def check_images(hf_config: Mapping[str, Any], neuron: NeuronConfig, faults: Fau
     _check_vision(hf_config, neuron, faults)
 
 
-def missing_vision_entries(hf_config: Mapping[str, Any]) -> list[str]:
-    """What the config of an image-to-text model does not say of its vision encoder."""
-    vision = hf_config.get("vision_config") or {}
-    needed = ("num_attention_heads", "image_size", "patch_size", "pixel_shuffle_ratio")
-    return [name for name in needed if not vision.get(name)]
-
-
 def _check_vision(hf_config: Mapping[str, Any], neuron: NeuronConfig, faults: Faults) -> None:
     heads, degree = int(hf_config["vision_config"]["num_attention_heads"]), vision_degree(hf_config, neuron)
     if neuron.tp_degree % degree or heads % degree:
@@ -98,22 +82,6 @@ def _check_vision(hf_config: Mapping[str, Any], neuron: NeuronConfig, faults: Fa
     if uneven:
         why = f"{sharers} groups of {degree} ranks share the tiles evenly"
         faults.add("vision_neuron_config.buckets", uneven, why, f"Use multiples of {sharers}")
-
-
-def vision_degree(hf_config: Mapping[str, Any], neuron: NeuronConfig) -> int:
-    """Tensor-parallel degree of the vision encoder: what was asked for, else the largest that its heads allow."""
-    asked = neuron.vision_neuron_config.tp_degree if neuron.vision_neuron_config else None
-    return asked or gcd(int(hf_config["vision_config"]["num_attention_heads"]), neuron.tp_degree)
-
-
-def tile_buckets(hf_config: Mapping[str, Any], neuron: NeuronConfig) -> list[int]:
-    """Numbers of tiles that the vision encoder is compiled for: as asked, else a ladder up to what a sequence holds."""
-    if neuron.vision_neuron_config is not None and neuron.vision_neuron_config.buckets is not None:
-        return sorted(neuron.vision_neuron_config.buckets)
-    sharers = max(neuron.tp_degree // vision_degree(hf_config, neuron), 1)
-    most = min(MOST_TILES, max(neuron.max_context_length // tokens_per_tile(hf_config), 1))
-    ladder = {-(-count // sharers) * sharers for count in (*TILE_LADDER, most) if count <= most}
-    return sorted(ladder)
 
 
 def vision_entries(config: VllmConfig, text: Mapping[str, Any], version: Version) -> dict[str, Any]:

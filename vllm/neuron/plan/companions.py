@@ -4,8 +4,8 @@ The draft of fused speculation is a model of its own, split over the same cores,
 positions as its target's. An EAGLE head is one layer with a projection of 2 or 3 hidden states in front.
 
 Adapters have, for every module that they change, A [rank, inputs] and B [outputs, rank] in the model's dtype; that side
-of the pair is split which the module itself is split along. Their slots: `max_loras`, one of zeros, and from NxD
-Inference 0.7 a copy for each row. Ranks and modules are read from the adapters' own configs where these can be read.
+of the pair is split which the module itself is split along. The target says how many copies a core holds. Ranks and
+modules are read from the adapters' own configs where these can be read.
 """
 
 from __future__ import annotations
@@ -16,11 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from vllm.config import LoRAConfig, SpeculativeConfig
-from vllm.neuron.neuronx.versions import Version
 from vllm.neuron.parallel import HeadSharding
 from vllm.neuron.plan.memory import CoreMemory
 from vllm.neuron.plan.weights import (
-    DTYPE_BYTES,
     Sharding,
     Weight,
     bytes_per_core,
@@ -28,10 +26,10 @@ from vllm.neuron.plan.weights import (
     part_of,
     weights_of_config,
 )
+from vllm.sizes import DTYPE_BYTES
 
 MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 _SPLIT_INPUTS = ("o_proj", "down_proj")
-_WITH_ROW_COPIES = Version(0, 7)
 _INPUTS_OF_EAGLE = {"eagle": 2, "eagle3": 3}
 
 
@@ -52,17 +50,15 @@ def draft_memory(speculation: SpeculativeConfig | None, neuron_config: Any, kv_v
 
 
 def adapter_bytes(
-    lora: LoRAConfig, weights: Iterable[Weight], sharding: Sharding, neuron_config: Any, version: Version
+    lora: LoRAConfig, weights: Iterable[Weight], sharding: Sharding, neuron_config: Any, slots: int
 ) -> int:
-    """Bytes of all adapter slots of a core."""
-    section = neuron_config.lora_config
-    if section is None:
+    """Bytes of all adapters of a core. slots: copies that it holds."""
+    if neuron_config.lora_config is None:
         return 0
-    modules, rank = _asked(lora, section)
-    rows = neuron_config.batch_size if version >= _WITH_ROW_COPIES else 0
+    modules, rank = _asked(lora, neuron_config.lora_config)
     changed = [weight for weight in weights if _module(weight.name) in modules and len(weight.shape) == 2]
     one = sum(_pair(weight, part_of(weight, sharding), rank) for weight in changed)
-    return int((section.max_loras + 1 + rows) * one * DTYPE_BYTES[neuron_config.torch_dtype])
+    return int(slots * one * DTYPE_BYTES[neuron_config.torch_dtype])
 
 
 def _pair(whole: Weight, part: Weight, rank: int) -> int:

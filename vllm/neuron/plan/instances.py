@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from vllm.neuron.faults import nearest
 from vllm.neuron.parallel import valid_degrees
+from vllm.sizes import GIB
 
-GIB = 2**30
 CORES_PER_CHIP = {"inf2": 2, "trn1": 2, "trn2": 8}
 HBM_GIB_PER_CHIP = {"inf2": 32, "trn1": 32, "trn2": 96}
 DEFAULT_LNC = {"inf2": 1, "trn1": 1, "trn2": 2}

@@ -20,10 +20,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from vllm.neuron.faults import Faults
-from vllm.neuron.kv_layout import kv_layout
-from vllm.neuron.neuronx.speculation import cached_positions
+from vllm.neuron.kv_layout import cached_positions, kv_layout
 from vllm.neuron.parallel import HeadSharding
-from vllm.neuron.plan.weights import DTYPE_BYTES, dense_size, expert_size, num_experts
+from vllm.neuron.plan.weights import dense_size, expert_size, num_experts
+from vllm.sizes import DTYPE_BYTES
 
 TILED_ATTENTION_FROM = 4096
 MAX_ROWS = 4096

@@ -11,8 +11,6 @@ from vllm.checkpoint.checkpoint import read_json
 from vllm.checkpoint.safetensors_file import read_safetensors
 from vllm.neuron.fingerprint import weight_files
 
-BYTES_OF = {"f64": 8, "f32": 4, "f16": 2, "bf16": 2, "f8e4m3": 1, "f8e5m2": 1, "i8": 1, "u8": 1, "bool": 1}
-
 
 @dataclass(frozen=True, slots=True)
 class ModelSource:

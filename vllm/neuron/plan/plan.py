@@ -19,19 +19,13 @@ from vllm.config import VllmConfig
 from vllm.neuron import platform
 from vllm.neuron.faults import Fault, Faults, NeuronConfigError
 from vllm.neuron.neuron_config import NeuronConfig, default_neuron_config, torch_dtype
-from vllm.neuron.neuronx.checks import check_keys
-from vllm.neuron.neuronx.config import is_portable
-from vllm.neuron.neuronx.versions import NEWEST, Version
 from vllm.neuron.options import merged_override
 from vllm.neuron.parallel import HeadSharding
-from vllm.neuron.plan.architectures import SDK, check_architecture, runs_on_cpu, support_of
 from vllm.neuron.plan.companions import adapter_bytes, draft_memory
-from vllm.neuron.plan.instances import DEFAULT_LNC, GIB, INSTANCES, Instance
+from vllm.neuron.plan.instances import DEFAULT_LNC, INSTANCES, Instance
 from vllm.neuron.plan.memory import CoreMemory
 from vllm.neuron.plan.model_source import ModelSource
-from vllm.neuron.plan.programs import Program, programs_of
 from vllm.neuron.plan.weights import (
-    DTYPE_BYTES,
     Sharding,
     Weight,
     bytes_per_core,
@@ -39,22 +33,23 @@ from vllm.neuron.plan.weights import (
     weights_of_config,
     weights_of_header,
 )
+from vllm.neuron.programs import Program, programs_of
+from vllm.neuron.target import AUTOMATIC, PLANNED, Support, Target, Version, find_target
+from vllm.sizes import DTYPE_BYTES, GIB
 
 HOST_BASE_BYTES = 4 * GIB
 """What the system, the process and the compiler take of the host beside weights: an estimate."""
 
-_LAST_WITH_KERNELS_ON = {"inf2": Version(0, 8), "trn1": Version(0, 8)}
-
 
 @dataclass(slots=True)
 class Plan:
-    """What was worked out. Sizes in bytes, of one logical core unless a name says host. See `to_dict` for the form.
+    """What was worked out. Sizes in bytes, of one logical core unless a name says host. `report` makes JSON of it.
 
     memory: None where config.json does not say enough. budget: of a core; None without an instance.
     """
 
     source: ModelSource
-    target: str
+    target: Target
     version: Version
     instance: Instance | None
     config: VllmConfig
@@ -94,7 +89,7 @@ class Plan:
     @property
     def is_portable(self) -> bool:
         """Whether the artifact holds the weights, so that it loads without the checkpoint."""
-        return is_portable(self.config.replace(neuron_config=self.neuron_config))
+        return self.target.is_portable(self.config.replace(neuron_config=self.neuron_config))
 
     @property
     def parts_bytes(self) -> int:
@@ -107,14 +102,14 @@ class Plan:
         """Host memory that compiling takes, an estimate: the checkpoint being sharded, and every core's part."""
         if self.memory is None:
             return 0
-        if self.target != "neuronx":
+        if not self.target.profile.own_memory:
             return self.memory.total() + HOST_BASE_BYTES
         return self.checkpoint_bytes + self.parts_bytes + HOST_BASE_BYTES
 
     @property
     def host_bytes_to_load(self) -> int:
         """Host memory that loading takes, an estimate: every core's part, where the artifact holds them."""
-        if self.memory is None or self.target != "neuronx" or not self.is_portable:
+        if self.memory is None or not self.target.profile.own_memory or not self.is_portable:
             return self.host_bytes
         return self.parts_bytes + HOST_BASE_BYTES
 
@@ -129,12 +124,6 @@ class Plan:
             return "device memory"
         return "host memory" if self.host_bytes > instance.host_bytes else ""
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON types; the form is described in docs/neuron_cli.md."""
-        from vllm.neuron.plan.report import plan_to_dict
-
-        return plan_to_dict(self)
-
 
 def lnc_on(instance: Instance, neuron_config: Any) -> int:
     """Physical cores of a logical one on `instance`: what the config says where the platform can, else 1."""
@@ -144,26 +133,27 @@ def lnc_on(instance: Instance, neuron_config: Any) -> int:
 def make_plan(
     config: VllmConfig,
     source: ModelSource,
-    target: str = "neuronx",
+    target: str = PLANNED,
     instance: Instance | None = None,
-    version: Version = NEWEST,
+    version: Version | None = None,
     option_faults: Mapping[str, str] | None = None,
 ) -> Plan:
     """The plan of a config that is not resolved yet: see `EngineArgs.unresolved_config`.
 
-    option_faults: what is wrong with options that never made it into `config`.
+    version: of the library; the newest by default. option_faults: what is wrong with options that never made it into
+    `config`.
     """
+    device, version = find_target(target), version or find_target(PLANNED).versions[-1]
     faults = Faults()
     for name, message in (option_faults or {}).items():
         faults.found.append(Fault(name, "", message.removeprefix(f"{name}: "), ""))
         faults.mark_unreadable(name)
     config = _with_lnc(config, instance)
-    resolved, neuron_config, notices, is_exact = _resolved(config, target, instance, faults)
-    check_architecture(source.config, target, version, neuron_config.seq_len, faults)
+    resolved, neuron_config, notices, is_exact = _resolved(config, device, instance, faults)
+    device.check_architecture(source.config, version, neuron_config.seq_len, faults)
     heads = HeadSharding.from_hf_config(neuron_config.tp_degree, source.config)
-    plan = Plan(source, target, version, instance, resolved, neuron_config, heads, notices=notices)
-    if target == "neuronx":
-        check_keys(neuron_config, version, faults)
+    plan = Plan(source, device, version, instance, resolved, neuron_config, heads, notices=notices)
+    device.check_keys(neuron_config, version, faults)
     _size(plan, faults)
     if is_exact:
         plan.programs = programs_of(neuron_config, source.config)
@@ -188,16 +178,16 @@ def _with_lnc(config: VllmConfig, instance: Instance | None) -> VllmConfig:
 
 
 def _resolved(
-    config: VllmConfig, target: str, instance: Instance | None, faults: Faults
+    config: VllmConfig, target: Target, instance: Instance | None, faults: Faults
 ) -> tuple[VllmConfig, NeuronConfig, list[str], bool]:
     """The config as it will run, or as near to it as can be; notices; and whether it is what was asked for."""
     try:
-        resolved, notices = platform.resolve_quietly(config, target)
+        resolved, notices = platform.resolve_quietly(config, target.profile.name)
         return resolved, resolved.neuron_config, notices, True
     except NeuronConfigError as error:
-        ours = instance is not None and target == "neuronx"
+        ours = instance is not None and target.profile.splits_model
         faults.extend(fault for fault in error.faults if not (ours and _is_about_degree(fault)))
-    examined = platform.examine(config, target)
+    examined = platform.examine(config, target.profile.name)
     if examined.neuron_config is not None:
         return examined.config, examined.neuron_config, [], True
     return config, _plain_neuron_config(config), [], False
@@ -258,7 +248,7 @@ def _size(plan: Plan, faults: Faults) -> None:
         return
     plan.weights = weights_of_header(plan.source.shapes) if plan.source.shapes else weights_of_config(hf_config)
     config, heads = plan.neuron_config, plan.heads
-    if plan.target != "neuronx":
+    if not plan.target.profile.splits_model:
         heads = HeadSharding.plan(1, heads.num_heads, heads.num_kv_heads, heads.head_dim)
         config = dataclasses.replace(config, tp_degree=1, world_size=1, local_ranks_size=1, cp_degree=1)
     plan.memory = _memory(plan, heads, config)
@@ -271,7 +261,8 @@ def _memory(plan: Plan, heads: HeadSharding, config: Any) -> CoreMemory:
     weights = bytes_per_core(plan.weights, sharding, config, hf_config)
     if plan.source.is_gguf:
         weights = {"as stored": plan.source.checkpoint_bytes}
-    if adapters := adapter_bytes(plan.config.lora_config, plan.weights, sharding, config, plan.version):
+    slots = plan.target.adapter_slots(config, plan.version)
+    if adapters := adapter_bytes(plan.config.lora_config, plan.weights, sharding, config, slots):
         weights["adapters"] = adapters
     draft = draft_memory(plan.config.speculative_config, config, value_bytes)
     if draft:
@@ -289,7 +280,7 @@ def _kv_value_bytes(plan: Plan) -> int:
 
 def _check_instance(plan: Plan, faults: Faults) -> None:
     instance, degree = plan.instance, plan.neuron_config.tp_degree
-    if instance is None or plan.target != "neuronx":
+    if instance is None or not plan.target.profile.splits_model:
         return
     lnc = plan.lnc
     if lnc != 1 and instance.platform != "trn2":
@@ -308,7 +299,7 @@ def _check_memory(plan: Plan, faults: Faults) -> None:
     memory, instance = plan.memory, plan.instance
     if memory is None:
         return
-    if plan.target != "neuronx":
+    if not plan.target.profile.own_memory:
         host = instance.host_bytes if instance else psutil.virtual_memory().total
         if memory.total() > host:
             why = f"weights, KV cache and scratch take {gib(memory.total())}, the host has {gib(host)}"
@@ -392,12 +383,8 @@ def _roomier(plan: Plan) -> str:
 
 
 def _add_notices(plan: Plan) -> None:
-    newest = _LAST_WITH_KERNELS_ON.get(plan.instance.platform if plan.instance else "")
-    if plan.target == "neuronx" and newest and plan.instance and plan.version > newest:
-        plan.notices.append(
-            f"NxD Inference's NKI kernels stopped on {plan.instance.platform} with SDK {SDK[plan.version]}; AWS "
-            f"advises SDK {SDK[newest]} there"
-        )
+    if plan.instance is not None:
+        plan.notices += plan.target.plan_notices(plan.instance.platform, plan.version)
     if plan.neuron_config.cp_degree > 1:
         plan.notices.append("cp_degree: what context parallelism adds to a core's weights is not counted")
     if plan.source.shapes and plan.weights and not plan.source.is_gguf:
@@ -413,12 +400,10 @@ def _add_notices(plan: Plan) -> None:
         plan.notices.append("the draft's config does not say how large it is: it is not counted")
 
 
-def support_summary(plan: Plan) -> dict[str, Any]:
-    support = support_of(plan.source.config)
-    return {
-        "neuronx": {"key": support.key, "since": str(support.since), "sdk": SDK[support.since]} if support else None,
-        "cpu": runs_on_cpu(plan.source.config),
-    }
+def support_of(plan: Plan) -> dict[str, Support]:
+    """Which of the targets that run models run this one, by target."""
+    answers = {name: find_target(name).support(plan.source.config) for name in AUTOMATIC}
+    return {name: support for name, support in answers.items() if support is not None}
 
 
 def gib(size: int) -> str:

@@ -6,14 +6,15 @@ from typing import Any
 
 from vllm.neuron.parallel import valid_degrees
 from vllm.neuron.plan.instances import INSTANCES
-from vllm.neuron.plan.plan import Plan, support_summary
-from vllm.neuron.plan.programs import VISION_ENCODER, expected_files
+from vllm.neuron.plan.plan import Plan, support_of
+from vllm.neuron.programs import VISION_ENCODER
+from vllm.neuron.target import PlannedFile
 
 FORM = 1
 
 
 def plan_to_dict(plan: Plan) -> dict[str, Any]:
-    """Sizes in bytes; "per_core" means one logical core."""
+    """The form is described in docs/neuron_cli.md. Sizes in bytes; "per_core" means one logical core."""
     return {
         "form": FORM,
         "ok": not plan.faults,
@@ -22,7 +23,7 @@ def plan_to_dict(plan: Plan) -> dict[str, Any]:
         ],
         "notices": plan.notices,
         "model": _model(plan),
-        "target": plan.target,
+        "target": plan.target.profile.name,
         "nxdi_version": str(plan.version),
         "instance": plan.instance.to_dict(plan.lnc) if plan.instance else None,
         "parallel": _parallel(plan),
@@ -33,7 +34,7 @@ def plan_to_dict(plan: Plan) -> dict[str, Any]:
         "limits": _limits(plan),
         "artifact": _artifact(plan),
         "instances": {name: plan.fits_on(instance) for name, instance in INSTANCES.items()}
-        if plan.target == "neuronx"
+        if plan.target.profile.own_memory
         else {},
     }
 
@@ -45,7 +46,7 @@ def _model(plan: Plan) -> dict[str, Any]:
         "sizes_from": plan.source.origin,
         "parameters": plan.parameters,
         "checkpoint_bytes": plan.checkpoint_bytes,
-        "support": support_summary(plan),
+        "support": {name: support.value for name, support in support_of(plan).items()},
     }
 
 
@@ -107,7 +108,7 @@ def _host(plan: Plan) -> dict[str, Any]:
 def _limits(plan: Plan) -> dict[str, Any]:
     """The largest values that fit with all else as configured."""
     budget, memory = plan.budget, plan.memory
-    if budget is None or memory is None or plan.target != "neuronx":
+    if budget is None or memory is None or not plan.target.profile.own_memory:
         return {"max_num_seqs": None, "max_model_len": None}
     bound = int(plan.source.config.get("max_position_embeddings") or plan.neuron_config.seq_len)
     return {"max_num_seqs": memory.most_rows(budget), "max_model_len": memory.longest(budget, bound)}
@@ -129,4 +130,5 @@ def _files(plan: Plan, shard_bytes: int) -> list[dict[str, Any]]:
     of_vision = plan.memory.weights.get("vision", 0) if plan.memory else 0
     has_vision = any(program.kind == VISION_ENCODER for program in plan.programs)
     parts = {"text_model/": shard_bytes - of_vision, "vision_model/": of_vision} if has_vision else {"": shard_bytes}
-    return expected_files(plan.target, plan.neuron_config, parts, len(plan.programs), plan.is_portable)
+    files = plan.target.files(plan.neuron_config, parts, len(plan.programs), plan.is_portable)
+    return [file._asdict() for file in (PlannedFile("manifest.json"), *files)]

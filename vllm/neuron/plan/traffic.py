@@ -22,12 +22,13 @@ from typing import Any
 import numpy as np
 
 from vllm.neuron.buckets import first_fit
+from vllm.sizes import MIB
 
 _PROMPT_NAMES = ("prompt_tokens", "prompt_len", "input_tokens", "input_len")
 _OUTPUT_NAMES = ("completion_tokens", "output_tokens", "output_len", "generation_tokens")
 _PROMPT_METRIC, _OUTPUT_METRIC = "vllm:request_prompt_tokens", "vllm:request_generation_tokens"
 DEFAULT_MULTIPLE = 128
-_MOST_BYTES = 64 * 2**20
+_MOST_BYTES = 64 * MIB
 
 
 class TrafficError(ValueError):

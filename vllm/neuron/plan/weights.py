@@ -21,10 +21,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from vllm.neuron.neuronx.vision import is_image_to_text, missing_vision_entries, vision_degree
 from vllm.neuron.parallel import HeadSharding
+from vllm.neuron.vision_shapes import is_image_to_text, missing_vision_entries, vision_degree
+from vllm.sizes import DTYPE_BYTES
 
-DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "float8_e4m3fn": 1, "float8_e5m2": 1}
 KINDS = ("embedding", "attention", "mlp", "experts", "router", "norms", "lm_head", "vision")
 _QUANTISED_KINDS = ("attention", "mlp", "experts", "lm_head")
 _SCALE_BYTES = 4

@@ -6,7 +6,6 @@ nothing was compiled; 2 a wrong command line; 3 the compiler failed; 4 with --dr
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import logging
 import sys
@@ -23,6 +22,7 @@ from vllm.entrypoints.cli.neuron.output import size
 from vllm.neuron import platform
 from vllm.neuron.artifacts import ArtifactError, find_artifact, open_or_compile
 from vllm.neuron.device import Progress, resolve_target
+from vllm.neuron.target import TARGETS, find_target
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
 DONE, FAULTS, USAGE, FAILED, MISSING = 0, 1, 2, 3, 4
@@ -51,9 +51,9 @@ def _parser() -> FlexibleArgumentParser:
 
 
 def resolved_config(args: EngineArgs, target: str | None = None) -> VllmConfig:
-    """The configuration as it will run. The neuronx target needs the library here, but no device."""
-    if target is None and args.device == "neuronx" and importlib.util.find_spec("neuronx_distributed_inference"):
-        target = "neuronx"
+    """The configuration as it will run. A target that can compile here needs no device."""
+    if target is None and args.device in TARGETS and find_target(args.device).compiles_here():
+        target = args.device
     if target is None:
         return args.create_engine_config()
     checkpoint = open_checkpoint(

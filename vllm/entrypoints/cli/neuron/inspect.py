@@ -20,10 +20,11 @@ from vllm.entrypoints.cli.neuron.output import Table, print_table, size
 from vllm.neuron.artifact_keeper import kept_in
 from vllm.neuron.artifact_manifest import MANIFEST, DamagedArtifact, Manifest, verify
 from vllm.neuron.artifact_store import REMEDY, last_use, trust_fault
-from vllm.neuron.artifacts import ArtifactError, artifact_key, diff_keys
-from vllm.neuron.device import TARGETS, resolve_target
+from vllm.neuron.artifacts import ArtifactError, artifact_key, common_key, diff_keys
+from vllm.neuron.device import resolve_target
 from vllm.neuron.neuron_config import NeuronConfig, NeuronConfigError
-from vllm.neuron.plan.programs import programs_of
+from vllm.neuron.programs import programs_of
+from vllm.neuron.target import TARGETS
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
 DONE, FAULTS, USAGE, OTHER = 0, 1, 2, 4
@@ -113,8 +114,7 @@ def _verdict(args: EngineArgs, manifest: Manifest) -> Verdict:
     except ImportError as error:
         missing = str(error.name or error)
         notes.append(f"compiler and layout are not compared: {missing} is not installed here")
-        needed = artifact_key(config, resolve_target("null"))
-        needed["compiler"] = manifest.key.get("compiler")
+        needed = {**common_key(config), "compiler": manifest.key.get("compiler")}
     diff = diff_keys(manifest.key, needed)
     return Verdict(not diff, diff, notes)
 

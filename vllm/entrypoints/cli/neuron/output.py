@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from vllm.neuron.faults import Fault
+from vllm.sizes import GIB, KIB, MIB
 
-GIB = 2**30
-MIB = 2**20
 _NUMBER = re.compile(r"[\d,.]+%?( (GiB|MiB|KiB|bytes|s|days))?")
 
 
@@ -93,7 +92,7 @@ def size(count: int | None) -> str:
     """Bytes for people: GiB from one up, else MiB, else KiB or bytes."""
     if count is None:
         return ""
-    for unit, name in ((GIB, "GiB"), (MIB, "MiB"), (1024, "KiB")):
+    for unit, name in ((GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB")):
         if abs(count) >= unit:
             return f"{count / unit:.2f} {name}"
     return f"{count} bytes"

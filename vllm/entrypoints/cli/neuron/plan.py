@@ -15,13 +15,13 @@ from vllm.checkpoint import Checkpoint, CheckpointError, context_length, normali
 from vllm.checkpoint.nested_config import with_overrides
 from vllm.engine.arg_utils import EngineArgs
 from vllm.entrypoints.cli.neuron.output import Table, print_faults, print_table, size
-from vllm.neuron.neuronx.versions import NEWEST, Version
-from vllm.neuron.plan.architectures import read_version
 from vllm.neuron.plan.instances import INSTANCES, Instance, find_instance
 from vllm.neuron.plan.model_source import ModelSource, read_source
-from vllm.neuron.plan.plan import Plan, make_plan
+from vllm.neuron.plan.plan import Plan, make_plan, support_of
+from vllm.neuron.plan.report import plan_to_dict
 from vllm.neuron.plan.suggest import Suggestion, suggest
 from vllm.neuron.plan.traffic import DEFAULT_MULTIPLE, LadderChange, TrafficError, ladder_changes, read_traffic
+from vllm.neuron.target import PLANNED, TARGETS, Version, find_target
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
 
@@ -37,7 +37,7 @@ def main(argv: list[str]) -> int:
         suggestion = _suggestion(args, engine_args, source, instance) if args.suggest else None
         if suggestion is not None and suggestion.chosen is not None:
             engine_args = with_shape(engine_args, suggestion.chosen.degree, suggestion.rows, suggestion.length)
-        plan = plan_of(engine_args, source, instance, read_version(args.nxdi_version))
+        plan = plan_of(engine_args, source, instance, _read_version(args.nxdi_version))
         changes = _changes(args, plan) if args.from_traffic else []
     except (CheckpointError, TrafficError, ValueError) as error:
         print(f"vllm neuron plan: {error}", file=sys.stderr)
@@ -52,7 +52,8 @@ def main(argv: list[str]) -> int:
 def _parser() -> FlexibleArgumentParser:
     parser = FlexibleArgumentParser(prog="vllm neuron plan", description=__doc__)
     parser.add_argument("--instance", help=f"Instance type to plan for: {', '.join(INSTANCES)}.")
-    parser.add_argument("--nxdi-version", default=str(NEWEST), help=f"Version of NxD Inference. Default: {NEWEST}.")
+    newest = find_target(PLANNED).versions[-1]
+    parser.add_argument("--nxdi-version", default=str(newest), help=f"Version of NxD Inference. Default: {newest}.")
     parser.add_argument("--json", action="store_true", help="Print the plan as JSON.")
     parser.add_argument(
         "--suggest", action="store_true", help="Propose degree, batch and buckets for --instance (needed with it)."
@@ -72,12 +73,16 @@ def _source(args: EngineArgs) -> ModelSource:
     return read_source(args.model, args.revision, args.download_dir, args.hf_token, args.load_format)
 
 
+def _read_version(text: str) -> Version:
+    return find_target(PLANNED).read_version(text)
+
+
 def target_of(args: EngineArgs) -> str:
-    """The target that is planned for: neuronx unless another one is asked for by name."""
-    return args.device if args.device in ("cpu", "null") else "neuronx"
+    """The target that is planned for: the accelerator's unless another one is asked for by name."""
+    return args.device if args.device in TARGETS else PLANNED
 
 
-def plan_of(args: EngineArgs, source: ModelSource, instance: Instance | None, version: Version = NEWEST) -> Plan:
+def plan_of(args: EngineArgs, source: ModelSource, instance: Instance | None, version: Version | None = None) -> Plan:
     """The plan of engine arguments, with what is wrong with single options among its faults."""
     faults = args.option_faults()
     for name in faults:
@@ -119,7 +124,7 @@ def _suggestion(args: Any, engine_args: EngineArgs, source: ModelSource, instanc
             with_shape(engine_args, degree, rows, length),
             source,
             instance,
-            read_version(args.nxdi_version),
+            _read_version(args.nxdi_version),
         ),
         instance,
         degree=None if engine_args.tensor_parallel_size == 1 else engine_args.tensor_parallel_size,
@@ -146,7 +151,7 @@ def _changes(args: Any, plan: Plan) -> list[LadderChange]:
 
 
 def _as_json(plan: Plan, suggestion: Suggestion | None, changes: list[LadderChange]) -> dict[str, Any]:
-    found = plan.to_dict()
+    found = plan_to_dict(plan)
     if suggestion is not None:
         found["suggestion"] = suggestion.to_dict()
     if changes:
@@ -158,10 +163,10 @@ def _as_json(plan: Plan, suggestion: Suggestion | None, changes: list[LadderChan
 
 
 def _print(plan: Plan, suggestion: Suggestion | None, changes: list[LadderChange]) -> None:
-    found = plan.to_dict()
-    print_table(_overview(found))
+    found = plan_to_dict(plan)
+    print_table(_overview(plan, found))
     if plan.memory is not None:
-        print_table(_memory(found))
+        print_table(_memory(plan, found))
     if plan.programs:
         print_table(_programs(found))
         print_table(_artifact(found))
@@ -183,14 +188,12 @@ def _print(plan: Plan, suggestion: Suggestion | None, changes: list[LadderChange
         print(f"--override-neuron-config '{json.dumps({change.key: change.after for change in changes})}'")
 
 
-def _overview(found: dict[str, Any]) -> Table:
+def _overview(plan: Plan, found: dict[str, Any]) -> Table:
     model, parallel, limits = found["model"], found["parallel"], found["limits"]
-    neuronx = model["support"]["neuronx"]
-    known = f"{neuronx['key']}, from {neuronx['since']} (SDK {neuronx['sdk']})" if neuronx else "not registered"
     rows = [
         ("architecture", model["architecture"]),
-        ("known to NxD Inference", f"{known}; planned for {found['nxdi_version']}"),
-        ("known to the cpu target", "yes" if model["support"]["cpu"] else "no"),
+        *((support.question, support.answer) for support in support_of(plan).values()),
+        ("planned for NxD Inference", found["nxdi_version"]),
         ("parameters", f"{model['parameters']:,} (from {model['sizes_from']})"),
         ("checkpoint", size(model["checkpoint_bytes"])),
         ("target", found["target"]),
@@ -220,9 +223,9 @@ def _heads(parallel: dict[str, Any], own: str, sharded: str, per_core: str) -> s
     return f"{parallel[own]}{grown}, {parallel[per_core]} a core"
 
 
-def _memory(found: dict[str, Any]) -> Table:
+def _memory(plan: Plan, found: dict[str, Any]) -> Table:
     memory, host = found["memory_per_core"], found["host"]
-    what = "core" if found["target"] == "neuronx" else "process"
+    what = "core" if plan.target.profile.own_memory else "process"
     rows = [(f"weights: {kind}", size(count), f"{count:,}") for kind, count in memory["weights"].items()]
     rows.append(("weights", size(memory["weights_total"]), f"{memory['weights_total']:,}"))
     rows.append(("KV cache", size(memory["kv_cache"]), f"{memory['kv_cache']:,}"))

@@ -1,4 +1,4 @@
-"""Programs that a configuration is compiled to, one for each kind, batch and bucket, and the artifact's files."""
+"""Programs that a Neuron config is compiled to: one per kind, batch and bucket."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from vllm.neuron import buckets
-from vllm.neuron.neuronx.vision import is_image_to_text, missing_vision_entries, tile_buckets, tokens_per_tile
+from vllm.neuron.vision_shapes import is_image_to_text, missing_vision_entries, tile_buckets, tokens_per_tile
 
 VISION_ENCODER = "vision_encoder"
 
@@ -68,30 +68,3 @@ def _token_generation(config: Any) -> list[Program]:
         pairs = buckets.prefix_decode_buckets(config.max_length, config.token_generation_buckets)
         return [Program(kind, batch, width, context) for batch in batches for _, context in pairs]
     return [Program(kind, batch, width, bucket) for batch in batches for bucket in config.token_buckets]
-
-
-def expected_files(
-    target: str, config: Any, parts: Mapping[str, int], num_programs: int, portable: bool
-) -> list[dict[str, Any]]:
-    """Files of the artifact. bytes: None where only compiling tells.
-
-    parts: directories with programs and weights, "" for the artifact's own, and the bytes of a core's weights in each.
-    portable: weights are among the files.
-    """
-    files: list[dict[str, Any]] = [{"path": "manifest.json", "bytes": None}]
-    if target == "cpu":
-        return [
-            *files,
-            {"path": "index.json", "bytes": None},
-            {"path": "weights.bin", "bytes": None},
-            {"path": f"programs/*.json ({num_programs})", "bytes": None},
-        ]
-    files.append({"path": "neuron_config.json", "bytes": None})
-    ranks = config.tp_degree * config.ep_degree
-    for part, shard_bytes in parts.items():
-        files.append({"path": f"{part}model.pt", "bytes": None})
-        if portable:
-            rank, count = ("0", "") if ranks == 1 else (f"{{0..{ranks - 1}}}", f" ({ranks})")
-            name = f"{part}weights/tp{rank}_sharded_checkpoint.safetensors{count}"
-            files.append({"path": name, "bytes": ranks * shard_bytes})
-    return files
