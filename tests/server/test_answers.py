@@ -9,7 +9,10 @@ from typing import Any
 
 import httpx
 import openai
+import prometheus_client.openmetrics.parser
+import prometheus_client.parser
 import pytest
+from prometheus_client import Gauge
 
 from tests.server.fake_engine import MAX_MODEL_LEN, FakeEngine
 
@@ -362,3 +365,36 @@ async def test_options_about_answers(make_client: Callable[..., Any]) -> None:
     assert chat["choices"][0]["message"]["role"] == "bot"
     assert chat["usage"]["prompt_tokens_details"] == {"cached_tokens": 2}
     assert chat["choices"][0]["logprobs"]["content"][0]["token"].startswith("token_id:")
+
+
+PROMETHEUS_2 = (
+    "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,"
+    "text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
+)
+PROMETHEUS_3 = (
+    "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,"
+    "application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,"
+    "text/plain;version=0.0.4;q=0.3,*/*;q=0.2"
+)
+
+
+@pytest.mark.parametrize(
+    "accept", ["", "*/*", "text/plain", "application/openmetrics-text", PROMETHEUS_2, PROMETHEUS_3]
+)
+async def test_metrics_have_the_same_names_in_every_format(
+    http: httpx.AsyncClient, engine: FakeEngine, accept: str
+) -> None:  # E41
+    Gauge("vllm:num_requests_running", "Running.", registry=engine.metrics.registry).set(3)
+    answer = await http.get("/metrics", headers={"Accept": accept})
+    media_type, *parameters = answer.headers["content-type"].split("; ")
+    is_open = accept == PROMETHEUS_3
+    assert media_type == ("application/openmetrics-text" if is_open else "text/plain")
+    assert ("version=1.0.0" if is_open else "version=0.0.4") in parameters
+    families = {family.name: family for family in parser_of(media_type)(answer.text)}
+    assert families["vllm:num_requests_running"].type == "gauge"
+    assert [sample.value for sample in families["vllm:num_requests_running"].samples] == [3]
+
+
+def parser_of(media_type: str) -> Callable[[str], Any]:
+    parsers: dict[str, Callable[[str], Any]] = {"text/plain": prometheus_client.parser.text_string_to_metric_families}
+    return parsers.get(media_type, prometheus_client.openmetrics.parser.text_string_to_metric_families)

@@ -124,7 +124,7 @@ class EngineMetrics:
         self._timelines[req_id] = _Timeline(arrival, num_prompt_tokens, max_tokens, n)
 
     def record_rejection(self, reason: str) -> None:
-        """A request was turned away at the door ("queue_full", "draining")."""
+        """A request was turned away at the door. reason: the option that sets the bound."""
         self._rejections.labels(**self._labels, reason=reason).inc()
 
     def record_step(self, step: StepOutput) -> None:
@@ -313,6 +313,9 @@ class EngineMetrics:
     def _set_constants(self, config: VllmConfig, executor_stats: Mapping[str, Any]) -> None:
         for reason in _FINISH_REASONS:
             self._success.labels(**self._labels, finished_reason=reason)
+        for bound in ("max_num_queued_reqs", "max_num_queued_tokens"):
+            if getattr(config.scheduler_config, bound) is not None:
+                self._rejections.labels(**self._labels, reason=bound)
         sleep = self._gauge("engine_sleep_state", "Always awake: the model stays on the device.", "sleep_state")
         for state in ("awake", "weights_offloaded", "discard_all"):
             sleep.labels(**self._labels, sleep_state=state).set(state == "awake")

@@ -269,6 +269,13 @@ async def version() -> dict[str, str]:
 
 @health_router.get("/metrics", response_class=Response)
 async def metrics(raw_request: Request) -> Response:
-    """Prometheus text: the engine's metrics and those of HTTP."""
-    encode, media_type = choose_encoder(raw_request.headers.get("accept", ""))
+    """Prometheus text: the engine's metrics and those of HTTP. Names are the same in every format."""
+    encode, media_type = choose_encoder(_formats_that_keep_names(raw_request.headers.get("accept", "")))
     return Response(encode(raw_request.app.state.metrics), headers={"Content-Type": media_type})
+
+
+def _formats_that_keep_names(accept: str) -> str:
+    """Those of an Accept header that take names as they are. In others the encoder writes `_` for the colon of
+    `vllm:`; without any it writes text of version 0.0.4, which keeps names too."""
+    formats = accept.split(",")
+    return ",".join(each for each in formats if "escaping=allow-utf-8" in each.replace(" ", "").split(";"))
