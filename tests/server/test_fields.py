@@ -89,7 +89,6 @@ async def test_flood_of_unknown_fields(http: httpx.AsyncClient) -> None:
         (CHAT, "audio", {"voice": "x"}),
         (CHAT, "functions", [{"name": "f"}]),
         (CHAT, "modalities", ["text", "audio"]),
-        (CHAT, "store", True),
     ],
 )
 async def test_unsupported_field_is_refused_by_name(http: httpx.AsyncClient, path: str, field: str, value: Any) -> None:
@@ -179,7 +178,6 @@ async def test_missing_prompt(http: httpx.AsyncClient) -> None:
         {"n": 2, "temperature": 0},
         {"max_tokens": 0},
         {"max_tokens": -1},
-        {"max_tokens": MAX_MODEL_LEN + 1},
         {"min_tokens": 5, "max_tokens": 4},
         {"presence_penalty": 3},
         {"frequency_penalty": -3},
@@ -232,8 +230,7 @@ async def test_value_out_of_range(http: httpx.AsyncClient, engine: FakeEngine, f
         {"messages": [{"role": "assistant", "tool_calls": "x"}]},
         {"messages": HELLO * 5000},
         {"messages": HELLO, "top_logprobs": 1},
-        {"messages": HELLO, "tools": []},
-        {"messages": HELLO, "tool_choice": "auto"},
+        {"messages": HELLO, "tool_choice": "required"},
         {"messages": HELLO, "tools": [{"type": "function", "function": {"name": "f"}}]},
         {"messages": HELLO, "tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": "always"},
         {"messages": HELLO, "continue_final_message": True},
@@ -241,7 +238,6 @@ async def test_value_out_of_range(http: httpx.AsyncClient, engine: FakeEngine, f
         {"messages": HELLO, "chat_template_kwargs": {"tokenize": True}},
         {"messages": HELLO, "chat_template_kwargs": {"chat_template": "x"}},
         {"messages": HELLO, "max_completion_tokens": 0},
-        {"messages": HELLO, "max_completion_tokens": MAX_MODEL_LEN + 1},
     ],
 )
 async def test_malformed_chat(http: httpx.AsyncClient, engine: FakeEngine, fields: dict[str, Any]) -> None:

@@ -405,7 +405,7 @@ async def test_messages(engine: FakeEngine, make_client: Callable[..., Any]) -> 
 async def test_faults(engine: FakeEngine, make_client: Callable[..., Any], fields: dict[str, Any], says: str) -> None:
     with pytest.raises(openai.BadRequestError, match=says) as caught:
         await asked_of(engine, make_client, *HERMES, **fields)
-    assert caught.value.param == "tools"
+    assert str(caught.value.param).startswith("tools")
 
 
 async def test_parsers_that_cannot(engine: FakeEngine, make_client: Callable[..., Any], tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from tests.server.fake_engine import FakeEngine
 from vllm.entrypoints.openai.protocol import ChatCompletionRequest, CompletionRequest
+from vllm.entrypoints.openai.protocol.foreign import SAMPLERS
 
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
 BASE: dict[str, dict[str, Any]] = {
@@ -128,12 +129,12 @@ ELSEWHERE = {
 LABELS = {"user", "metadata", "service_tier", "safety_identifier", "prompt_cache_key"}
 REFUSED = {
     COMPLETIONS: {"suffix": "x", "best_of": 2, "tools": [TOOL]},
-    CHAT: {"mm_processor_kwargs": {"a": 1}, "audio": {}, "functions": [{}], "function_call": "f", "store": True,
-           "prediction": {}, "modalities": ["audio"], "web_search_options": {}},
+    CHAT: {"mm_processor_kwargs": {"a": 1}, "audio": {}, "functions": [{}], "function_call": "f",
+           "modalities": ["audio"]},
 }  # fmt: skip
 REFUSED_BY_BOTH = {
     "prompt_embeds": "x", "kv_transfer_params": {}, "vllm_xargs": {"a": 1}, "repetition_detection": {"a": 1},
-    "stream_interval": 3, "session_id": "x", "thinking_token_budget": 5, "watermarking": {},
+    "thinking_token_budget": 5, "watermarking": {},
 }  # fmt: skip
 SINGLE = [(path, name, *row) for path, own in ((COMPLETIONS, OF_COMPLETIONS), (CHAT, OF_CHAT))
           for name, row in {**BOTH, **own}.items()]  # fmt: skip
@@ -179,4 +180,4 @@ async def test_every_field_is_in_a_table(path: str, cls: Any) -> None:
     """So that a new field cannot be accepted without being seen to do something."""
     shown = {name for row_path, name, *_ in SINGLE if row_path == path} | ELSEWHERE | LABELS
     assert cls.model_fields.keys() - shown == set()
-    assert cls.unsupported.keys() - {"extra_body"} == {*REFUSED_BY_BOTH, "best_of", *REFUSED[path]}
+    assert cls.unsupported.keys() - {"extra_body", *SAMPLERS} == {*REFUSED_BY_BOTH, "best_of", *REFUSED[path]}

@@ -16,6 +16,7 @@ import jinja2.nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from vllm.engine.images import ImageIntake, image_from_url
+from vllm.entrypoints.fields import Fields, check_fields
 from vllm.entrypoints.model_json import decoded
 from vllm.exceptions import VLLMValidationError
 
@@ -30,6 +31,9 @@ _TEXT_PARTS = {
     "reasoning_text": "text",
     "summary_text": "text",
 }
+
+_PART_LABELS = ("annotations", "cache_control", "logprobs")
+"""Of a text that a model wrote, or that is to be cached."""
 
 
 def parse_chat_messages(
@@ -91,8 +95,8 @@ def _parse_part(part: Any, place: str, content_format: ContentFormat, images: Im
     return {"type": "image"}
 
 
-def part_text(part: Any, place: str) -> str:
-    """The text that a part of a content is. `place` names it in errors."""
+def part_text(part: Any, place: str, route: str = "chat") -> str:
+    """The text that a part of a content is. `place` names it in errors, `route` in the log."""
     if isinstance(part, str):
         return part
     if not isinstance(part, dict):
@@ -104,10 +108,8 @@ def part_text(part: Any, place: str) -> str:
             f"`{place}.type` {str(kind)[:32]!r} is not supported: this model takes text only.",
             parameter=f"{place}.type",
         )
-    text = part.get(field)
-    if not isinstance(text, str):
-        raise VLLMValidationError(f"`{place}.{field}` must be a text.", parameter=f"{place}.{field}")
-    return text
+    check_fields(part, Fields(("type", field, *_PART_LABELS)), route, place)
+    return text_field(part, field, place)
 
 
 def joined_text(content: Any, place: str, parts: str, of_part: Callable[[Any, str], str] = part_text) -> str:

@@ -15,6 +15,8 @@ from vllm.engine.images import ImageIntake
 from vllm.engine.llm_engine import LLMEngine
 from vllm.engine.tokenizer import Tokenizer
 from vllm.entrypoints.chat_utils import detect_content_format, parse_chat_messages
+from vllm.entrypoints.fields import note
+from vllm.entrypoints.template_fit import NOT_SHOWN, fitted, traits_of
 from vllm.exceptions import VLLMValidationError
 from vllm.inputs import PromptType
 from vllm.logger import init_logger
@@ -341,11 +343,14 @@ class LLM:
                 f"chat_template_content_format must be auto, string or openai, got {content_format!r}.",
                 parameter="chat_template_content_format",
             )
+        traits = traits_of(template, content_format, tokenizer.special_tokens_map)  # type: ignore[arg-type]
+        if template_options.get("tools") and not traits.tools:
+            note("chat", "tools", NOT_SHOWN)
         prompts: list[PromptType] = []
         preparer = self.llm_engine.input_processor.images
         for conversation in conversations:
             images = ImageIntake(preparer.most) if preparer else None
-            parsed = parse_chat_messages(conversation, content_format, images)  # type: ignore[arg-type]
+            parsed = fitted(parse_chat_messages(conversation, content_format, images), traits)  # type: ignore[arg-type]
             text = tokenizer.apply_chat_template(parsed, chat_template=template, tokenize=False, **template_options)
             if preparer and images and images.images:
                 ids, prepared = preparer.prepare(text, images.images, False, "messages")

@@ -53,6 +53,7 @@ from vllm.entrypoints.openai.serving_messages import ServingMessages
 from vllm.entrypoints.openai.serving_models import OpenAIServingModels
 from vllm.entrypoints.openai.serving_responses import OpenAIServingResponses
 from vllm.entrypoints.openai.serving_tokenization import OpenAIServingTokenization
+from vllm.entrypoints.template_fit import NOT_SHOWN
 from vllm.exceptions import VLLMError
 from vllm.logger import init_logger
 from vllm.utils.argparse_utils import FlexibleArgumentParser
@@ -177,6 +178,8 @@ async def init_app_state(engine_client: Any, state: State, args: argparse.Namesp
         trust_request_template=args.trust_request_chat_template,
         images=engine_client.input_processor.images,
     )
+    if args.enable_auto_tool_choice and renderer.has_chat_template and not await renderer.shows_tools():
+        logger.warning("tools %s", NOT_SHOWN)
     options = ServingOptions(
         return_tokens_as_token_ids=args.return_tokens_as_token_ids,
         enable_prompt_tokens_details=args.enable_prompt_tokens_details,
@@ -188,6 +191,7 @@ async def init_app_state(engine_client: Any, state: State, args: argparse.Namesp
         tool_strict_level=args.tool_strict_level,
         reasoning_parser=args.reasoning_parser,
         exclude_tools_when_tool_choice_none=args.exclude_tools_when_tool_choice_none,
+        strict_max_tokens=args.strict_max_tokens,
     )
     request_logger = RequestLogger(args.enable_log_requests, args.enable_log_outputs, args.max_log_len)
     defaults = engine_client.default_sampling_params

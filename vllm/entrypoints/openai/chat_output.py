@@ -34,10 +34,6 @@ from vllm.outputs import CompletionOutput
 
 def check_parsers(request: ChatCompletionRequest, options: ServingOptions) -> None:
     """Raises VLLMValidationError for what the server was not started to do."""
-    if not request.include_reasoning and options.reasoning_parser is None:
-        raise VLLMValidationError(
-            "`include_reasoning`: false needs a server with --reasoning-parser.", parameter="include_reasoning"
-        )
     if not request.wants_tool_calls:
         return
     if forces_calls(request.tool_choice):

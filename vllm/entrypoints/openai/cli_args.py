@@ -88,6 +88,9 @@ class FrontendArgs:
         f"How the model marks its reasoning, which is then set apart: {', '.join(sorted(REASONING_PARSERS))}.",
     )
     exclude_tools_when_tool_choice_none: bool = option(False, "Do not show tools to the model with tool_choice none.")
+    strict_max_tokens: bool = option(
+        False, "Refuse a max_tokens beyond what the prompt leaves of max_model_len, instead of cutting it."
+    )
     return_tokens_as_token_ids: bool = option(False, "Name tokens in logprobs by token_id:<id>.")
     enable_request_id_headers: bool = option(False, "Send X-Request-Id with every response.")
     enable_prompt_tokens_details: bool = option(False, "Report cached prompt tokens in the usage.")

@@ -26,6 +26,7 @@ from vllm.entrypoints.openai.middleware.access import HTTP_REGISTRY
 from vllm.entrypoints.openai.middleware.authentication import OPEN_PATHS
 from vllm.entrypoints.openai.protocol import ChatCompletionRequest, CompletionRequest, ResponsesRequest
 from vllm.entrypoints.openai.protocol.base import OpenAIBaseModel
+from vllm.entrypoints.openai.protocol.foreign import HINTS, SAMPLERS
 from vllm.entrypoints.openai.protocol.messages import MessagesRequest
 from vllm.entrypoints.openai.protocol.sampling import DrawFields, SamplingFields
 from vllm.entrypoints.openai.protocol.tokenization import (
@@ -42,6 +43,9 @@ Made from the code. [The server](server.md) says how it behaves.
 """
 
 _UNSUPPORTED_NOTE = "Known, and not available; a value that asks for nothing (null, or the default) passes.\n"
+_HINTS_NOTE = "Without them the answer is the same: ignored, and logged once.\n"
+_FOREIGN_NOTE = "Of other servers' samplers and options; each generating route refuses or ignores them so.\n"
+_ALIASES_NOTE = "Names that other servers have for the same.\n"
 
 _METRICS_NOTE = """\
 At `/metrics`, in Prometheus form: counters have `_total` at their end, histograms `_bucket`, `_sum` and `_count`.
@@ -106,9 +110,18 @@ def page() -> str:
     pieces += ["## Fields of `/tokenize`\n", "Of a text:\n", _fields_table(TokenizeCompletionRequest, ())]
     pieces += ["Of a chat:\n", _fields_table(TokenizeChatRequest, ())]
     pieces += ["## Fields of `/detokenize`\n", _fields_table(DetokenizeRequest, ())]
+    pieces += [
+        "## Fields of other servers\n",
+        _FOREIGN_NOTE,
+        _table(["Field", "What becomes of it"], _foreign_fields()),
+    ]
     for path, cls in REFUSING.items():
         pieces += [f"## Fields that `{path}` refuses\n", _UNSUPPORTED_NOTE]
         pieces += [_table(["Field", "Why"], _unsupported(cls))]
+        if hints := list(_hints(cls)):
+            pieces += [f"## Fields that `{path}` ignores\n", _HINTS_NOTE, _table(["Field", "Why"], hints)]
+        pieces += [f"## Other names that `{path}` takes\n", _ALIASES_NOTE]
+        pieces += [_table(["Name", "Field"], _aliases(cls))]
     return "\n".join(pieces)
 
 
@@ -177,7 +190,26 @@ def _metrics() -> Iterator[list[str]]:
 
 def _unsupported(cls: type[OpenAIBaseModel]) -> Iterator[list[str]]:
     for name, (reason, _) in sorted(cls.unsupported.items()):
-        yield [f"`{name}`", reason]
+        if name not in SAMPLERS:
+            yield [f"`{name}`", reason]
+
+
+def _hints(cls: type[OpenAIBaseModel]) -> Iterator[list[str]]:
+    for name, reason in sorted(cls.hints.items()):
+        if name not in HINTS:
+            yield [f"`{name}`", reason]
+
+
+def _foreign_fields() -> Iterator[list[str]]:
+    for name, (reason, _) in sorted(SAMPLERS.items()):
+        yield [f"`{name}`", f"refused: {reason}"]
+    for name, reason in sorted(HINTS.items()):
+        yield [f"`{name}`", f"ignored: {reason}"]
+
+
+def _aliases(cls: type[OpenAIBaseModel]) -> Iterator[list[str]]:
+    for name, alias in sorted(cls.aliases.items()):
+        yield [f"`{name}`", f"`{alias.field}`"]
 
 
 def _table(head: list[str], rows: Iterable[list[str]]) -> str:

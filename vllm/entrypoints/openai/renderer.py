@@ -18,7 +18,9 @@ from vllm.core.contract import PromptImages
 from vllm.engine.images import ImageIntake, ImagePreparer
 from vllm.engine.limits import check_token_ids
 from vllm.entrypoints.chat_utils import ContentFormat, detect_content_format, parse_chat_messages
+from vllm.entrypoints.fields import note
 from vllm.entrypoints.openai.protocol.chat import TemplateFields
+from vllm.entrypoints.template_fit import NOT_SHOWN, TemplateTraits, fitted, traits_of
 from vllm.entrypoints.utils import DeadlineExceeded, run_with_deadline
 from vllm.exceptions import VLLMClientError, VLLMValidationError
 
@@ -61,7 +63,7 @@ class PromptRenderer:
         self._default_kwargs = default_template_kwargs or {}
         self._trust_request_template = trust_request_template
         self._images = images
-        self._formats: dict[str, ContentFormat] = {}
+        self._known: dict[str, tuple[ContentFormat, TemplateTraits]] = {}
         self._max_chars = max_model_len * _longest_token(tokenizer)
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="render")
 
@@ -95,11 +97,20 @@ class PromptRenderer:
     ) -> RenderedPrompt:
         """Raises VLLMValidationError, jinja2.TemplateError or DeadlineExceeded."""
         template = self._template_of(request)
-        content_format = self._format_of(template, request.chat_template is None)
+        content_format, traits = await self._traits_of(template, request.chat_template is None)
         images = ImageIntake(self._images.most) if self._images else None
-        conversation = await self._run(
+        parsed = await self._run(
             lambda: parse_chat_messages(request.messages, content_format, images), images is not None
         )
+        conversation = fitted(parsed, traits)
+        if conversation != parsed:
+            note(
+                request.route,
+                "messages",
+                "are joined, or change their role, where the chat template would refuse or lose them",
+            )
+        if request.tools and not traits.tools:
+            note(request.sent_to, "tools", NOT_SHOWN)
         tokenizer = self.tokenizer
         kwargs = {**self._default_kwargs, **(extra_kwargs or {}), **(request.chat_template_kwargs or {})}
 
@@ -146,7 +157,7 @@ class PromptRenderer:
             parameter="prompt",
         )
 
-    async def _run_template(self, apply: Callable[[], str]) -> str:
+    async def _run_template(self, apply: Callable[[], T]) -> T:
         """What goes wrong inside a template, whatever it is, comes from the conversation."""
         try:
             return await run_with_deadline(self._threads, envs.VLLM_CHAT_TEMPLATE_RENDER_TIMEOUT, apply)
@@ -181,15 +192,26 @@ class PromptRenderer:
             )
         return str(self.tokenizer.get_chat_template(request.chat_template, request.tools))
 
-    def _format_of(self, template: str, is_own: bool) -> ContentFormat:
+    async def shows_tools(self) -> bool:
+        """Whether the model's own template for conversations with tools does, as far as can be told."""
+        template = str(self.tokenizer.get_chat_template(None, [{}]))
+        try:
+            _, traits = await self._traits_of(template, True)
+        except DeadlineExceeded:
+            return True
+        return traits.tools
+
+    async def _traits_of(self, template: str, is_own: bool) -> tuple[ContentFormat, TemplateTraits]:
         """is_own: whether the template is the server's, of which there are few."""
-        if self._content_format in ("string", "openai"):
-            return self._content_format  # type: ignore[return-value]
-        if not is_own:
-            return detect_content_format(template)
-        if template not in self._formats:
-            self._formats[template] = detect_content_format(template)
-        return self._formats[template]
+        if is_own and template in self._known:
+            return self._known[template]
+        given = self._content_format
+        content_format: ContentFormat = detect_content_format(template) if given == "auto" else given  # type: ignore[assignment]
+        variables = {**getattr(self.tokenizer, "special_tokens_map", {}), **self._default_kwargs}
+        traits = await self._run_template(lambda: traits_of(template, content_format, variables))
+        if is_own:
+            self._known[template] = content_format, traits
+        return content_format, traits
 
 
 def _longest_token(tokenizer: Any) -> int:

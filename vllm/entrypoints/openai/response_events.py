@@ -6,6 +6,7 @@ part each, whose events lie between. Events are numbered from 0. A stream has no
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -21,10 +22,14 @@ _GROWS: dict[Kind, str] = {
 }
 
 
-def item_of(block: Block, logprobs: list[Any], status: str) -> dict[str, Any]:
+Namespaces = Mapping[str, tuple[str, str]]
+"""Of functions that the model was shown under another name, their namespace and their own name."""
+
+
+def item_of(block: Block, logprobs: list[Any], status: str, namespaces: Namespaces) -> dict[str, Any]:
     """The item of a whole block. logprobs: of all tokens of a message, or empty."""
     if block.kind == "call":
-        return {**_call_item(block, status), "arguments": block.text}
+        return {**_call_item(block, status, namespaces), "arguments": block.text}
     return {**_bare_item(block, status), "content": [_part(block, block.text, logprobs)]}
 
 
@@ -39,15 +44,22 @@ def _bare_item(block: Block, status: str) -> dict[str, Any]:
     return {"id": f"msg_{block.id}", "type": "message", "role": "assistant", "content": [], "status": status}
 
 
-def _call_item(block: Block, status: str) -> dict[str, Any]:
+def _call_item(block: Block, status: str, namespaces: Namespaces) -> dict[str, Any]:
     return {
         "id": f"fc_{block.id}",
         "type": "function_call",
         "call_id": f"call_{block.id}",
-        "name": block.name,
+        **_function(block, namespaces),
         "arguments": "",
         "status": status,
     }
+
+
+def _function(block: Block, namespaces: Namespaces) -> dict[str, str]:
+    if block.name not in namespaces:
+        return {"name": block.name}
+    namespace, name = namespaces[block.name]
+    return {"namespace": namespace, "name": name}
 
 
 def _part(block: Block, text: str, logprobs: list[Any]) -> dict[str, Any]:
@@ -59,7 +71,8 @@ def _part(block: Block, text: str, logprobs: list[Any]) -> dict[str, Any]:
 class ResponseEvents:
     """Numbers the events of one stream."""
 
-    def __init__(self) -> None:
+    def __init__(self, namespaces: Namespaces) -> None:
+        self._namespaces = namespaces
         self._number = 0
 
     def lifecycle(self, name: str, response: ResponsesResponse) -> bytes:
@@ -82,17 +95,21 @@ class ResponseEvents:
         return self._of_block(block, f"response.{_GROWS[block.kind]}.delta", delta=change.piece, **logprobs)
 
     def _opened(self, block: Block) -> bytes:
-        item = _call_item(block, "in_progress") if block.kind == "call" else _bare_item(block, "in_progress")
+        item = (
+            _call_item(block, "in_progress", self._namespaces)
+            if block.kind == "call"
+            else _bare_item(block, "in_progress")
+        )
         added = self._event("response.output_item.added", output_index=block.index, item=item)
         if block.kind == "call":
             return added
         return added + self._of_block(block, "response.content_part.added", part=_part(block, "", []))
 
     def _closed(self, block: Block, logprobs: list[Any], status: str) -> bytes:
-        item = item_of(block, logprobs, status)
+        item = item_of(block, logprobs, status, self._namespaces)
         done = f"response.{_GROWS[block.kind]}.done"
         if block.kind == "call":
-            ended = self._of_block(block, done, name=block.name, arguments=block.text)
+            ended = self._of_block(block, done, name=_function(block, self._namespaces)["name"], arguments=block.text)
         else:
             found = {"logprobs": logprobs} if block.kind == "text" else {}
             ended = self._of_block(block, done, text=block.text, **found)

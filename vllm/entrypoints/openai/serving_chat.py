@@ -13,6 +13,7 @@ from typing import Any
 
 from msgspec import UNSET
 
+from vllm.entrypoints.fields import in_terms_of
 from vllm.entrypoints.openai.blocks import Blocks
 from vllm.entrypoints.openai.chat_output import (
     ChatOutput,
@@ -22,7 +23,7 @@ from vllm.entrypoints.openai.chat_output import (
     num_reasoning_tokens,
     tool_marks,
 )
-from vllm.entrypoints.openai.forced_tools import forces_calls
+from vllm.entrypoints.openai.forced_tools import forces_calls, parameters_of
 from vllm.entrypoints.openai.logprobs import LogprobsFormatter
 from vllm.entrypoints.openai.marks import any_special, token_of
 from vllm.entrypoints.openai.protocol import (
@@ -37,8 +38,12 @@ from vllm.entrypoints.openai.renderer import RenderedPrompt
 from vllm.entrypoints.openai.serving_engine import Generation, OpenAIServing
 from vllm.entrypoints.openai.sse import Events
 from vllm.entrypoints.openai.strict_tools import calls_grammar, holds_calls
+from vllm.exceptions import VLLMValidationError
 from vllm.outputs import CompletionOutput, RequestOutput
-from vllm.sampling_params import SamplingParams
+from vllm.sampling_params import SamplingParams, StructuredOutputsParams
+
+_MOST_TOOLS_CHECKED = 64
+"""One by one, to say which is at fault."""
 
 
 class OpenAIServingChat(OpenAIServing):
@@ -65,13 +70,37 @@ class OpenAIServingChat(OpenAIServing):
 
     async def begin(self, request: ChatCompletionRequest, response_id: str) -> Generation:
         """All checks are done and the prompt is made; other endpoints that amount to a chat go on from here."""
-        self.models.resolve(request.model)
-        check_parsers(request, self.options)
-        self._hold_calls(request)
-        prompt = await self.render(request)
-        generation = self.generate(request, response_id, [prompt], lambda prompt: self._params(request, prompt))
-        await self.check_structured_outputs(generation)
+        with in_terms_of(request):
+            self.models.resolve(request.model)
+            check_parsers(request, self.options)
+            self._hold_calls(request)
+            prompt = await self.render(request)
+            generation = self.generate(request, response_id, [prompt], lambda prompt: self._params(request, prompt))
+            await self._check_form(request, generation)
         return generation
+
+    async def count_tokens(self, request: ChatCompletionRequest) -> int:
+        """Of the prompt."""
+        with in_terms_of(request):
+            self.models.resolve(request.model)
+            return len((await self.render(request)).token_ids)
+
+    async def _check_form(self, request: ChatCompletionRequest, generation: Generation) -> None:
+        try:
+            await self.check_structured_outputs(generation)
+        except VLLMValidationError:
+            if request.holds_calls:
+                await self._check_each_tool(request.tools or [])
+            raise
+
+    async def _check_each_tool(self, tools: list[dict[str, Any]]) -> None:
+        """Raises VLLMValidationError for the tool whose schema cannot be held to, if a single one is at fault."""
+        for i, tool in enumerate(tools[:_MOST_TOOLS_CHECKED]):
+            form = StructuredOutputsParams(json=parameters_of(tool))
+            place = f"tools[{i}].function.parameters"
+            shown = f"the tool {tool['function']['name'][:64]!r}: {place}"
+            with in_terms_of({"structured_outputs.json": shown, "structured_outputs": place}):
+                await self.engine_client.check_structured_outputs(SamplingParams(structured_outputs=form))
 
     def _hold_calls(self, request: ChatCompletionRequest) -> None:
         """Calls of the model's own accord are held to the schemas of tools that are `strict`."""
@@ -92,7 +121,7 @@ class OpenAIServingChat(OpenAIServing):
 
     def _params(self, request: ChatCompletionRequest, prompt: RenderedPrompt) -> SamplingParams:
         name = "max_tokens" if request.max_completion_tokens is None else "max_completion_tokens"
-        limit = self.output_limit(request.output_limit, len(prompt.token_ids), name)
+        limit = self.output_limit(request, request.output_limit, len(prompt.token_ids), name)
         params = request.build_sampling_params(
             limit, self.defaults, logprobs=request.num_logprobs, prompt_logprobs=request.prompt_logprobs
         )

@@ -9,6 +9,7 @@ from typing import Any
 
 from msgspec import UNSET
 
+from vllm.entrypoints.fields import in_terms_of
 from vllm.entrypoints.openai.logprobs import LogprobsFormatter
 from vllm.entrypoints.openai.protocol import (
     CompletionRequest,
@@ -31,11 +32,12 @@ class OpenAIServingCompletion(OpenAIServing):
         return await self.answer(self._create(request, raw_request))
 
     async def _create(self, request: CompletionRequest, raw_request: Any) -> CompletionResponse | Events:
-        self.models.resolve(request.model)
-        response_id = self.response_id("cmpl", request, raw_request)
-        prompts = [await self._render(request, prompt) for prompt in request.prompts]
-        generation = self.generate(request, response_id, prompts, lambda prompt: self._params(request, prompt))
-        await self.check_structured_outputs(generation)
+        with in_terms_of(request):
+            self.models.resolve(request.model)
+            response_id = self.response_id("cmpl", request, raw_request)
+            prompts = [await self._render(request, prompt) for prompt in request.prompts]
+            generation = self.generate(request, response_id, prompts, lambda prompt: self._params(request, prompt))
+            await self.check_structured_outputs(generation)
         echoes = [await self._echo_text(prompt) for prompt in prompts] if request.echo else []
         if request.stream:
             return await self.stream(_CompletionStream(self, request, generation, echoes).events())
@@ -47,7 +49,7 @@ class OpenAIServingCompletion(OpenAIServing):
 
     def _params(self, request: CompletionRequest, prompt: RenderedPrompt) -> SamplingParams:
         """Echoing a prompt alone still takes one step, which computes the prompt's log-probabilities."""
-        limit = self.output_limit(request.max_tokens if request.wants_output else 1, len(prompt.token_ids))
+        limit = self.output_limit(request, request.max_tokens if request.wants_output else 1, len(prompt.token_ids))
         prompt_logprobs = request.prompt_logprobs
         if request.echo and request.logprobs is not None:
             prompt_logprobs = max(request.logprobs, prompt_logprobs or 0)

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from vllm import envs
 from vllm.core.outputs import GRAMMAR_FAULT
 from vllm.engine.beam_search import search_async
+from vllm.entrypoints.fields import in_terms_of, note, renamed
 from vllm.entrypoints.openai.errors import error_from
 from vllm.entrypoints.openai.logprobs import LogprobsFormatter
 from vllm.entrypoints.openai.middleware.request_id import presentable_id, random_id
@@ -51,6 +52,7 @@ class ServingOptions:
     tool_strict_level: str = "auto"
     reasoning_parser: str | None = None
     exclude_tools_when_tool_choice_none: bool = False
+    strict_max_tokens: bool = False
 
 
 @dataclass(kw_only=True)
@@ -129,7 +131,7 @@ class OpenAIServing:
             model=self.models.resolve(request.model),
             prompts=prompts,
             params=params,
-            outputs=self._checked(merge_generators(generators)),
+            outputs=self._checked(request, merge_generators(generators)),
         )
 
     async def check_structured_outputs(self, generation: Generation) -> None:
@@ -172,17 +174,15 @@ class OpenAIServing:
         yield output
 
     async def _checked(
-        self, outputs: AsyncGenerator[tuple[int, RequestOutput], None]
+        self, request: SamplingFields, outputs: AsyncGenerator[tuple[int, RequestOutput], None]
     ) -> AsyncGenerator[tuple[int, RequestOutput], None]:
         async with aclosing(outputs):
-            async for index, output in outputs:
-                for completion in output.outputs:
-                    if completion.finish_reason == "error":
-                        reason = str(completion.stop_reason or "no reason given")
-                        if reason.startswith(GRAMMAR_FAULT):
-                            raise VLLMValidationError(reason, parameter="structured_outputs")
-                        raise EngineGenerateError(f"The engine failed on this request: {reason}")
-                yield index, output
+            with in_terms_of(request):
+                async for index, output in outputs:
+                    for completion in output.outputs:
+                        if completion.finish_reason == "error":
+                            raise _failure(str(completion.stop_reason or "no reason given"))
+                    yield index, output
 
     async def collect(self, generation: Generation) -> list[RequestOutput]:
         """The final output of each prompt."""
@@ -203,16 +203,19 @@ class OpenAIServing:
                 parameter="truncate_prompt_tokens",
             )
         if keep == -1:
-            keep = max(1, self.max_model_len - max(1, requested or 1))
+            asked = requested if requested is not None and requested < self.max_model_len else 1
+            keep = max(1, self.max_model_len - asked)
         ids = prompt.token_ids
         return prompt._replace(token_ids=ids[:keep] if request.truncated == "right" else ids[-keep:])
 
-    def output_limit(self, requested: int | None, num_prompt_tokens: int, name: str = "max_tokens") -> int:
-        """How many tokens may be generated: what was asked for, as far as the context has room."""
+    def output_limit(
+        self, request: SamplingFields, requested: int | None, num_prompt_tokens: int, name: str = "max_tokens"
+    ) -> int:
+        """How many tokens may be generated: what was asked for, as far as the context has room.
+
+        With --strict-max-tokens what the context has no room for is refused.
+        """
         limit = self.max_model_len
-        if requested is not None and requested > limit:
-            message = f"`{name}`={requested} cannot be greater than max_model_len={limit}."
-            raise VLLMValidationError(message, parameter=name)
         if num_prompt_tokens >= limit:
             room = "" if num_prompt_tokens > limit else ", which leaves no room for output (at least 1 token)"
             raise VLLMValidationError(
@@ -223,7 +226,16 @@ class OpenAIServing:
         remaining = limit - num_prompt_tokens
         default = self._defaults.get("max_tokens")
         wanted = default if requested is None else requested
-        return remaining if wanted is None else min(wanted, remaining)
+        if requested is None or requested <= remaining:
+            return remaining if wanted is None else min(wanted, remaining)
+        if self.options.strict_max_tokens:
+            raise VLLMValidationError(
+                f"`{name}`={requested} is more than the {remaining} tokens that a prompt of {num_prompt_tokens} tokens "
+                f"leaves of max_model_len={limit}.",
+                parameter=name,
+            )
+        note(request.sent_to, renamed(name, request.names), "is more than the context has left, and cut to that")
+        return remaining
 
     def formatter(self, request: SamplingFields) -> LogprobsFormatter:
         as_ids = request.return_tokens_as_token_ids
@@ -271,6 +283,12 @@ class OpenAIServing:
             raise VLLMValidationError(
                 f"`n` times the number of prompts is {total}; at most {most} fit one request.", parameter="n"
             )
+
+
+def _failure(reason: str) -> Exception:
+    if reason.startswith(GRAMMAR_FAULT):
+        return VLLMValidationError(reason, parameter="structured_outputs")
+    return EngineGenerateError(f"The engine failed on this request: {reason}")
 
 
 def _most_likely(position: dict[int, Logprob], chosen: int, count: int) -> dict[int, Logprob]:

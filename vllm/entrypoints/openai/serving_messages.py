@@ -37,7 +37,7 @@ class ServingMessages:
         return await self._chat.answer(self._count(request))
 
     async def _create(self, request: MessagesRequest) -> MessagesResponse | Events:
-        chat_request = request.to_chat(chat_messages(request.messages, request.system), **_last_turn(request))
+        chat_request = _chat(request)
         generation = await self._chat.begin(chat_request, f"msg_{uuid.uuid4().hex}")
         work = _Work(self._chat, chat_request, generation)
         if request.stream:
@@ -45,17 +45,14 @@ class ServingMessages:
         return await work.run()
 
     async def _count(self, request: CountTokensRequest) -> CountTokensResponse:
-        messages = chat_messages(request.messages, request.system)
-        chat_request = request.to_chat(messages, **_last_turn(request))
-        self._chat.models.resolve(chat_request.model)
-        prompt = await self._chat.render(chat_request)
-        return CountTokensResponse(input_tokens=len(prompt.token_ids))
+        return CountTokensResponse(input_tokens=await self._chat.count_tokens(_chat(request)))
 
 
-def _last_turn(request: MessagesRequest | CountTokensRequest) -> dict[str, bool]:
+def _chat(request: MessagesRequest | CountTokensRequest) -> ChatCompletionRequest:
     """A conversation that ends with the assistant's turn is gone on with."""
-    continued = request.messages[-1].get("role") == "assistant"
-    return {"continue_final_message": continued, "add_generation_prompt": not continued}
+    messages = chat_messages(request.messages, request.system)
+    continued = messages[-1]["role"] == "assistant"
+    return request.to_chat(messages, continue_final_message=continued, add_generation_prompt=not continued)
 
 
 def _failure(error: ErrorResponse) -> bytes:

@@ -13,7 +13,7 @@ from contextlib import aclosing
 from typing import Any
 
 from vllm import envs
-from vllm.entrypoints.openai.blocks import Change
+from vllm.entrypoints.openai.blocks import Block, Change
 from vllm.entrypoints.openai.errors import error_from
 from vllm.entrypoints.openai.in_flight import InFlight, ServerShutdown
 from vllm.entrypoints.openai.protocol import ChatCompletionRequest, ErrorResponse, ResponsesRequest, ResponsesResponse
@@ -23,7 +23,7 @@ from vllm.entrypoints.openai.protocol.responses import (
     OutputTokensDetails,
     ResponseUsage,
 )
-from vllm.entrypoints.openai.response_events import ResponseEvents, item_of, item_status
+from vllm.entrypoints.openai.response_events import Namespaces, ResponseEvents, item_of, item_status
 from vllm.entrypoints.openai.response_items import chat_messages
 from vllm.entrypoints.openai.response_store import IN_MEMORY, ResponseStore, StoredResponse
 from vllm.entrypoints.openai.serving_chat import OpenAIServingChat, chat_logprobs
@@ -74,13 +74,14 @@ class OpenAIServingResponses:
         if request.background:
             return self._start_in_background(work)
         if request.stream:
-            events = ResponseEvents()
+            events = ResponseEvents(work.namespaces)
             return await self._chat.stream(work.events(events), events.failure)
         return await work.run()
 
     async def _begin(self, request: ResponsesRequest) -> _Work:
         messages = self._earlier_messages(request.previous_response_id) + chat_messages(request.input)
-        chat_request = request.to_chat(messages)
+        tools = request.chat_tools()
+        chat_request = request.to_chat(messages, tools)
         if request.wants_logprobs and (self._chat.options.reasoning_parser or chat_request.wants_tool_calls):
             raise VLLMValidationError(
                 "Log-probabilities are not available with tools or a --reasoning-parser: items do not hold tokens.",
@@ -88,7 +89,7 @@ class OpenAIServingResponses:
             )
         generation = await self._chat.begin(chat_request, f"resp_{uuid.uuid4().hex}")
         store = self._store if request.store else None
-        return _Work(self._chat, request, chat_request, generation, messages, store)
+        return _Work(self._chat, request, chat_request, generation, messages, store, tools.namespaces)
 
     def _earlier_messages(self, response_id: str | None) -> list[dict[str, Any]]:
         if response_id is None:
@@ -177,7 +178,7 @@ async def _never() -> Any:
 
 
 class _Work:
-    """One response in the making. store: where it goes, if anywhere."""
+    """One response in the making. store: where it goes, if anywhere. namespaces: see `Tools`."""
 
     def __init__(
         self,
@@ -187,7 +188,9 @@ class _Work:
         generation: Generation,
         messages: list[dict[str, Any]],
         store: ResponseStore | None,
+        namespaces: Namespaces,
     ) -> None:
+        self.namespaces = namespaces
         self._chat = chat
         self._request = request
         self._chat_request = chat_request
@@ -240,11 +243,14 @@ class _Work:
         response = self.response(
             "incomplete" if self._is_cut else "completed",
             incomplete_details={"reason": "max_output_tokens"} if self._is_cut else None,
-            output=[item_of(block, self._logprobs, item_status(block is row[-1], self._is_cut)) for block in row],
+            output=[self._item(block, item_status(block is row[-1], self._is_cut)) for block in row],
             usage=self._usage(),
         )
         self.keep(response)
         return response
+
+    def _item(self, block: Block, status: str) -> dict[str, Any]:
+        return item_of(block, self._logprobs, status, self.namespaces)
 
     def keep(self, response: ResponsesResponse) -> None:
         if self._store is not None:
@@ -273,6 +279,7 @@ class _Work:
             tools=request.tools or [],
             top_logprobs=request.top_logprobs,
             top_p=params.top_p,
+            truncation=request.truncation or "disabled",
             user=request.user,
             **fields,
         )

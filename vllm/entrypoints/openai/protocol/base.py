@@ -1,33 +1,59 @@
-"""What all requests and responses share: how unknown and unsupported fields are met, errors, usage.
-
-Unknown fields. A field that no request has is most often a client's own bookkeeping, so it is accepted and logged
-once; but a field whose name is a misspelling of a known one (`vllm.entrypoints.utils.nearest_field`) would silently
-change what is generated, so it is refused by name.
-
-Unsupported fields. A field that we know but cannot honour is refused by name unless its value asks for nothing (the
-`neutral` values).
-"""
+"""What all requests and responses share: how a request's fields are read, errors, usage."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Annotated, Any, ClassVar, NamedTuple, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    PrivateAttr,
+    ValidationError,
+    model_validator,
+)
 
-from vllm.entrypoints.utils import nearest_field
+from vllm.entrypoints.fields import (
+    Alias,
+    Fields,
+    Names,
+    Unsupported,
+    check_fields,
+    in_terms_of,
+    is_neutral,
+    read_aliases,
+    renamed,
+)
 from vllm.exceptions import VLLMValidationError
-from vllm.logger import init_logger
-
-logger = init_logger(__name__)
 
 M = TypeVar("M", bound="OpenAIBaseModel")
 
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
-MAX_UNKNOWN_FIELDS = 64
-_MAX_REMEMBERED = 256
-_warned: set[tuple[str, str]] = set()
+_routes: dict[str, type[OpenAIBaseModel]] = {}
+"""The request of each route that generates."""
+_SAY_NOTHING = frozenset(
+    (
+        "background",
+        "cache_control",
+        "include",
+        "include_reasoning",
+        "metadata",
+        "parallel_tool_calls",
+        "priority",
+        "prompt_cache_key",
+        "request_id",
+        "safety_identifier",
+        "service_tier",
+        "store",
+        "stream_options",
+        "user",
+    )
+)
+"""Fields of some routes that would change no answer of another: labels and hints."""
 
 
 def _items_are(cls: type, name: str) -> Callable[[Any], Any]:
@@ -47,71 +73,108 @@ Strings = Annotated[list[str], BeforeValidator(_items_are(str, "a text"))]
 TokenIds = Annotated[list[int], BeforeValidator(_items_are(int, "a token id"))]
 
 
-class Unsupported(NamedTuple):
-    """Why a known field cannot be honoured, and the values that ask for nothing."""
-
-    reason: str
-    neutral: tuple[Any, ...] = (None,)
-
-
 class OpenAIBaseModel(BaseModel):
-    """Base of the API's models. Subclasses list what they know and cannot do in `unsupported`."""
+    """Base of the API's requests and their typed parts.
+
+    route: of a request, where what belongs to another route is refused. unsupported, hints, aliases: see `fields`.
+    """
 
     model_config = ConfigDict(extra="ignore", protected_namespaces=(), ser_json_inf_nan="constants")
+    route: ClassVar[str] = ""
     unsupported: ClassVar[dict[str, Unsupported]] = {}
-
-    @model_validator(mode="before")
-    @classmethod
-    def _check_fields(cls, data: Any) -> Any:
-        if isinstance(data, dict):
-            refuse_unsupported(data, cls.unsupported)
-            check_unknown(cls, data)
-        return data
+    hints: ClassVar[dict[str, str]] = {}
+    aliases: ClassVar[dict[str, Alias]] = {}
+    _names: Names = PrivateAttr(default_factory=dict)
+    _sent_to: str = PrivateAttr("")
 
     @classmethod
-    def from_fields(cls: type[M], **fields: Any) -> M:
-        """Made of another request's fields. Raises VLLMValidationError, with the fault's own words."""
-        try:
-            return cls(**fields)
-        except ValidationError as error:
-            fault = error.errors()[0]
-            cause = fault.get("ctx", {}).get("error")
-            if isinstance(cause, VLLMValidationError):
-                raise cause from None
-            place = ".".join(map(str, fault["loc"]))
-            raise VLLMValidationError(f"{place}: {fault['msg']}", parameter=place) from None
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        if cls.__dict__.get("route"):
+            _routes[cls.route] = cls
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _read(cls: type[M], given: Any, handler: ModelWrapValidatorHandler[M]) -> M:
+        if not isinstance(given, dict):
+            return handler(given)
+        data = dict(given)
+        names = cls._in_own_terms(data)
+        with in_terms_of(names):
+            fields = Fields(cls.model_fields.keys(), cls.hints, cls.unsupported)
+            check_fields(data, fields, cls.route or cls.__name__, elsewhere=cls._elsewhere)
+        request = _told_in(names, lambda: handler(data)) if names else handler(data)
+        request._names = names
+        with in_terms_of(names):
+            request._check()
+        return request
+
+    def _check(self) -> None:
+        """What concerns several fields. Raises VLLMValidationError."""
+
+    @classmethod
+    def _in_own_terms(cls, data: dict[str, Any]) -> dict[str, str]:
+        """Put what the client sent in terms of this model's fields. Returns its names of those."""
+        return read_aliases(data, cls.aliases)
+
+    @classmethod
+    def _elsewhere(cls, name: str, value: Any) -> str | None:
+        if not cls.route or name in _SAY_NOTHING:
+            return None
+        for route, other in _routes.items():
+            if (field := other.model_fields.get(name)) is not None:
+                asks = not is_neutral(value, (None, field.get_default()))
+                return f"is a field of `{route}`, not of `{cls.route}`." if asks else None
+        return None
+
+    @property
+    def names(self) -> Names:
+        """The client's names of our fields, where they differ: for `in_terms_of`."""
+        return self._names
+
+    @property
+    def sent_to(self) -> str:
+        """The route that the client chose."""
+        return self._sent_to or self.route or type(self).__name__
+
+    def names_for(self, names: Names) -> Names:
+        """Of another request that is made of this one. names: this one's fields, by those of the other."""
+        return {**self._names, **{theirs: renamed(ours, self._names) for theirs, ours in names.items()}}
+
+    @classmethod
+    def from_fields(cls: type[M], sent_to: str, names: Names, **fields: Any) -> M:
+        """Made of the fields of a request to another route. names: that one's names of them.
+
+        Raises VLLMValidationError, with the fault's own words and the client's names.
+        """
+        request = _told_in(names, lambda: cls(**fields))
+        request._names = {**request._names, **names}
+        request._sent_to = sent_to
+        return request
+
+
+def _told_in(names: Names, make: Callable[[], M]) -> M:
+    """Of faults of pydantic's, the first one, in the client's names."""
+    try:
+        return make()
+    except ValidationError as error:
+        with in_terms_of(names):
+            raise _first_fault(error) from None
+
+
+def _first_fault(error: ValidationError) -> VLLMValidationError:
+    fault = error.errors(include_url=False, include_input=False)[0]
+    cause = fault.get("ctx", {}).get("error")
+    if isinstance(cause, VLLMValidationError):
+        return cause
+    place = ".".join(map(str, fault["loc"]))
+    return VLLMValidationError(f"{place}: {fault['msg']}" if place else fault["msg"], parameter=place or None)
 
 
 class ClosedModel(BaseModel):
     """Base of what the server itself sends: built in code, so nothing has to be looked for."""
 
     model_config = ConfigDict(protected_namespaces=(), ser_json_inf_nan="constants")
-
-
-def refuse_unsupported(data: dict[str, Any], unsupported: dict[str, Unsupported]) -> None:
-    for name, (reason, neutral) in unsupported.items():
-        if name in data and not any(data[name] == value and type(data[name]) is type(value) for value in neutral):
-            raise VLLMValidationError(f"`{name}` is not supported: {reason}", parameter=name)
-
-
-def check_unknown(cls: type[OpenAIBaseModel], data: dict[str, Any]) -> None:
-    known = cls.model_fields.keys() | cls.unsupported.keys()
-    unknown = data.keys() - known
-    if len(unknown) > MAX_UNKNOWN_FIELDS:
-        raise VLLMValidationError(
-            f"The request has {len(unknown)} unknown fields; at most {MAX_UNKNOWN_FIELDS} are tolerated."
-        )
-    for name in sorted(unknown):
-        if nearest := nearest_field(name, known):
-            raise VLLMValidationError(f"Unknown field `{name}`. Did you mean `{nearest}`?", parameter=name)
-        _warn_once(cls.__name__, name)
-
-
-def _warn_once(model: str, name: str) -> None:
-    key = (model, name[:64])
-    if key not in _warned and len(_warned) < _MAX_REMEMBERED:
-        _warned.add(key)
-        logger.warning("%s: the unknown field %r has no effect", *key)
 
 
 class ErrorInfo(ClosedModel):
@@ -144,9 +207,7 @@ class UsageInfo(ClosedModel):
 class StreamOptions(OpenAIBaseModel):
     include_usage: bool = Field(False, description="End the stream with a chunk that has the usage and no choices.")
     continuous_usage_stats: bool = Field(False, description="Put the usage so far on every chunk.")
-    unsupported: ClassVar[dict[str, Unsupported]] = {
-        "include_obfuscation": Unsupported("streams are not padded.", (None, False)),
-    }
+    hints: ClassVar[dict[str, str]] = {"include_obfuscation": "streams are not padded."}
 
 
 def now() -> int:

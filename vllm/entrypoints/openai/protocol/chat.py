@@ -13,10 +13,13 @@ from pydantic import (
     model_validator,
 )
 
+from vllm.entrypoints.fields import Alias, Names, Unsupported
 from vllm.entrypoints.openai.forced_tools import calls_constraint, forces_calls
-from vllm.entrypoints.openai.protocol.base import ClosedModel, OpenAIBaseModel, Unsupported, UsageInfo
+from vllm.entrypoints.openai.protocol.base import ClosedModel, OpenAIBaseModel, UsageInfo
 from vllm.entrypoints.openai.protocol.completion import PromptLogprobs
+from vllm.entrypoints.openai.protocol.foreign import HINTS, thinking_switch
 from vllm.entrypoints.openai.protocol.sampling import UNSUPPORTED_SAMPLING, SamplingFields
+from vllm.entrypoints.openai.protocol.tools import chat_tools
 from vllm.exceptions import VLLMValidationError
 from vllm.sampling_params import StructuredOutputsParams
 
@@ -60,6 +63,18 @@ class TemplateFields(OpenAIBaseModel):
     )
     chat_template_kwargs: dict[str, Any] | None = Field(None, description="Further variables of the template.")
 
+    @classmethod
+    def _in_own_terms(cls, data: dict[str, Any]) -> dict[str, str]:
+        names = super()._in_own_terms(data)
+        takes_choice = "tool_choice" in cls.model_fields
+        choice = data.get("tool_choice") if takes_choice else None
+        tools = chat_tools(data.get("tools"), choice, cls.route or cls.__name__)
+        data["tools"] = tools.functions
+        if takes_choice:
+            data["tool_choice"] = tools.choice
+        moved = tools.names("function").items()
+        return {**names, **{ours: place for ours, place in moved if ours != place}}
+
     @field_validator("messages", mode="before")
     @classmethod
     def _check_messages(cls, value: Any) -> Any:
@@ -83,14 +98,12 @@ class TemplateFields(OpenAIBaseModel):
             )
         return value
 
-    @model_validator(mode="after")
-    def _check_continuation(self) -> TemplateFields:
+    def _check(self) -> None:
         if self.continue_final_message and self.add_generation_prompt:
             raise VLLMValidationError(
                 "`continue_final_message` needs `add_generation_prompt`: false; they contradict one another.",
                 parameter="continue_final_message",
             )
-        return self
 
 
 class ChatCompletionRequest(TemplateFields, SamplingFields):
@@ -102,13 +115,26 @@ class ChatCompletionRequest(TemplateFields, SamplingFields):
     tool_choice: str | dict[str, Any] | None = Field(
         None,
         description='"auto" (the default with `tools`) needs --enable-auto-tool-choice; "none": tools are only shown; '
-        '"required", or a function: it must be called.',
+        '"required", or a function: it must be called. Of type allowed_tools: only the tools that it lists.',
     )
     parallel_tool_calls: bool | None = Field(None, description="False: at most one call is given.")
     include_reasoning: bool = Field(True, description="Give the reasoning that a --reasoning-parser sets apart.")
     reasoning_effort: str | None = Field(None, description="Handed to the chat template.")
     return_prompt_text: bool | None = Field(None, description="Add the rendered prompt to the response.")
 
+    route: ClassVar[str] = "/v1/chat/completions"
+    hints: ClassVar[dict[str, str]] = {
+        **HINTS,
+        "prediction": "predicted outputs are not available.",
+        "store": "completions are not stored.",
+        "web_search_options": "there is no web search.",
+    }
+    aliases: ClassVar[dict[str, Alias]] = {
+        **SamplingFields.aliases,
+        "enable_thinking": Alias("chat_template_kwargs.enable_thinking"),
+        "max_output_tokens": Alias("max_completion_tokens"),
+        "thinking": Alias("chat_template_kwargs.enable_thinking", thinking_switch),
+    }
     unsupported: ClassVar[dict[str, Unsupported]] = {
         **UNSUPPORTED_SAMPLING,
         "audio": Unsupported("the model answers with text."),
@@ -116,9 +142,6 @@ class ChatCompletionRequest(TemplateFields, SamplingFields):
         "functions": Unsupported("they gave way to `tools`.", (None, [])),
         "mm_processor_kwargs": Unsupported("the model takes text only.", (None, {})),
         "modalities": Unsupported("the model answers with text.", (None, ["text"])),
-        "prediction": Unsupported("predicted outputs are not available."),
-        "store": Unsupported("completions are not stored.", (None, False)),
-        "web_search_options": Unsupported("there is no web search."),
     }
 
     @model_validator(mode="before")
@@ -126,7 +149,6 @@ class ChatCompletionRequest(TemplateFields, SamplingFields):
     def _check_request(cls, data: Any) -> Any:
         if isinstance(data, dict):
             _check_logprobs(data)
-            _check_tools(data)
         return data
 
     _held_calls: StructuredOutputsParams | None = PrivateAttr(None)
@@ -135,6 +157,18 @@ class ChatCompletionRequest(TemplateFields, SamplingFields):
     def wants_tool_calls(self) -> bool:
         """Whether calls are to be looked for in the output."""
         return self.tools is not None and self.tool_choice != "none"
+
+    @property
+    def holds_calls(self) -> bool:
+        """Whether the output's form is made of `tools`."""
+        return self._held_calls is not None or (self.wants_tool_calls and forces_calls(self.tool_choice))
+
+    @property
+    def names(self) -> Names:
+        if not self.holds_calls:
+            return {"prompt": "messages", **super().names}
+        places = ("structured_outputs", "structured_outputs.json", "structured_outputs.grammar")
+        return {"prompt": "messages", **self._names, **dict.fromkeys(places, "tools")}
 
     def constraint(self) -> StructuredOutputsParams | None:
         """Of the form that is asked for, or of the calls that must be made."""
@@ -163,44 +197,8 @@ class ChatCompletionRequest(TemplateFields, SamplingFields):
 
 
 def _check_logprobs(data: dict[str, Any]) -> None:
-    if data.get("top_logprobs") is not None and not data.get("logprobs"):
+    if data.get("top_logprobs") and not data.get("logprobs"):
         raise VLLMValidationError("`top_logprobs` needs `logprobs`: true.", parameter="top_logprobs")
-
-
-def _check_tools(data: dict[str, Any]) -> None:
-    tools, choice = data.get("tools"), data.get("tool_choice")
-    if tools is None:
-        if choice not in (None, "none"):
-            raise VLLMValidationError("`tool_choice` needs `tools`.", parameter="tool_choice")
-        return
-    if not tools:
-        raise VLLMValidationError("`tools` must not be empty. Leave it out instead.", parameter="tools")
-    if not isinstance(tools, list) or not all(_tool_name(tool) for tool in tools):
-        raise VLLMValidationError(
-            'Each of `tools` must be {"type": "function", "function": {"name": ..., "parameters": ...}}.',
-            parameter="tools",
-        )
-    if any(type(tool["function"].get("strict")) not in (bool, type(None)) for tool in tools):
-        raise VLLMValidationError("`tools[].function.strict` must be true or false.", parameter="tools")
-    if isinstance(choice, dict):
-        _check_named(_tool_name(choice), [_tool_name(tool) for tool in tools])
-    elif choice not in (None, "none", "auto", "required"):
-        raise VLLMValidationError(
-            "`tool_choice` must be none, auto, required or a function of `tools`.", parameter="tool_choice"
-        )
-
-
-def _tool_name(tool: Any) -> str | None:
-    function = tool.get("function") if isinstance(tool, dict) else None
-    name = function.get("name") if isinstance(function, dict) else None
-    return name if isinstance(name, str) else None
-
-
-def _check_named(name: str | None, known: list[str | None]) -> None:
-    if name is None or name not in known:
-        raise VLLMValidationError(
-            f"`tool_choice` names {str(name)[:64]!r}, which is not in `tools`.", parameter="tool_choice"
-        )
 
 
 class TopLogprob(ClosedModel):

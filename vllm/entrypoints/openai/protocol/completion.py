@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
 from vllm import envs
-from vllm.entrypoints.openai.protocol.base import ClosedModel, Unsupported, UsageInfo
+from vllm.entrypoints.fields import Alias, Unsupported
+from vllm.entrypoints.openai.protocol.base import ClosedModel, UsageInfo
 from vllm.entrypoints.openai.protocol.sampling import UNSUPPORTED_SAMPLING, SamplingFields
 from vllm.exceptions import VLLMValidationError
 
@@ -26,6 +27,12 @@ class CompletionRequest(SamplingFields):
         True, description="Add the tokenizer's special tokens, such as BOS, to text prompts."
     )
 
+    route: ClassVar[str] = "/v1/completions"
+    aliases: ClassVar[dict[str, Alias]] = {
+        **SamplingFields.aliases,
+        "max_completion_tokens": Alias("max_tokens"),
+        "max_output_tokens": Alias("max_tokens"),
+    }
     unsupported: ClassVar[dict[str, Unsupported]] = {
         **UNSUPPORTED_SAMPLING,
         "suffix": Unsupported("the model has no fill-in-the-middle form.", (None, "")),
@@ -38,11 +45,9 @@ class CompletionRequest(SamplingFields):
         _check_prompt_form(value)
         return value
 
-    @model_validator(mode="after")
-    def _check_max_tokens(self) -> CompletionRequest:
+    def _check(self) -> None:
         if self.max_tokens == 0 and not self.echo:
             raise VLLMValidationError("`max_tokens` must be at least 1; 0 needs `echo`: true.", parameter="max_tokens")
-        return self
 
     @property
     def prompts(self) -> list[Prompt]:

@@ -10,22 +10,27 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from vllm.entrypoints.openai.protocol.base import ClosedModel, ErrorResponse, OpenAIBaseModel, Strings, Unsupported
+from vllm.entrypoints.fields import Alias, Fields, Unsupported, check_fields, refusal
+from vllm.entrypoints.openai.protocol.base import ClosedModel, ErrorResponse, OpenAIBaseModel, Strings
 from vllm.entrypoints.openai.protocol.chat import MAX_MESSAGES, ChatCompletionRequest
-from vllm.exceptions import VLLMValidationError
+from vllm.entrypoints.openai.protocol.foreign import HINTS, SAMPLERS, TOKEN_ALIASES
+from vllm.entrypoints.openai.protocol.tools import Tools, messages_tools
 
-_CHOICES = {"auto": "auto", "any": "required", "none": "none"}
-_EPHEMERAL = "No effect: equal prefixes are found by themselves."
-UNSUPPORTED: dict[str, Unsupported] = {
-    "container": Unsupported("there are no containers."),
-    "context_management": Unsupported("prompts are not edited."),
-    "diagnostics": Unsupported("there are none."),
-    "inference_geo": Unsupported("the server is where it is."),
-    "mcp_servers": Unsupported("tools run at the client.", (None, [])),
-    "speed": Unsupported("there is one speed.", (None, "standard")),
-    "user_profile_id": Unsupported("there are no profiles."),
-    "workspace_id": Unsupported("there are no workspaces."),
+MESSAGES_ROUTE = "/v1/messages"
+_CACHE = "equal prefixes are found by themselves."
+_NAMES = {
+    "max_completion_tokens": "max_tokens",
+    "reasoning_effort": "output_config.effort",
+    "response_format.json_schema": "output_config.format",
+    "response_format": "output_config.format",
+    "stop": "stop_sequences",
+    "tool_choice.function.name": "tool_choice.name",
 }
+"""Of a chat's fields, in this API."""
+_FORM_ELSEWHERE = "use `output_config.format` for a schema, and /v1/chat/completions for other forms."
+_THINKING = Fields(("type",), {"budget_tokens": "the model is not told of it.", "display": "thinking is always given."})
+_OUTPUT_CONFIG = Fields(("effort", "format"), {"task_budget": "the model is not told of it."})
+_FORMAT = Fields(("type", "schema", "name", "description", "strict"))
 
 
 class PromptFields(OpenAIBaseModel):
@@ -34,41 +39,72 @@ class PromptFields(OpenAIBaseModel):
     model: str | None = Field(None, description="Served model name. Default: the first served.")
     messages: list[dict[str, Any]] = Field(description="Turns of the user and the assistant; texts or blocks.")
     system: str | list[dict[str, Any]] | None = Field(None, description="The system message: a text or text blocks.")
-    tools: list[dict[str, Any]] | None = Field(None, description="Functions: name, description, input_schema.")
+    tools: list[dict[str, Any]] | None = Field(
+        None, description="Functions: name, description, input_schema. Tools of other types are left out."
+    )
     tool_choice: dict[str, Any] | None = Field(
         None, description="Of type auto, any, none, or tool with its name; disable_parallel_tool_use: at most one call."
     )
     thinking: dict[str, Any] | None = Field(
-        None, description="Of type adaptive or disabled; needs --reasoning-parser. Told to the template."
+        None, description="Of type adaptive, enabled or disabled: told to the template. A budget is not."
     )
     output_config: dict[str, Any] | None = Field(
         None, description="`format`: of type json_schema, with `schema`. `effort` is handed to the chat template."
     )
-    cache_control: dict[str, Any] | None = Field(None, description=_EPHEMERAL)
+    cache_control: dict[str, Any] | None = Field(None, description=f"No effect: {_CACHE}")
     chat_template_kwargs: dict[str, Any] | None = Field(None, description="Further variables of the template.")
 
-    unsupported: ClassVar[dict[str, Unsupported]] = UNSUPPORTED
+    unsupported: ClassVar[dict[str, Unsupported]] = {
+        **SAMPLERS,
+        **dict.fromkeys(
+            ("format", "grammar", "json_schema", "regex", "response_format", "structured_outputs"),
+            Unsupported(_FORM_ELSEWHERE),
+        ),
+        "container": Unsupported("there are no containers."),
+    }
+    hints: ClassVar[dict[str, str]] = {
+        **HINTS,
+        "betas": "what is known needs no header or field.",
+        "context_management": "prompts are not edited.",
+        "diagnostics": "there are none.",
+        "inference_geo": "the server is where it is.",
+        "mcp_servers": "tools run at the client.",
+        "speed": "there is one speed.",
+        "user_profile_id": "there are no profiles.",
+        "workspace_id": "there are no workspaces.",
+    }
+    aliases: ClassVar[dict[str, Alias]] = {
+        "enable_thinking": Alias("chat_template_kwargs.enable_thinking"),
+        "output_format": Alias("output_config.format"),
+        "reasoning_effort": Alias("output_config.effort"),
+    }
 
     @field_validator("messages", mode="before")
     @classmethod
     def _check_messages(cls, value: Any) -> Any:
         if not isinstance(value, list) or not value or not all(isinstance(message, dict) for message in value):
-            raise _fault("`messages` must be a list of at least one message, each an object.", "messages")
+            raise refusal("messages", "must be a list of at least one message, each an object.")
         if len(value) > MAX_MESSAGES:
-            raise _fault(f"`messages` holds {len(value)} messages; at most {MAX_MESSAGES} fit one request.", "messages")
+            raise refusal("messages", f"holds {len(value)} messages; at most {MAX_MESSAGES} fit one request.")
         return value
+
+    def chat_tools(self) -> Tools:
+        """Raises VLLMValidationError."""
+        return messages_tools(self.tools, self.tool_choice, MESSAGES_ROUTE)
 
     def to_chat(self, messages: list[dict[str, Any]], **fields: Any) -> ChatCompletionRequest:
         """messages: the conversation in a chat's form. Raises VLLMValidationError."""
         config = self.output_config or {}
-        tools = [_chat_tool(tool, i) for i, tool in enumerate(self.tools or ())] or None
-        choice, parallel = self._tool_choice(tools is not None)
+        check_fields(config, _OUTPUT_CONFIG, MESSAGES_ROUTE, "output_config")
+        tools = self.chat_tools()
         return ChatCompletionRequest.from_fields(
+            MESSAGES_ROUTE,
+            self.names_for({**_NAMES, **tools.names(parameters="input_schema")}),
             model=self.model,
             messages=messages,
-            tools=tools,
-            tool_choice=choice,
-            parallel_tool_calls=parallel,
+            tools=tools.functions,
+            tool_choice=tools.choice,
+            parallel_tool_calls=False if (self.tool_choice or {}).get("disable_parallel_tool_use") else None,
             response_format=_chat_format(config.get("format")),
             reasoning_effort=config.get("effort"),
             chat_template_kwargs=self._template_kwargs(),
@@ -76,29 +112,14 @@ class PromptFields(OpenAIBaseModel):
             **fields,
         )
 
-    def _tool_choice(self, has_tools: bool) -> tuple[Any, bool | None]:
-        """As a chat has it, and whether there may be several calls."""
-        given = self.tool_choice
-        if given is None or (not has_tools and given.get("type") in ("auto", "none")):
-            return None, None
-        parallel = False if given.get("disable_parallel_tool_use") else None
-        if given.get("type") == "tool":
-            return {"type": "function", "function": {"name": given.get("name")}}, parallel
-        if given.get("type") not in _CHOICES:
-            raise _fault("`tool_choice.type` must be auto, any, none or tool.", "tool_choice.type")
-        return _CHOICES[given["type"]], parallel
-
     def _template_kwargs(self) -> dict[str, Any] | None:
         if self.thinking is None:
             return self.chat_template_kwargs
+        check_fields(self.thinking, _THINKING, MESSAGES_ROUTE, "thinking")
         kind = self.thinking.get("type")
-        if kind == "enabled":
-            raise _fault(
-                '`thinking` of type enabled has a budget, which cannot be kept; use {"type": "adaptive"}.', "thinking"
-            )
-        if kind not in ("adaptive", "disabled"):
-            raise _fault("`thinking.type` must be adaptive or disabled.", "thinking.type")
-        return {"enable_thinking": kind == "adaptive", **(self.chat_template_kwargs or {})}
+        if kind not in ("adaptive", "enabled", "disabled"):
+            raise refusal("thinking.type", "must be adaptive, enabled or disabled.")
+        return {"enable_thinking": kind != "disabled", **(self.chat_template_kwargs or {})}
 
 
 class MessagesRequest(PromptFields):
@@ -117,6 +138,16 @@ class MessagesRequest(PromptFields):
     metadata: dict[str, Any] | None = Field(None, description="Labels of the client's; no effect.")
     service_tier: str | None = Field(None, description="No effect: there is one tier.")
 
+    route: ClassVar[str] = MESSAGES_ROUTE
+    aliases: ClassVar[dict[str, Alias]] = {
+        **PromptFields.aliases,
+        **dict.fromkeys(
+            ("max_completion_tokens", "max_new_tokens", "max_output_tokens", "n_predict"), Alias("max_tokens")
+        ),
+        "random_seed": TOKEN_ALIASES["random_seed"],
+        "stop": Alias("stop_sequences", lambda value: [value] if isinstance(value, str) else value),
+    }
+
     def to_chat(self, messages: list[dict[str, Any]], **fields: Any) -> ChatCompletionRequest:
         names = ("temperature", "top_p", "top_k", "seed", "min_p", "repetition_penalty", "ignore_eos", "priority")
         return super().to_chat(
@@ -134,26 +165,15 @@ class CountTokensRequest(PromptFields):
     pass
 
 
-def _chat_tool(tool: Any, i: int) -> dict[str, Any]:
-    place = f"tools[{i}]"
-    if not isinstance(tool, dict) or tool.get("type") not in (None, "custom"):
-        kind = str(tool.get("type") if isinstance(tool, dict) else tool)[:32]
-        raise _fault(f"`{place}.type` {kind!r} is not supported: functions alone are.", f"{place}.type")
-    fields = {"name": "name", "description": "description", "parameters": "input_schema", "strict": "strict"}
-    function = {name: tool[field] for name, field in fields.items() if tool.get(field) is not None}
-    return {"type": "function", "function": function}
-
-
 def _chat_format(given: Any) -> dict[str, Any] | None:
     if given is None:
         return None
     if not isinstance(given, dict) or given.get("type") != "json_schema":
-        raise _fault("`output_config.format` must be of type json_schema, with `schema`.", "output_config.format")
-    return {"type": "json_schema", "json_schema": {"schema": given.get("schema")}}
-
-
-def _fault(message: str, place: str) -> VLLMValidationError:
-    return VLLMValidationError(message, parameter=place)
+        raise refusal("output_config.format", "must be of type json_schema, with `schema`.")
+    check_fields(given, _FORMAT, MESSAGES_ROUTE, "output_config.format")
+    if not isinstance(given.get("schema"), dict):
+        raise refusal("output_config.format.schema", "must be a JSON schema.")
+    return {"type": "json_schema", "json_schema": {"schema": given["schema"]}}
 
 
 StopReason = Literal["end_turn", "max_tokens", "stop_sequence", "tool_use"]

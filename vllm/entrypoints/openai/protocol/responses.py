@@ -10,14 +10,42 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from vllm.entrypoints.openai.protocol.base import ClosedModel, Unsupported
+from vllm.entrypoints.fields import (
+    Alias,
+    Fields,
+    Unsupported,
+    Unusable,
+    check_fields,
+    placed,
+    refusal,
+    usable,
+)
+from vllm.entrypoints.openai.protocol.base import ClosedModel
 from vllm.entrypoints.openai.protocol.chat import MAX_MESSAGES, ChatCompletionRequest
+from vllm.entrypoints.openai.protocol.foreign import HINTS, TOKEN_ALIASES
 from vllm.entrypoints.openai.protocol.sampling import UNSUPPORTED_SAMPLING, DrawFields
-from vllm.exceptions import VLLMValidationError
+from vllm.entrypoints.openai.protocol.structured import FORM_ALIASES
+from vllm.entrypoints.openai.protocol.tools import Tools, responses_tools
 
 LOGPROBS = "message.output_text.logprobs"
 _NOT_FROM_HERE = frozenset({"metadata", "stream"})
 _STATELESS = "conversations are kept by `previous_response_id`."
+_REASONING = Fields(
+    ("effort",),
+    {"summary": "reasoning is given as text.", "generate_summary": "reasoning is given as text."},
+)
+_TEXT = Fields(("format",), {"verbosity": HINTS["verbosity"]})
+_NAMES = {
+    "max_completion_tokens": "max_output_tokens",
+    "messages": "input",
+    "prompt": "input",
+    "reasoning_effort": "reasoning.effort",
+    "response_format.json_schema": "text.format",
+    "response_format": "text.format",
+    "tool_choice.function.name": "tool_choice.name",
+    "truncate_prompt_tokens": "truncation",
+}
+"""Of a chat's fields, in this API."""
 
 
 class ResponsesRequest(DrawFields):
@@ -32,37 +60,59 @@ class ResponsesRequest(DrawFields):
     )
     background: bool | None = Field(False, description="Answer at once; the response is fetched later. Needs `store`.")
     text: dict[str, Any] | None = Field(None, description="`format`: of type text, json_object or json_schema.")
-    tools: list[dict[str, Any]] | None = Field(None, description="Functions that the model may call.")
+    tools: list[dict[str, Any]] | None = Field(
+        None, description="Functions that the model may call, and namespaces of them; other tools are left out."
+    )
     tool_choice: str | dict[str, Any] | None = Field(
-        None, description='"auto", "none", "required", or {"type": "function", "name": ...}.'
+        None, description='"auto", "none", "required", {"type": "function", "name": ...}, or of type allowed_tools.'
     )
     parallel_tool_calls: bool | None = Field(None, description="False: at most one call is given.")
     reasoning: dict[str, Any] | None = Field(None, description="`effort` is handed to the chat template.")
-    include: list[str] | None = Field(None, description=f"`{LOGPROBS}` reports log-probabilities.")
+    include: list[str] | None = Field(
+        None, description=f"`{LOGPROBS}` reports log-probabilities; the others have nothing to add."
+    )
     top_logprobs: int | None = Field(None, description="And of this many most likely tokens; needs `include`.")
     structured_outputs: dict[str, Any] | None = Field(
         None, description="Form of the output: one of json, regex, choice, grammar, json_object, structural_tag."
     )
     chat_template_kwargs: dict[str, Any] | None = Field(None, description="Further variables of the template.")
+    truncation: Literal["auto", "disabled"] | None = Field(
+        None, description="auto: a conversation that is too long loses its beginning. disabled: it is refused."
+    )
 
+    route: ClassVar[str] = "/v1/responses"
+    hints: ClassVar[dict[str, str]] = {
+        **HINTS,
+        "background_options": "a background response runs like any other.",
+        "context_management": "prompts are not compacted.",
+        "max_tool_calls": "no tools run on the server.",
+        "moderation": "there is no moderation.",
+        "prompt_cache_options": "equal prefixes are found by themselves.",
+        "request_id": "ids of responses are the server's own; send the header X-Request-Id.",
+        "stream_options": "streams are not padded.",
+    }
+    aliases: ClassVar[dict[str, Alias]] = {
+        **{name: alias for name, alias in TOKEN_ALIASES.items() if alias.field != "max_tokens"},
+        **FORM_ALIASES,
+        **dict.fromkeys(
+            ("max_completion_tokens", "max_new_tokens", "max_tokens", "n_predict"), Alias("max_output_tokens")
+        ),
+        "enable_thinking": Alias("chat_template_kwargs.enable_thinking"),
+        "reasoning_effort": Alias("reasoning.effort"),
+    }
     unsupported: ClassVar[dict[str, Unsupported]] = {
         **UNSUPPORTED_SAMPLING,
-        "background_options": Unsupported("a background response runs like any other."),
-        "context_management": Unsupported("prompts are not compacted."),
         "conversation": Unsupported(_STATELESS),
         "enable_response_messages": Unsupported("use `/v1/chat/completions` with `return_prompt_text`.", (None, False)),
         "image": Unsupported("the model answers with text."),
-        "max_tool_calls": Unsupported("there are no tools that run on the server."),
         "mm_processor_kwargs": Unsupported("the model takes text only.", (None, {})),
-        "moderation": Unsupported("there is no moderation."),
         "n": Unsupported("a response is one output; use `/v1/chat/completions`.", (None, 1)),
         "previous_input_messages": Unsupported("send them as `input`."),
+        "response_format": Unsupported("use `text.format`.", (None, {"type": "text"})),
+        "system": Unsupported("use `instructions`."),
+        "logprobs": Unsupported(f'use `include`: ["{LOGPROBS}"].', (None, False)),
+        "messages": Unsupported("send them as `input`."),
         "prompt": Unsupported("prompt templates are not stored here; send `input`."),
-        "prompt_cache_options": Unsupported("equal prefixes are found by themselves."),
-        "prompt_cache_retention": Unsupported("prefixes stay while there is room.", (None, "in_memory")),
-        "request_id": Unsupported("ids of responses are the server's own; send the header X-Request-Id."),
-        "stream_options": Unsupported("streams are not padded.", (None, {}, {"include_obfuscation": False})),
-        "truncation": Unsupported("a conversation that is too long is refused.", (None, "disabled")),
     }
 
     @field_validator("input", mode="before")
@@ -70,80 +120,62 @@ class ResponsesRequest(DrawFields):
     def _check_input(cls, value: Any) -> Any:
         if isinstance(value, str) or (isinstance(value, list) and value and all(isinstance(i, dict) for i in value)):
             if len(value) > MAX_MESSAGES and isinstance(value, list):
-                raise _fault(f"`input` holds {len(value)} items; at most {MAX_MESSAGES} fit one request.", "input")
+                raise refusal("input", f"holds {len(value)} items; at most {MAX_MESSAGES} fit one request.")
             return value
-        raise _fault("`input` must be a text or a list of at least one item.", "input")
+        raise refusal("input", "must be a text or a list of at least one item.")
 
     @model_validator(mode="before")
     @classmethod
     def _check_request(cls, data: Any) -> Any:
         if isinstance(data, dict):
             if data.get("background") and data.get("stream"):
-                raise _fault("`background` cannot be combined with `stream`: fetch the response later.", "background")
+                raise refusal("background", "cannot be combined with `stream`: fetch the response later.")
             if data.get("top_logprobs") and LOGPROBS not in (data.get("include") or ()):
-                raise _fault(f'`top_logprobs` needs `include`: ["{LOGPROBS}"].', "top_logprobs")
+                raise refusal("top_logprobs", f'needs `include`: ["{LOGPROBS}"].')
         return data
 
-    @model_validator(mode="after")
-    def _check_details(self) -> ResponsesRequest:
-        for name in self.include or ():
-            if name != LOGPROBS:
-                raise _fault(f"`include` of {name[:64]!r} is not supported; known: {LOGPROBS}.", "include")
-        _check_known(self.reasoning, "reasoning", {"effort": None, "summary": (None, "auto"), "generate_summary": ()})
-        _check_known(self.text, "text", {"format": None, "verbosity": (None, "medium")})
-        return self
+    def _check(self) -> None:
+        usable(placed(self.include or (), "include"), _known_include, self.route)
+        check_fields(self.reasoning or {}, _REASONING, self.route, "reasoning")
+        check_fields(self.text or {}, _TEXT, self.route, "text")
 
     @property
     def wants_logprobs(self) -> bool:
         return LOGPROBS in (self.include or ())
 
-    def to_chat(self, messages: list[dict[str, Any]]) -> ChatCompletionRequest:
+    def chat_tools(self) -> Tools:
+        """Raises VLLMValidationError."""
+        return responses_tools(self.tools, self.tool_choice, self.route)
+
+    def to_chat(self, messages: list[dict[str, Any]], tools: Tools) -> ChatCompletionRequest:
         """The chat that generates the output. Raises VLLMValidationError."""
         fields = {name: getattr(self, name) for name in DrawFields.model_fields if name not in _NOT_FROM_HERE}
         if self.instructions is not None:
             messages = [{"role": "system", "content": self.instructions}, *messages]
         return ChatCompletionRequest.from_fields(
+            self.route,
+            self.names_for({**_NAMES, **tools.names()}),
             **fields,
             messages=messages,
             stream=bool(self.stream),
             max_completion_tokens=self.max_output_tokens,
-            tools=None if self.tools is None else [_chat_tool(tool, i) for i, tool in enumerate(self.tools)] or None,
-            tool_choice=_chat_choice(self.tool_choice if self.tools or self.tool_choice != "auto" else None),
+            tools=tools.functions,
+            tool_choice=tools.choice,
             parallel_tool_calls=self.parallel_tool_calls,
             reasoning_effort=(self.reasoning or {}).get("effort"),
             logprobs=self.wants_logprobs,
             top_logprobs=self.top_logprobs if self.wants_logprobs else None,
+            truncate_prompt_tokens=-1 if self.truncation == "auto" else None,
             response_format=_chat_format((self.text or {}).get("format")),
             structured_outputs=self.structured_outputs,
             chat_template_kwargs=self.chat_template_kwargs,
         )
 
 
-def _check_known(given: dict[str, Any] | None, name: str, known: dict[str, Any]) -> None:
-    """known: for each entry the values that ask for nothing, or None if it is honoured."""
-    for key, value in (given or {}).items():
-        place = f"{name}.{key[:64]}"
-        if key not in known:
-            raise _fault(f"`{place}` is unknown; known: {', '.join(known)}.", place)
-        neutral = known[key]
-        if neutral is not None and value is not None and value not in neutral:
-            raise _fault(f"`{place}` is not supported: it has no effect on this model.", place)
-
-
-def _chat_tool(tool: dict[str, Any], i: int) -> dict[str, Any]:
-    if tool.get("type") != "function":
-        kind = str(tool.get("type"))[:32]
-        raise _fault(f"`tools[{i}].type` {kind!r} is not supported: functions alone are.", f"tools[{i}].type")
-    return {"type": "function", "function": {name: value for name, value in tool.items() if name != "type"}}
-
-
-def _chat_choice(choice: str | dict[str, Any] | None) -> str | dict[str, Any] | None:
-    if not isinstance(choice, dict):
-        return choice
-    if choice.get("type") != "function":
-        kind = str(choice.get("type"))[:32]
-        raise _fault(f"`tool_choice.type` {kind!r} is not supported: name a function.", "tool_choice")
-    return {"type": "function", "function": {"name": choice.get("name")}}
+def _known_include(name: str, place: str) -> str:
+    if name != LOGPROBS:
+        raise Unusable(f"there is no {name[:64]!r}; known is {LOGPROBS!r}")
+    return name
 
 
 def _chat_format(given: Any) -> dict[str, Any] | None:
@@ -151,14 +183,12 @@ def _chat_format(given: Any) -> dict[str, Any] | None:
     if given is None:
         return None
     if not isinstance(given, dict):
-        raise _fault("`text.format` must be an object with `type`.", "text.format")
-    if given.get("type") == "json_schema":
-        return {"type": "json_schema", "json_schema": {name: value for name, value in given.items() if name != "type"}}
-    return given
-
-
-def _fault(message: str, place: str) -> VLLMValidationError:
-    return VLLMValidationError(message, parameter=place)
+        raise refusal("text.format", "must be an object with `type`.")
+    if given.get("type") != "json_schema":
+        return given
+    if not isinstance(given.get("schema"), dict):
+        raise refusal("text.format.schema", "must be a JSON schema.")
+    return {"type": "json_schema", "json_schema": {name: value for name, value in given.items() if name != "type"}}
 
 
 Status = Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
@@ -209,7 +239,7 @@ class ResponsesResponse(ClosedModel):
     tools: list[dict[str, Any]] = Field(default_factory=list)
     top_logprobs: int | None = None
     top_p: float | None = None
-    truncation: str = "disabled"
+    truncation: Literal["auto", "disabled"] = "disabled"
     usage: ResponseUsage | None = None
     user: str | None = None
 

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from vllm.entrypoints.fields import Alias, Unsupported
 from vllm.entrypoints.openai.protocol.base import (
     INT64_MAX,
     INT64_MIN,
@@ -18,24 +19,23 @@ from vllm.entrypoints.openai.protocol.base import (
     StreamOptions,
     Strings,
     TokenIds,
-    Unsupported,
 )
-from vllm.entrypoints.openai.protocol.structured import StructuredFields
+from vllm.entrypoints.openai.protocol.foreign import HINTS, SAMPLERS, TOKEN_ALIASES
+from vllm.entrypoints.openai.protocol.structured import FORM_ALIASES, StructuredFields
 from vllm.exceptions import VLLMValidationError
 from vllm.sampling_params import BeamSearchParams, RequestOutputKind, SamplingParams
 
 UNSUPPORTED_SAMPLING: dict[str, Unsupported] = {
+    **SAMPLERS,
     "best_of": Unsupported("ask for `n` completions and choose among them.", (None, 1)),
     "kv_transfer_params": Unsupported("this server does not transfer KV caches."),
     "prompt_embeds": Unsupported("prompts are text or token ids."),
     "repetition_detection": Unsupported("use `repetition_penalty`, `frequency_penalty` or `stop`."),
-    "thinking_token_budget": Unsupported("no reasoning parser is configured."),
-    "stream_interval": Unsupported("start the server with --stream-interval.", (None,)),
+    "thinking_token_budget": Unsupported("the reasoning has no bound of its own; bound the output by `max_tokens`."),
     "watermarking": Unsupported("outputs are not watermarked."),
-    "session_id": Unsupported("requests are independent of one another."),
     "vllm_xargs": Unsupported("no logits processor that reads them is configured.", (None, {})),
     "extra_body": Unsupported(
-        "it is an argument of the openai client. Put its entries at the top level of the request."
+        "it is an argument of the openai client. Put its entries at the top level of the request.", (None, {})
     ),
 }
 
@@ -94,6 +94,14 @@ class SamplingFields(StructuredFields, DrawFields):
     )
 
     unsupported: ClassVar[dict[str, Unsupported]] = UNSUPPORTED_SAMPLING
+    hints: ClassVar[dict[str, str]] = HINTS
+    aliases: ClassVar[dict[str, Alias]] = {**TOKEN_ALIASES, **FORM_ALIASES}
+
+    @classmethod
+    def _in_own_terms(cls, data: dict[str, Any]) -> dict[str, str]:
+        if data.get("best_of") == data.get("n"):
+            data.pop("best_of", None)
+        return super()._in_own_terms(data)
 
     @model_validator(mode="before")
     @classmethod
