@@ -6,7 +6,12 @@ import importlib.util
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+# An example takes as long as it takes: a busy machine is no fault.
+hypothesis.settings.register_profile("suite")
+hypothesis.settings.load_profile("suite")
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -260,7 +260,7 @@ def test_every_truncation_is_refused(small_file: bytes, tmp_path: Path) -> None:
         path.unlink()
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(data=st.data())
 def test_flipped_bytes_never_crash(
     data: st.DataObject, small_file: bytes, tmp_path_factory: pytest.TempPathFactory
@@ -274,7 +274,7 @@ def test_flipped_bytes_never_crash(
     read_or_refuse(path)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(data=st.data())
 def test_a_model_with_flipped_bytes_opens_or_is_refused(
     data: st.DataObject, tiny_gguf: bytes, tmp_path_factory: pytest.TempPathFactory
@@ -307,7 +307,7 @@ def test_a_count_of_zero_is_refused_or_means_none(key: bytes, tiny_gguf: bytes, 
         open_checkpoint(path)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(position=st.integers(8, 300), value=st.sampled_from([0, 1, 2**31, 2**32 - 1, 2**61, 2**63, 2**64 - 1]))
 def test_absurd_lengths_never_crash(
     position: int, value: int, small_file: bytes, tmp_path_factory: pytest.TempPathFactory

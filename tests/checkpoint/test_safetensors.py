@@ -112,7 +112,7 @@ def test_short_files(content: bytes, tmp_path: Path) -> None:
         read_safetensors(path)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(data=st.data())
 def test_broken_files_are_refused_as_the_package_refuses_them(
     data: st.DataObject, tmp_path_factory: pytest.TempPathFactory

@@ -188,7 +188,7 @@ _sentence_piece_text = st.one_of(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(text=_sentence_piece_text)
 def test_sentence_piece_equals_the_library(text: str, sentence_piece: sentencepiece.SentencePieceProcessor) -> None:
     text = text.replace("▁", "_").replace("\x00", "")

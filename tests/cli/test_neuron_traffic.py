@@ -28,7 +28,7 @@ def cost(lengths, ladder):
     return sum(first_fit(length, ladder) * count for length, count in lengths.items())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     lengths=st.dictionaries(st.integers(1, 24), st.integers(1, 9), min_size=1, max_size=8),
     count=st.integers(1, 4),

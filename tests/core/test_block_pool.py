@@ -127,7 +127,7 @@ class PoolMachine(RuleBasedStateMachine):
         assert self.pool.usage == pytest.approx(len(set(held)) / self.pool.num_blocks)
 
 
-PoolMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+PoolMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=40)
 TestPoolMachine = PoolMachine.TestCase
 
 

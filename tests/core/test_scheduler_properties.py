@@ -83,7 +83,7 @@ def random_traffic(engine: Engine, rng: random.Random, num_actions: int) -> None
             engine.step()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     config=configs(),
     seed=st.integers(0, 2**32),
@@ -106,7 +106,7 @@ def test_random_traffic_keeps_the_contract(config: VllmConfig, seed: int, specul
     engine.check_texts()
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(config=configs(), seed=st.integers(0, 2**32))
 def test_requests_start_in_order(config: VllmConfig, seed: int) -> None:
     """Whoever starts comes before everyone who is in the queue; those who wait for KV have left it in order."""

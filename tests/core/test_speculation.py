@@ -94,7 +94,7 @@ def gain(machine: Machine, num_rows: int, rate: float, **options: Any) -> float:
 MACHINES = [Machine(0.06), Machine(0.06, 0.15), Machine(0.3, 0.2), Machine(0.002, 0.5)]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     machine=st.sampled_from(MACHINES),
     num_rows=st.sampled_from([1, 2, 4, 16]),
@@ -172,7 +172,7 @@ class TextRun:
         return self.tokens / self.seconds * self.true_seconds(0) / len(self.records)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     num_rows=st.sampled_from([1, 4, 8, 16]),
     share=st.sampled_from([0.05, 0.3, 0.6, 1.0]),
@@ -341,7 +341,7 @@ def test_not_adaptive_is_always_the_most_that_may_be() -> None:
         controller.observe([(record, 1, 0) for record, _ in rows], 1.0)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(data=st.data(), most=st.integers(1, 8), adaptive=st.booleans())
 def test_never_more_than_there_is_room_for(data: st.DataObject, most: int, adaptive: bool) -> None:
     controller = DraftController(most, adaptive=adaptive)

@@ -10,6 +10,7 @@ import pytest
 import pytest_asyncio
 
 from tests.engine.engines import PROMPTS, engine_args, greedy
+from tests.waiting import PATIENCE
 from vllm import LLM, SamplingParams
 from vllm.engine.async_llm import AsyncLLM, RequestOutputCollector
 from vllm.engine.async_llm_engine import AsyncEngineDeadError, AsyncLLMEngine
@@ -102,7 +103,8 @@ async def test_a_slow_consumer_gets_pieces_joined(engine, solo):
     outputs = []
     async for output in engine.generate(PROMPTS[0], params, "slow"):
         outputs.append(output)
-        await asyncio.sleep(0.05)
+        while engine.output_processor.num_unfinished:
+            await asyncio.sleep(0.01)
     assert len(outputs) < 30
     expected = solo(PROMPTS[0], params).outputs[0]
     assert "".join(output.outputs[0].text for output in outputs) == expected.text
@@ -134,7 +136,8 @@ async def test_closing_a_stream_aborts_its_request(engine, stop):
 
 async def test_cancelling_a_task_aborts_its_request(engine):
     tasks = [asyncio.create_task(_all(engine, PROMPTS[0], greedy(80), f"cancelled-{i}")) for i in range(10)]
-    await asyncio.sleep(0.01)
+    while engine.output_processor.num_unfinished < 10:
+        await asyncio.sleep(0)
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
@@ -177,7 +180,8 @@ async def test_ids_in_use_are_refused_and_the_first_goes_on(engine):
 
 async def test_pausing(engine):
     running = asyncio.create_task(_all(engine, PROMPTS[0], greedy(80), "running"))
-    await asyncio.sleep(0.01)
+    while not engine.output_processor.num_unfinished:
+        await asyncio.sleep(0)
     await engine.pause_generation()
     assert await engine.is_paused()
     assert (await running)[-1].outputs[0].finish_reason in ("abort", "length")
@@ -243,9 +247,10 @@ async def test_a_dead_engine_fails_every_request(tiny_llama, monkeypatch):
     engine = AsyncLLM.from_engine_args(engine_args(tiny_llama))
     try:
         tasks = [asyncio.create_task(_all(engine, PROMPTS[0], greedy(80), f"r{i}")) for i in range(6)]
-        await asyncio.sleep(0.2)
+        while engine.output_processor.num_unfinished < 6:
+            await asyncio.sleep(0)
         os.kill(engine.engine_core.process.pid, signal.SIGKILL)
-        results = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 2)
+        results = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), PATIENCE)
         assert all(isinstance(result, EngineDeadError) for result in results)
         assert AsyncEngineDeadError is EngineDeadError
         assert engine.errored and not engine.is_running

@@ -103,7 +103,8 @@ async def test_async_search_equals_the_plain_one(llm: LLM, tiny_llama: Path) -> 
             found = [prompt["prompt_token_ids"] + completion.token_ids for completion in output.outputs]
             assert found == [beam.tokens for beam in plain.sequences]
         lost = asyncio.create_task(search_async(engine, prompts[0], BeamSearchParams(3, 60), "gone", eos))
-        await asyncio.sleep(0.05)
+        while not engine.output_processor.num_unfinished:
+            await asyncio.sleep(0)
         lost.cancel()
         await asyncio.gather(lost, return_exceptions=True)
         assert engine.output_processor.num_unfinished == 0

@@ -63,7 +63,7 @@ def _pieces(tokenizer: engine_tokenizer.Tokenizer, ids: list[int], **fields) -> 
     return pieces
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(data=st.data())
 def test_pieces_join_to_the_decoded_whole(smollm2_tokenizer, data):
     ids = data.draw(st.lists(st.integers(0, len(smollm2_tokenizer) - 1), min_size=1, max_size=40))
@@ -72,7 +72,7 @@ def test_pieces_join_to_the_decoded_whole(smollm2_tokenizer, data):
     assert joined == smollm2_tokenizer.decode(ids, skip_special_tokens=skip)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.integers(0, 255), min_size=1, max_size=30))
 def test_single_bytes_join_to_the_decoded_whole(smollm2_tokenizer, values):
     """Tokens of one byte each: any broken UTF-8."""
@@ -88,7 +88,7 @@ def test_no_piece_holds_a_broken_character(smollm2_tokenizer, text):
     assert not any("\ufffd" in piece for piece in pieces)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data())
 def test_byte_fallback_pieces_join_to_what_the_backend_decodes(byte_fallback, data):
     """An output follows a prompt, so it is decoded behind one token of it. The backend replaces whole runs of bytes
@@ -101,7 +101,7 @@ def test_byte_fallback_pieces_join_to_what_the_backend_decodes(byte_fallback, da
         assert "x" + joined == whole
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.one_of(st.integers(3, 258), st.integers(259, 290)), min_size=1, max_size=30))
 def test_byte_fallback_keeps_the_characters_beside_broken_ones(byte_fallback, ids):
     data = b""
@@ -122,7 +122,7 @@ def test_byte_fallback_characters_come_whole_and_as_soon_as_they_are_complete(by
         assert text.encode()[:i].decode("utf-8", "ignore") == text.encode()[:done].decode()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.integers(2, 9), min_size=1, max_size=12))
 def test_other_decoders_go_through_the_backend(word_piece, ids):
     assert "".join(_pieces(word_piece, ids, skip_special_tokens=False)) == word_piece.decode(ids)
@@ -166,7 +166,7 @@ def _expected(text: str, stop: list[str], include: bool) -> tuple[str, str | Non
     return text, None
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.text("abc", min_size=1, max_size=30),
     st.lists(st.text("abc", min_size=1, max_size=5), min_size=1, max_size=4),

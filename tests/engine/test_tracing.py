@@ -13,7 +13,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.server.process import serve, wait_until
+from tests.server.process import serve
+from tests.waiting import wait_until
 from vllm import LLM
 from vllm.engine.tracing import RequestTracer
 from vllm.exceptions import VLLMClientError

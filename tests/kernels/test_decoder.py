@@ -84,7 +84,7 @@ def alone(model: NativeModel, program: int, tokens: list[int]) -> np.ndarray:
     return model.run(program, make_step([(tokens, 0, [0])], 64, "all"), want_logits=True).logits
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     isa=st.sampled_from(SUPPORTED),
     family=st.sampled_from(["llama", "mistral", "qwen3"]),

@@ -70,7 +70,7 @@ def test_scales_of_a_checkpoint(tmp_path: Path, isa: str, row_block: int, k_bloc
     np.testing.assert_allclose(y, expected, rtol=0, atol=tolerance * np.abs(expected).max())
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(rows=st.lists(st.integers(0, 15), min_size=1, max_size=64), k_block=st.sampled_from([128, 300]))
 def test_a_row_among_others(tmp_path_factory: pytest.TempPathFactory, rows: list[int], k_block: int) -> None:
     """Few rows are computed in registers, many from a panel: to the same bits."""

@@ -120,7 +120,7 @@ def test_against_numpy(tmp_path: Path, isa: str, scheme: str, shape: tuple[int, 
     np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_rows_do_not_depend_on_neighbours(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     """Any rows in any order, on any number of threads: each result is the one the row has alone."""

@@ -288,7 +288,7 @@ def test_no_manifest_is_an_error_of_the_start(checkpoint, target):  # S6
     file = made / "manifest.json"
     whole, key = file.read_bytes(), Manifest.read(made).key
 
-    @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=150, suppress_health_check=list(HealthCheck))
     @given(damaged(whole))
     def holds(text: bytes) -> None:
         file.write_bytes(text)

@@ -91,7 +91,7 @@ LAYOUTS = {
 }
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(layout=st.fixed_dictionaries(LAYOUTS), seed=st.integers(0, 2**32))
 def test_no_layout_changes_a_token_or_a_logprob(null_config, null_oracle, layout, seed):
     if layout["block_size"] is None:

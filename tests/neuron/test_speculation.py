@@ -58,7 +58,7 @@ def run_all(engine: MiniEngine, requests: list[tuple[Any, ...]], rng: random.Ran
     return [engine.results[req_id] for req_id in ids]
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(
     seed=st.integers(0, 2**32),
     method=st.sampled_from(["ngram", "draft_model"]),
@@ -146,7 +146,7 @@ def brute_force(tokens: list[int], shortest: int, longest: int) -> int:
     return -1
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     tokens=st.lists(st.integers(0, 2), min_size=1, max_size=30),
     shortest=st.integers(1, 3),
@@ -165,7 +165,7 @@ def test_lookup_finds_the_longest_and_then_the_latest_match(tokens, shortest, fu
     assert len(proposed) == (count if start >= 0 else 0)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     tokens=st.lists(st.integers(0, 3), min_size=0, max_size=60),
     shortest=st.integers(1, 3),

@@ -131,7 +131,7 @@ def test_prompt_logprobs_of_a_prompt_in_pieces_equal_those_of_the_whole(target):
     assert whole.tokens == pieces.tokens
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_chunking_does_not_matter(target, data):
     prompt = _prompt(data.draw(st.integers(0, 1000)), data.draw(st.integers(2, 50)))

@@ -18,7 +18,7 @@ from vllm.sample.arrays import NO_TOKEN
 NUM_DRAWS = 4000
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(seed=st.integers(0, 2**32), vocab_size=st.sampled_from([1, 2, 31, 32, 33, 150]), num_rows=st.integers(1, 6))
 def test_tokens_equal_the_naive_rules(seed: int, vocab_size: int, num_rows: int) -> None:
     rng = random.Random(seed)
@@ -32,7 +32,7 @@ def test_tokens_equal_the_naive_rules(seed: int, vocab_size: int, num_rows: int)
     assert np.array_equal(logits, before)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(seed=st.integers(0, 2**32))
 def test_a_row_does_not_depend_on_its_neighbours(seed: int) -> None:
     rng = random.Random(seed)

@@ -16,7 +16,7 @@ from vllm.sample.arrays import NO_LOGPROBS
 from vllm.sample.logprobs import most_likely, token_logprobs
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 2**32), vocab_size=st.sampled_from([1, 2, 40, 129]))
 def test_against_torch(seed: int, vocab_size: int) -> None:
     rng = random.Random(seed)

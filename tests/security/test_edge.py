@@ -17,6 +17,7 @@ import vllm
 from tests.server.conftest import make_app, server_args
 from tests.server.fake_engine import FakeEngine
 from tests.server.live import LiveServer, live_server
+from tests.waiting import PATIENCE
 from vllm.entrypoints.openai.launcher import address_of, create_socket
 from vllm.entrypoints.openai.middleware.authentication import OPEN_PATHS
 
@@ -51,7 +52,7 @@ async def raw(server: LiveServer, data: bytes) -> bytes:
     reader, writer = await server.connect()
     try:
         writer.write(data)
-        return await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
+        return await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), PATIENCE)
     finally:
         writer.close()
 

@@ -11,7 +11,8 @@ import openai
 import pytest
 
 from tests.security.fuzzer import Fuzzer
-from tests.server.process import ServerProcess, serve, wait_until
+from tests.server.process import ServerProcess, serve
+from tests.waiting import PATIENCE, wait_until
 
 NUM_REQUESTS = 600
 
@@ -30,7 +31,7 @@ async def test_random_requests(server: ServerProcess, seed: int) -> None:
         )
         return "".join([chunk.choices[0].text async for chunk in stream])
 
-    async with server.async_client() as client, httpx.AsyncClient(base_url=server.url, timeout=60) as plain:
+    async with server.async_client() as client, httpx.AsyncClient(base_url=server.url, timeout=PATIENCE) as plain:
         alone = [await good(client, i) for i in range(8)]
         fuzzer = Fuzzer(plain, seed)
         fuzzing = asyncio.create_task(fuzzer.run(NUM_REQUESTS))

@@ -9,7 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.server.process import ServerProcess, serve, wait_until
+from tests.server.process import ServerProcess, serve
+from tests.waiting import PATIENCE, wait_until
 
 MODES: dict[str, tuple[str, ...]] = {
     "plain": (),
@@ -67,6 +68,6 @@ class TestEveryParameterInEveryMode:
             if stream and {"prompt_logprobs", "use_beam_search"} & fields.keys():
                 continue
             body = {"prompt": "The quick brown fox jumps over it.", "max_tokens": 12, "stream": stream, **fields}
-            response = httpx.post(f"{server.url}/v1/completions", json=body, timeout=60)
+            response = httpx.post(f"{server.url}/v1/completions", json=body, timeout=PATIENCE)
             assert response.status_code == 200, (fields, response.text)
             assert "error" not in response.text, (fields, response.text)

@@ -16,7 +16,8 @@ import psutil
 import pytest
 import zmq
 
-from tests.server.process import ServerProcess, serve, wait_until
+from tests.server.process import ServerProcess, serve
+from tests.waiting import wait_until
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,8 @@ import httpx
 import psutil
 import pytest
 
-from tests.server.process import ServerProcess, serve, wait_until
+from tests.server.process import ServerProcess, serve
+from tests.waiting import PATIENCE, wait_until
 from vllm.entrypoints.openai.protocol.chat import MAX_MESSAGES
 from vllm.entrypoints.openai.reference_docs import FOREIGN_ROUTES
 
@@ -49,7 +50,7 @@ def _nothing_is_left_over(server: ServerProcess) -> Iterator[None]:
 
 
 def post(server: ServerProcess, path: str, **fields: Any) -> httpx.Response:
-    return httpx.post(server.url + path, json={**GENERATING.get(path, {}), **fields}, timeout=60)
+    return httpx.post(server.url + path, json={**GENERATING.get(path, {}), **fields}, timeout=PATIENCE)
 
 
 def refuse(server: ServerProcess, path: str, **fields: Any) -> str:
@@ -200,7 +201,7 @@ class TestTokensFromClients:
 class TestIdsOfRequests:
     async def test_equal_ids_share_nothing(self, server: ServerProcess) -> None:
         """Twenty requests of one id, at once: each has its own answer."""
-        async with httpx.AsyncClient(base_url=server.url, headers={"X-Request-Id": "same"}, timeout=60) as client:
+        async with httpx.AsyncClient(base_url=server.url, headers={"X-Request-Id": "same"}, timeout=PATIENCE) as client:
 
             async def ask(i: int, **more: Any) -> str:
                 body = {"prompt": f"Prompt {i}", "max_tokens": 20, "temperature": 0, "request_id": "same", **more}
@@ -270,13 +271,13 @@ class TestBodies:
     )
     def test_no_json(self, server: ServerProcess, path: str, body: bytes) -> None:
         headers = {"Content-Type": "application/json"}
-        assert httpx.post(server.url + path, content=body, headers=headers, timeout=60).status_code == 400
+        assert httpx.post(server.url + path, content=body, headers=headers, timeout=PATIENCE).status_code == 400
 
     @pytest.mark.parametrize("path", [*GENERATING, "/tokenize", "/detokenize", "/v1/messages/count_tokens"])
     def test_other_types(self, server: ServerProcess, path: str) -> None:
         for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "application/x-pickle"):
             content = json.dumps(GENERATING.get(path, {}))
-            response = httpx.post(server.url + path, content=content, headers={"Content-Type": kind}, timeout=60)
+            response = httpx.post(server.url + path, content=content, headers={"Content-Type": kind}, timeout=PATIENCE)
             assert response.status_code == 400
 
 
@@ -292,4 +293,4 @@ class TestProcesses:
 
     @pytest.mark.parametrize("path", ["/reset_prefix_cache", *" ".join(FOREIGN_ROUTES).split()])
     def test_doors_that_are_not_there(self, server: ServerProcess, path: str) -> None:
-        assert httpx.post(server.url + path, json={}, timeout=60).status_code == 404
+        assert httpx.post(server.url + path, json={}, timeout=PATIENCE).status_code == 404

@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 
-from tests.server.process import wait_until
+from tests.waiting import PATIENCE, wait_until
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
@@ -83,7 +83,7 @@ class Browser:
 @contextlib.contextmanager
 def browser() -> Iterator[Browser]:
     """Needs CHROMIUM and DRIVER."""
-    with tempfile.TemporaryDirectory() as profile, httpx.Client(timeout=60) as http:
+    with tempfile.TemporaryDirectory() as profile, httpx.Client(timeout=PATIENCE) as http:
         driver = subprocess.Popen([str(DRIVER), "--port=0"], stdout=subprocess.PIPE, text=True)
         try:
             assert driver.stdout is not None

@@ -11,7 +11,8 @@ import httpx
 import openai
 import psutil
 
-from tests.server.process import ServerProcess, serve, wait_until
+from tests.server.process import ServerProcess, serve
+from tests.waiting import PATIENCE, wait_until
 
 FRONT = "vllm.entrypoints.openai.fronts.front"
 
@@ -27,7 +28,7 @@ class Fronts:
     def connect(self, front: int) -> httpx.Client:
         """On a new connection that this front accepted."""
         while True:
-            client = httpx.Client(base_url=self.server.url, timeout=60)
+            client = httpx.Client(base_url=self.server.url, timeout=PATIENCE)
             port = client.get("/version").extensions["network_stream"].get_extra_info("client_addr")[1]
             if port in _ports(self.processes[front]):
                 return client

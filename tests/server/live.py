@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ import httpx
 from fastapi import FastAPI
 
 from tests.server.conftest import make_app, server_args
+from tests.waiting import PATIENCE, eventually
 from vllm.entrypoints.openai.launcher import DrainingServer, address_of, build_server, create_socket
 
 
@@ -30,7 +31,7 @@ class LiveServer:
         return await asyncio.open_connection("127.0.0.1", self.port)
 
     def client(self, **kwargs: Any) -> httpx.AsyncClient:
-        return httpx.AsyncClient(base_url=self.url, timeout=20, **kwargs)
+        return httpx.AsyncClient(base_url=self.url, timeout=PATIENCE, **kwargs)
 
 
 @contextlib.asynccontextmanager
@@ -48,11 +49,3 @@ async def live_server(engine: Any, *words: str) -> AsyncIterator[LiveServer]:
             if not task.done():
                 server.stop(0)
             await task
-
-
-async def eventually(condition: Callable[[], bool], seconds: float = 10) -> None:
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + seconds
-    while not condition():
-        assert loop.time() < deadline, "it did not come to pass"
-        await asyncio.sleep(0.01)

@@ -9,14 +9,15 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import openai
 import psutil
+
+from tests.waiting import PATIENCE, wait_until
 
 _READY = re.compile(r"serving .* on (\S+)$")
 _LISTENING = re.compile(r"listening on (\S+); ")
@@ -35,9 +36,9 @@ class ServerProcess:
         self.url = ""
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
-        wait_until(lambda: bool(self.url) or self.process.poll() is not None, 120)
+        wait_until(lambda: bool(self.url) or self.process.poll() is not None)
         if not self.url:
-            self._reader.join(5)
+            self._reader.join(PATIENCE)
             raise AssertionError("the server did not start:\n" + "".join(self.log))
 
     def _read(self) -> None:
@@ -56,17 +57,17 @@ class ServerProcess:
         return child
 
     def client(self, **options: Any) -> openai.OpenAI:
-        return openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=60, **options)
+        return openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=PATIENCE, **options)
 
     def async_client(self, **options: Any) -> openai.AsyncOpenAI:
-        return openai.AsyncOpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=60, **options)
+        return openai.AsyncOpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=PATIENCE, **options)
 
     @property
     def model(self) -> str:
         return self.client().models.list().data[0].id
 
     def get(self, path: str) -> httpx.Response:
-        return httpx.get(self.url + path, timeout=10)
+        return httpx.get(self.url + path, timeout=PATIENCE)
 
     def metric(self, name: str) -> float:
         """The sum over all labels of a metric."""
@@ -81,7 +82,7 @@ class ServerProcess:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         try:
-            return self.process.wait(30)
+            return self.process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
             self.process.kill()
             raise
@@ -106,10 +107,3 @@ def serve(
         yield server
     finally:
         server.stop()
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 15) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(0.02)

@@ -9,7 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.server.process import ServerProcess, serve, wait_until
+from tests.server.process import ServerProcess, serve
+from tests.waiting import PATIENCE, wait_until
 
 MODEL = "test-model"
 
@@ -56,5 +57,5 @@ def test_best_first(server: ServerProcess) -> None:
 )
 def test_what_does_not_go_with_it(server: ServerProcess, fields: dict[str, Any]) -> None:
     body = {"prompt": "a", "max_tokens": 4, "use_beam_search": True, **fields}
-    response = httpx.post(f"{server.url}/v1/completions", json=body, timeout=30)
+    response = httpx.post(f"{server.url}/v1/completions", json=body, timeout=PATIENCE)
     assert response.status_code == 400, response.text

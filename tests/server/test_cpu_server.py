@@ -9,7 +9,8 @@ from pathlib import Path
 import openai
 import pytest
 
-from tests.server.process import ServerProcess, serve, wait_until
+from tests.server.process import ServerProcess, serve
+from tests.waiting import wait_until
 
 MODEL = "test-model"
 

@@ -11,7 +11,8 @@ import pytest
 
 from tests.server.browser import CHROMIUM, DRIVER, Browser, browser
 from tests.server.fake_engine import FakeEngine
-from tests.server.process import ServerProcess, serve, wait_until
+from tests.server.process import ServerProcess, serve
+from tests.waiting import PATIENCE, wait_until
 
 needs_browser = pytest.mark.skipif(
     not (CHROMIUM and DRIVER), reason="no Chromium here: apt-get install chromium chromium-driver"
@@ -38,7 +39,7 @@ def page() -> Iterator[Browser]:
 def ask(server: ServerProcess, prompt: str, **fields: object) -> httpx.Response:
     body = {"prompt": prompt, "max_tokens": 20, "ignore_eos": True, **fields}
     headers = {"Authorization": "Bearer secret"}
-    return httpx.post(f"{server.url}/v1/completions", json=body, headers=headers, timeout=30)
+    return httpx.post(f"{server.url}/v1/completions", json=body, headers=headers, timeout=PATIENCE)
 
 
 def test_figures_are_those_of_the_engine(server: ServerProcess) -> None:
@@ -99,7 +100,7 @@ def test_page_shows_what_runs(server: ServerProcess, page: Browser) -> None:
     _open_with_key(server, page)
     body = {"prompt": ["x" * i for i in range(1, 6)], "max_tokens": 200, "ignore_eos": True, "stream": True}
     headers = {"Authorization": "Bearer secret"}
-    with httpx.stream("POST", f"{server.url}/v1/completions", json=body, headers=headers, timeout=30):
+    with httpx.stream("POST", f"{server.url}/v1/completions", json=body, headers=headers, timeout=PATIENCE):
         page.wait_for("document.getElementById('rows-used').textContent === '5'")
         page.wait_for("document.querySelectorAll('#rows b.on').length === 5")
         assert page.run("return document.querySelectorAll('#rows b').length") == 8

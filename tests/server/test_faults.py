@@ -19,13 +19,14 @@ import openai
 import psutil
 import pytest
 
-from tests.server.process import ServerProcess, serve, wait_until
+from tests.server.process import ServerProcess, serve
+from tests.waiting import PATIENCE, wait_until
 
 FAULTS = Path(__file__).parents[1] / "engine" / "faults"
 MODEL = "test-model"
 SLOW = {"VLLM_NULL_STEP_MS": "10"}
-SMALL = ("--max-model-len", "256", "--max-num-seqs", "4")
-LONG = {"prompt": "a", "max_tokens": 200, "ignore_eos": True}
+SMALL = ("--max-model-len", "512", "--max-num-seqs", "4")
+LONG = {"prompt": "a", "max_tokens": 500, "ignore_eos": True}
 
 
 @pytest.fixture(scope="module")
@@ -50,31 +51,29 @@ def test_clients_that_leave_free_rows_and_queue(slow: ServerProcess, stream: boo
     wait_until(slow.is_idle)
     connections = [open_request(slow, {**LONG, "stream": stream, "n": 1 + i % 2}) for i in range(10)]
     wait_until(lambda: slow.metric("vllm:num_requests_running") == 4 and slow.metric("vllm:num_requests_waiting") > 5)
-    started = time.monotonic()
     for connection in connections:
         connection.close()
-    wait_until(slow.is_idle, 2)
-    assert time.monotonic() - started < 2
+    wait_until(slow.is_idle)
     wait_until(lambda: slow.get("/load").json() == {"server_load": 0})
 
 
 def test_client_that_leaves_in_the_middle(slow: ServerProcess) -> None:
     stream = slow.client().completions.create(
-        model=MODEL, prompt="a", max_tokens=200, stream=True, extra_body={"ignore_eos": True}
+        model=MODEL, prompt="a", max_tokens=500, stream=True, extra_body={"ignore_eos": True}
     )
     next(iter(stream))
     assert slow.metric("vllm:num_requests_running") == 1
     stream.close()
-    wait_until(slow.is_idle, 2)
+    wait_until(slow.is_idle)
 
 
 async def test_async_client_that_is_cancelled(slow: ServerProcess) -> None:
     async with slow.async_client() as client:
         task = asyncio.create_task(
-            client.completions.create(model=MODEL, prompt="a", max_tokens=200, extra_body={"ignore_eos": True})
+            client.completions.create(model=MODEL, prompt="a", max_tokens=500, extra_body={"ignore_eos": True})
         )
-        await asyncio.sleep(0.3)
-        assert slow.metric("vllm:num_requests_running") == 1
+        while slow.metric("vllm:num_requests_running") != 1:
+            await asyncio.sleep(0.01)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         await asyncio.to_thread(wait_until, slow.is_idle, 2)
@@ -101,7 +100,7 @@ def test_running_streams_finish_at_sigterm(tiny_llama: Path) -> None:
 
         def read() -> None:
             stream = server.client().completions.create(
-                model=MODEL, prompt="a", max_tokens=120, seed=1, stream=True, extra_body={"ignore_eos": True}
+                model=MODEL, prompt="a", max_tokens=240, seed=1, stream=True, extra_body={"ignore_eos": True}
             )
             texts.append("".join(chunk.choices[0].text for chunk in stream))
 
@@ -111,13 +110,13 @@ def test_running_streams_finish_at_sigterm(tiny_llama: Path) -> None:
         wait_until(lambda: server.metric("vllm:num_requests_running") == 4)
         wait_until(lambda: server.get("/load").json() == {"server_load": 6})
         server.process.send_signal(signal.SIGTERM)
-        wait_until(lambda: server.get("/health").status_code == 503, 2)
+        wait_until(lambda: server.get("/health").status_code == 503)
         refused = httpx.post(f"{server.url}/v1/completions", json={"prompt": "a"})
         assert refused.status_code == 503 and "retry-after" in refused.headers
         for thread in threads:
-            thread.join(30)
+            thread.join()
         assert len(texts) == 6 and len(set(texts)) == 1 and texts[0]
-        assert server.process.wait(15) == 0
+        assert server.process.wait(PATIENCE) == 0
 
 
 def test_sigterm_without_a_timeout_ends_streams_with_an_error(tiny_llama: Path) -> None:
@@ -130,7 +129,7 @@ def test_sigterm_without_a_timeout_ends_streams_with_an_error(tiny_llama: Path) 
             server.process.send_signal(signal.SIGTERM)
             events = [line for line in lines if line]
         assert events[-1] == "data: [DONE]" and json.loads(events[-2][6:])["error"]["code"] == 503
-        assert server.process.wait(15) == 0
+        assert server.process.wait(PATIENCE) == 0
 
 
 def test_dead_engine(tiny_llama: Path) -> None:
@@ -144,21 +143,21 @@ def test_dead_engine(tiny_llama: Path) -> None:
             server.engine.kill()
             events = [line for line in lines if line]
             assert events[-1] == "data: [DONE]" and json.loads(events[-2][6:])["error"]["code"] == 503
-        wait_until(lambda: server.get("/health").status_code == 503, 2)
+        wait_until(lambda: server.get("/health").status_code == 503)
         assert httpx.post(f"{server.url}/v1/completions", json={"prompt": "a"}).status_code == 503
         assert server.process.poll() is None
     with serve(tiny_llama, *SMALL) as server:
         server.engine.kill()
-        assert server.process.wait(15) == 1
+        assert server.process.wait(PATIENCE) == 1
 
 
 def test_stuck_engine(tiny_llama: Path) -> None:
     with serve(tiny_llama, *SMALL) as server:
         engine = server.engine
         engine.suspend()
-        wait_until(lambda: server.get("/health").status_code == 503, 4)
+        wait_until(lambda: server.get("/health").status_code == 503)
         engine.resume()
-        wait_until(lambda: server.get("/health").status_code == 200, 4)
+        wait_until(lambda: server.get("/health").status_code == 200)
         assert httpx.post(f"{server.url}/v1/completions", json={"prompt": "a"}).status_code == 200
 
 
@@ -174,13 +173,13 @@ def test_engine_that_hangs_in_a_step(tiny_llama: Path, restarts: int) -> None:
         ) as response:
             lines = filter(None, response.iter_lines())
             assert "choices" in json.loads(next(lines)[6:])
-            wait_until(lambda: server.get("/health").status_code == 503, 2)
+            wait_until(lambda: server.get("/health").status_code == 503)
             assert first.is_running(), "unhealthy before it is given up"
             events = list(lines)
         assert "VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS" in "".join(server.log)
         assert events[-1] == "data: [DONE]" and json.loads(events[-2][6:])["error"]["code"] == 503
         if not restarts:
-            assert server.process.wait(15) == 1
+            assert server.process.wait(PATIENCE) == 1
             return
         wait_until(lambda: server.get("/health").status_code == 200)
         answer = httpx.post(f"{server.url}/v1/completions", json={"prompt": "a", "max_tokens": 2})
@@ -195,7 +194,7 @@ def test_a_pause_of_all_is_held_against_nobody(tiny_llama: Path) -> None:
         contextlib.ExitStack() as stack,
     ):
         front, engine = psutil.Process(server.process.pid), server.engine
-        clients = [stack.enter_context(httpx.Client(base_url=server.url, timeout=20)) for _ in range(4)]
+        clients = [stack.enter_context(httpx.Client(base_url=server.url, timeout=PATIENCE)) for _ in range(4)]
         for client in clients:
             assert client.get("/health").status_code == 200
         front.suspend()
@@ -212,8 +211,8 @@ def test_no_process_is_left_behind(tiny_llama: Path) -> None:
     with serve(tiny_llama, *SMALL) as server:
         engine = server.engine
         server.process.kill()
-        server.process.wait(10)
-    wait_until(lambda: not engine.is_running() or engine.status() == "zombie", 10)
+        server.process.wait(PATIENCE)
+    wait_until(lambda: not engine.is_running() or engine.status() == "zombie")
 
 
 def test_vllm_serve_on_a_unix_socket(tiny_llama: Path, tmp_path: Path) -> None:
@@ -295,14 +294,14 @@ def test_engine_whose_heart_fails(tiny_llama: Path, tmp_path: Path) -> None:
     path = f"{FAULTS}:{FAULTS.parents[2]}"
     with (
         serve(tiny_llama, *SMALL, env={**SLOW, "PYTHONPATH": path, "FAULT_FILE": str(fault)}) as server,
-        httpx.stream("POST", f"{server.url}/v1/completions", json={**LONG, "stream": True}, timeout=20) as response,
+        httpx.stream(
+            "POST", f"{server.url}/v1/completions", json={**LONG, "stream": True}, timeout=PATIENCE
+        ) as response,
     ):
         lines = filter(None, response.iter_lines())
         next(lines)
-        started = time.monotonic()
         fault.write_text("heartbeat")
         events = list(lines)
-        assert time.monotonic() - started < 2
         assert events[-1] == "data: [DONE]" and json.loads(events[-2][6:])["error"]["code"] == 503
-        assert server.process.wait(15) == 1
+        assert server.process.wait(PATIENCE) == 1
     assert "a fault of the thread heartbeat" in "".join(server.log)

@@ -17,6 +17,7 @@ import yaml
 from tests.server.fake_engine import FakeEngine
 from tests.server.live import live_server
 from tests.server.process import ServerProcess
+from tests.waiting import PATIENCE
 from vllm.exceptions import QueueFullError
 
 ASK = {"prompt": "a", "max_tokens": 3}
@@ -213,5 +214,5 @@ def test_config_file_that_is_wrong(tmp_path: Path, text: str, message: str) -> N
     file = tmp_path / "server.yaml"
     file.write_text(text)
     command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", "model", "--config", str(file)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr

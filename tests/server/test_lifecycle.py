@@ -12,7 +12,8 @@ import httpx
 import pytest
 
 from tests.server.fake_engine import FakeEngine
-from tests.server.live import LiveServer, eventually, live_server
+from tests.server.live import LiveServer, live_server
+from tests.waiting import PATIENCE, eventually
 from vllm.exceptions import EngineDeadError, EngineGenerateError, QueueFullError
 
 HELLO = {"messages": [{"role": "user", "content": "hello"}]}
@@ -105,16 +106,14 @@ async def test_one_failed_prompt_ends_the_others(live: LiveServer, engine: FakeE
 async def test_keep_alive_comments(engine: FakeEngine) -> None:
     engine.gate.clear()
     async with live_server(engine, "--sse-keep-alive-interval", "0.02") as server, server.client() as client:
-        asking = asyncio.create_task(
-            client.post("/v1/completions", json={"prompt": "a", "max_tokens": 3, "stream": True})
-        )
-        await eventually(lambda: bool(engine.running))
-        await asyncio.sleep(0.5)
-        engine.gate.set()
-        response = await asking
-    assert response.text.count(": keep-alive\n\n") >= 2
-    texts = [line for line in response.text.split("\n\n") if line.startswith("data: {")]
-    assert len(texts) == 3 and response.text.endswith("data: [DONE]\n\n")
+        text = ""
+        async with client.stream("POST", "/v1/completions", json={**LONG, "max_tokens": 3, "stream": True}) as response:
+            async for piece in response.aiter_text():
+                text += piece
+                if text.count(": keep-alive\n\n") >= 2:
+                    engine.gate.set()
+    texts = [line for line in text.split("\n\n") if line.startswith("data: {")]
+    assert len(texts) == 3 and text.endswith("data: [DONE]\n\n")
 
 
 async def test_drain_lets_running_streams_finish(engine: FakeEngine) -> None:
@@ -137,14 +136,24 @@ async def test_drain_lets_running_streams_finish(engine: FakeEngine) -> None:
 
 async def test_drain_ends_what_does_not_finish(engine: FakeEngine) -> None:
     engine.gate.clear()
-    async with live_server(engine) as server, server.client() as client:
-        streamed = asyncio.create_task(client.post("/v1/completions", json={**LONG, "stream": True}))
+    begun = asyncio.Event()  # a request that has said nothing yet is answered by a status
+
+    async def read(client: httpx.AsyncClient) -> str:
+        text = ""
+        async with client.stream("POST", "/v1/completions", json={**LONG, "stream": True}) as response:
+            async for piece in response.aiter_text():
+                text += piece
+                begun.set()
+        return text
+
+    async with live_server(engine, "--sse-keep-alive-interval", "0.02") as server, server.client() as client:
+        streamed = asyncio.create_task(read(client))
         plain = asyncio.create_task(client.post("/v1/completions", json=LONG))
         await eventually(lambda: len(engine.running) == 2)
-        await asyncio.sleep(0.5)  # let the stream begin: a request that has said nothing is answered by a status
+        await begun.wait()
         server.server.stop(0)
         assert (await plain).status_code == 503
-        events = (await streamed).text.strip().split("\n\n")
+        events = (await streamed).strip().split("\n\n")
         assert events[-1] == "data: [DONE]" and json.loads(events[-2][6:])["error"]["code"] == 503
         assert await server.task == 0
     assert not engine.running
@@ -161,7 +170,7 @@ async def test_dead_engine(engine: FakeEngine) -> None:
         engine.gate.set()
         assert (await client.get("/health")).status_code == 503
         assert (await running).status_code == 503
-        assert await asyncio.wait_for(server.task, 10) == 1
+        assert await asyncio.wait_for(server.task, PATIENCE) == 1
 
 
 async def test_dead_engine_may_be_outlived(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,7 +185,7 @@ async def test_dead_engine_may_be_outlived(engine: FakeEngine, monkeypatch: pyte
 async def test_signal_stops_the_server(engine: FakeEngine) -> None:
     async with live_server(engine) as server:
         signal.raise_signal(signal.SIGTERM)
-        assert await asyncio.wait_for(server.task, 10) == 0
+        assert await asyncio.wait_for(server.task, PATIENCE) == 0
 
 
 async def test_slow_template_is_interrupted(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:

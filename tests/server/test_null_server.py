@@ -17,7 +17,8 @@ import httpx
 import openai
 import pytest
 
-from tests.server.process import ServerProcess, serve, wait_until
+from tests.server.process import ServerProcess, serve
+from tests.waiting import PATIENCE, wait_until
 
 MODEL = "test-model"
 ROWS = 8
@@ -211,7 +212,7 @@ def test_models_tokenize_and_small_routes(server: ServerProcess) -> None:
 
 def test_example_client_runs_as_it_stands(server: ServerProcess) -> None:
     command = [sys.executable, str(EXAMPLE), "--url", f"{server.url}/v1", "--max-tokens", "8"]
-    output = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    output = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=True).stdout
     assert f"Models: {MODEL}" in output and "Completion:" in output and "Chat:" in output and "Streamed:" in output
 
 

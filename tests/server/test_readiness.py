@@ -17,8 +17,8 @@ import pytest
 from tests.neuron.driver import resolved_config
 from tests.server.conftest import server_args
 from tests.server.fake_engine import FakeEngine
-from tests.server.live import eventually
-from tests.server.process import serve, wait_until
+from tests.server.process import serve
+from tests.waiting import PATIENCE, eventually, wait_until
 from vllm.engine.core_client import ProcessClient
 from vllm.engine.startup import PHASES, StartCancelled, StartProgress
 from vllm.entrypoints.openai.api_server import build_app, init_app_state
@@ -63,7 +63,7 @@ async def starting_server(starts: Starts, *words: str) -> AsyncIterator[SimpleNa
     with create_socket(args) as sock:
         server = build_server(app, args, life.run())
         task = asyncio.create_task(server.run_until_stopped(sock))
-        async with httpx.AsyncClient(base_url=address_of(sock, args), timeout=20) as client:
+        async with httpx.AsyncClient(base_url=address_of(sock, args), timeout=PATIENCE) as client:
             try:
                 await eventually(lambda: server.started)
                 yield SimpleNamespace(client=client, server=server, task=task)
@@ -108,7 +108,7 @@ async def test_start_that_fails_ends_the_server() -> None:
         starts.failure = ValueError("no such checkpoint")
         starts.go.set()
         with pytest.raises(ValueError, match="no such checkpoint"):
-            await asyncio.wait_for(asyncio.shield(live.task), 10)
+            await asyncio.wait_for(asyncio.shield(live.task), PATIENCE)
 
 
 async def test_start_is_called_off_when_the_server_stops() -> None:
@@ -116,7 +116,7 @@ async def test_start_is_called_off_when_the_server_stops() -> None:
     async with starting_server(starts) as live:
         await _eventually_in_phase(live.client, "compile")
         live.server.stop(0)
-        assert await asyncio.wait_for(live.task, 10) == 0
+        assert await asyncio.wait_for(live.task, PATIENCE) == 0
     assert not starts.engines
 
 
@@ -140,7 +140,7 @@ async def test_dead_engine_is_replaced_as_often_as_allowed() -> None:
         assert starts.num_shut_down == 1 and len(starts.engines) == 2
         assert (await live.client.post("/v1/completions", json={"prompt": "a"})).status_code == 200
         starts.engines[1].errored = True
-        assert await asyncio.wait_for(live.task, 10) == 1
+        assert await asyncio.wait_for(live.task, PATIENCE) == 1
 
 
 def test_progress_of_a_real_start(tiny_llama: Path) -> None:
@@ -154,7 +154,7 @@ def test_progress_of_a_real_start(tiny_llama: Path) -> None:
                 seen.append(response.json()["startup"]["phase"])
             return response.status_code == 200
 
-        wait_until(ready, 60)
+        wait_until(ready)
         order = [PHASES.index(phase) for phase in seen]
         assert seen and order == sorted(order)
         phases = {"config", "process", "load"}
@@ -165,7 +165,7 @@ def test_progress_of_a_real_start(tiny_llama: Path) -> None:
 def test_signal_ends_a_start(tiny_llama: Path) -> None:
     with serve(tiny_llama, *SMALL, starting=True) as server:
         server.process.send_signal(signal.SIGTERM)
-        assert server.process.wait(15) == 0
+        assert server.process.wait(PATIENCE) == 0
         assert not [line for line in server.log if "Traceback" in line]
 
 
@@ -174,12 +174,12 @@ def test_engine_that_is_killed_is_replaced(tiny_llama: Path) -> None:
         ask = {"prompt": "The quick", "max_tokens": 8, "seed": 1}
         before = httpx.post(f"{server.url}/v1/completions", json=ask).json()["choices"][0]["text"]
         server.engine.kill()
-        wait_until(lambda: server.get("/health").status_code == 503, 2)
-        wait_until(lambda: server.get("/health").status_code == 200, 60)
+        wait_until(lambda: server.get("/health").status_code == 503)
+        wait_until(lambda: server.get("/health").status_code == 200)
         assert httpx.post(f"{server.url}/v1/completions", json=ask).json()["choices"][0]["text"] == before
         assert server.metric("vllm:engine_restarts_total") == 1
         server.engine.kill()
-        assert server.process.wait(15) == 1
+        assert server.process.wait(PATIENCE) == 1
 
 
 def test_child_of_a_start_that_was_called_off_is_gone(tiny_llama: Path) -> None:

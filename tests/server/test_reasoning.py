@@ -158,7 +158,7 @@ def test_responses_count_it(r1: ServerProcess, ids: tuple[int, int]) -> None:
     assert response.usage.output_tokens_details.reasoning_tokens == chat.choices[0].token_ids.index(ids[1])
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.text("<>/think a{", max_size=12), st.text("{}a ", max_size=6), st.data())
 def test_gate_finds_the_end_in_any_tokens(thought: str, rest: str, data: st.DataObject) -> None:
     """Cut into tokens anyhow, and given any number at a time: what is behind the gate is what follows the marker."""

@@ -14,9 +14,9 @@ from openai.types.responses import Response
 
 from tests.server.conftest import BASE
 from tests.server.fake_engine import FakeEngine
-from tests.server.live import eventually
 from tests.server.test_answers import following
 from tests.server.test_tools import EXPECTED, FLAGS, TEXT
+from tests.waiting import eventually
 
 CONTEXT = 1000
 TOOLS: list[Any] = [

@@ -13,6 +13,7 @@ from starlette.datastructures import State
 
 from tests.server.conftest import server_args
 from tests.server.fake_engine import FakeEngine
+from tests.waiting import PATIENCE
 from vllm.entrypoints.openai.api_server import init_app_state
 from vllm.entrypoints.openai.run_batch import BatchRunner, main, run_file
 
@@ -115,7 +116,7 @@ def test_command(tiny_llama: Path, tmp_path: Path) -> None:
     assert [answer["custom_id"] for answer in answers] == [str(i) for i in range(40)]
     assert all(answer["response"]["body"]["usage"]["completion_tokens"] == 4 for answer in answers)
     missing = [*command[: command.index("-i") + 1], "http://x/in.jsonl", *command[command.index("-o") :]]
-    done = subprocess.run(missing, timeout=60, capture_output=True, text=True)
+    done = subprocess.run(missing, timeout=PATIENCE, capture_output=True, text=True)
     assert done.returncode == 1 and "not a file" in done.stderr
 
 

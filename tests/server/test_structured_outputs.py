@@ -15,7 +15,8 @@ import openai
 import pydantic
 import pytest
 
-from tests.server.process import ServerProcess, serve, wait_until
+from tests.server.process import ServerProcess, serve
+from tests.waiting import PATIENCE, wait_until
 
 MODEL = "test-model"
 HELLO: list[Any] = [{"role": "user", "content": "Give me a person."}]
@@ -126,7 +127,7 @@ def test_json_object_and_text(server: ServerProcess) -> None:
 )
 def test_bad_constraint(server: ServerProcess, body: dict[str, Any], stream: bool) -> None:
     for path, prompt in [("completions", {"prompt": "a"}), ("chat/completions", {"messages": HELLO})]:
-        response = httpx.post(f"{server.url}/v1/{path}", json={**prompt, **body, "stream": stream}, timeout=30)
+        response = httpx.post(f"{server.url}/v1/{path}", json={**prompt, **body, "stream": stream}, timeout=PATIENCE)
         assert response.status_code == 400, response.text
         assert response.json()["error"]["code"] == 400
     assert server.get("/health").status_code == 200
@@ -134,7 +135,7 @@ def test_bad_constraint(server: ServerProcess, body: dict[str, Any], stream: boo
 
 def test_contradiction_is_the_requests_fault(server: ServerProcess) -> None:
     body = {"prompt": "a", "structured_outputs": {"regex": "[0-9]+"}, "allowed_token_ids": [67, 68]}
-    response = httpx.post(f"{server.url}/v1/completions", json=body, timeout=30)
+    response = httpx.post(f"{server.url}/v1/completions", json=body, timeout=PATIENCE)
     assert response.status_code == 400 and "structured_outputs" in response.json()["error"]["message"]
 
 
@@ -152,7 +153,7 @@ def test_streams_go_on_while_constraints_explode(server: ServerProcess) -> None:
 
     def attack(constraint: dict[str, Any]) -> None:
         body = {"prompt": "bad", "structured_outputs": constraint}
-        codes.append(httpx.post(f"{server.url}/v1/completions", json=body, timeout=60).status_code)
+        codes.append(httpx.post(f"{server.url}/v1/completions", json=body, timeout=PATIENCE).status_code)
 
     threads = [threading.Thread(target=attack, args=(constraint,)) for constraint in hostile]
     for thread in threads:

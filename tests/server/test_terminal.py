@@ -20,6 +20,7 @@ import pytest
 
 from tests.server.conftest import server_args
 from tests.server.fake_engine import FakeEngine
+from tests.waiting import PATIENCE
 from vllm.entrypoints.cli.terminal import TerminalWriter
 from vllm.entrypoints.openai.api_server import build_app
 from vllm.entrypoints.openai.launcher import build_server
@@ -99,7 +100,7 @@ def on_terminal(words: list[str]) -> str:
             output += data
     except OSError:  # the other end is closed
         pass
-    process.wait(30)
+    process.wait(PATIENCE)
     os.close(here)
     return output.decode().replace("\r\n", "\n")
 

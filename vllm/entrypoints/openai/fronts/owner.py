@@ -82,6 +82,7 @@ class Front:
         self.engine = 0
         """The number of the last engine that it took requests for."""
         self.given_up = False
+        self._killed = False
         self._process = process
         self._reader, self._writer = reader, writer
 
@@ -120,15 +121,16 @@ class Front:
         return code
 
     def kill(self) -> bool:
-        """Whether it had not ended."""
-        if self._process.returncode is not None:
+        """Whether it had not ended, nor been killed."""
+        if self._killed or self._process.returncode is not None:
             return False
         self._process.kill()
+        self._killed = True
         return True
 
     def give_up(self) -> bool:
         """Kill it, and ask no more how it ended; whether it had not."""
-        self.given_up = self.kill()
+        self.given_up |= self.kill()
         return self.given_up
 
 
@@ -278,11 +280,14 @@ class Owner:
         self._ending = self._stopping = True
         self._table.drain()
         self._tell(Stop())
-        self._loop.call_later(min(self._args.shutdown_timeout, _LONGEST_SECONDS) + _GRACE_SECONDS, self._lose_patience)
+        self._loop.call_later(
+            min(self._args.shutdown_timeout, _LONGEST_SECONDS) + _GRACE_SECONDS, self._kill_late_fronts
+        )
 
-    def _lose_patience(self) -> None:
+    def _kill_late_fronts(self) -> None:
+        """A front that has not served yet holds nobody's request: it may be killed while it starts."""
         for front in self._fronts:
-            if front.give_up():
+            if front.give_up() and front.engine:
                 logger.error("front %d of %d did not end, and was killed", front.index + 1, len(self._fronts))
                 self._status = 1
 
