@@ -19,6 +19,7 @@ from vllm.core.contract import (
     NewRequest,
     SchedulerOutput,
     TokenLogprobs,
+    Tokens,
 )
 
 VOCAB_SIZE = 11
@@ -283,8 +284,6 @@ class FakeDevice:
     def _sample(self, req_id: str, row: Row, num_drafts: int, result: ModelRunnerOutput) -> None:
         sampled = []
         drafts = self._propose(row.tokens, num_drafts)
-        if drafts:
-            result.num_drafted[req_id] = len(drafts)
         for position, draft in enumerate(drafts, len(row.tokens)):
             self._write_kv(row, position, draft)
         for draft in [*drafts, None]:
@@ -296,8 +295,8 @@ class FakeDevice:
         row.tokens += sampled
         row.computed = len(row.tokens) - 1
         row.can_decode = True
-        result.sampled_token_ids[req_id] = sampled
-        result.logprobs[req_id] = [TokenLogprobs(token, -1.0, 1) for token in sampled]
+        logprobs = [TokenLogprobs(token, -1.0, 1) for token in sampled]
+        result.results[req_id] = Tokens(sampled, logprobs, len(drafts))
 
     def _make_more(self, row: Row, tokens: list[int], count: int) -> list[int]:
         """Fused speculation: what a program of a fixed width drafts beyond what was granted, as far as sequences go."""

@@ -9,7 +9,7 @@ from tests.core.fake_device import make_config
 from tests.core.harness import Engine
 from vllm.config import SpeculativeConfig
 from vllm.core.block_pool import IntegrityError
-from vllm.core.contract import ModelRunnerOutput, SchedulerOutput, TokenLogprobs
+from vllm.core.contract import ModelRunnerOutput, SchedulerOutput, TokenLogprobs, Tokens, Vector
 from vllm.core.outputs import EngineCoreOutput, RequestTimes, SchedulerStats
 from vllm.core.request import Request
 from vllm.core.scheduler import Scheduler
@@ -28,9 +28,7 @@ def make_request(req_id: str, prompt_len: int = 3, **params: object) -> Request:
 
 
 def answer(step: SchedulerOutput, **tokens: list[int]) -> ModelRunnerOutput:
-    return ModelRunnerOutput(
-        sampled_token_ids={req_id: tokens.get(req_id, [5]) for req_id in step.num_scheduled_tokens}
-    )
+    return ModelRunnerOutput(results={req_id: Tokens(tokens.get(req_id, [5])) for req_id in step.num_scheduled_tokens})
 
 
 def advance(scheduler: Scheduler, **tokens: list[int]) -> tuple[SchedulerOutput, list[EngineCoreOutput]]:
@@ -189,7 +187,7 @@ def decode_step(scheduler: Scheduler, *requests: Request) -> SchedulerOutput:
     while any(not request.num_output_tokens for request in requests):
         step = scheduler.schedule()
         assert not step.num_draft_tokens
-        scheduler.update_from_output(step, ModelRunnerOutput({req_id: [5] for req_id in step.num_scheduled_tokens}))
+        scheduler.update_from_output(step, answer(step))
     return scheduler.schedule()
 
 
@@ -197,7 +195,7 @@ def test_decodes_may_draft_and_what_was_accepted_is_computed() -> None:
     scheduler = drafting_scheduler(2)
     step = decode_step(scheduler, make_request("a", 3, max_tokens=20, ignore_eos=True))
     assert (step.num_draft_tokens, step.num_scheduled_tokens) == ({"a": 2}, {"a": 1})
-    (output,) = scheduler.update_from_output(step, ModelRunnerOutput({"a": [6, 9]}, num_drafted={"a": 2}))
+    (output,) = scheduler.update_from_output(step, ModelRunnerOutput({"a": Tokens([6, 9], num_drafted=2)}))
     assert output.new_token_ids == [6, 9]
     step = scheduler.schedule()
     (known,) = step.cached_requests
@@ -210,10 +208,10 @@ def test_decodes_may_draft_and_what_was_accepted_is_computed() -> None:
 def test_what_speculation_did_for_a_request_is_told() -> None:
     scheduler = drafting_scheduler(2)
     step = decode_step(scheduler, make_request("a", 3, max_tokens=5, ignore_eos=True))
-    (output,) = scheduler.update_from_output(step, ModelRunnerOutput({"a": [6, 9]}, num_drafted={"a": 2}))
+    (output,) = scheduler.update_from_output(step, ModelRunnerOutput({"a": Tokens([6, 9], num_drafted=2)}))
     assert output.spec_decode_metrics.num_drafts == 1
     step = scheduler.schedule()
-    (output,) = scheduler.update_from_output(step, ModelRunnerOutput({"a": [6, 9]}, num_drafted={"a": 1}))
+    (output,) = scheduler.update_from_output(step, ModelRunnerOutput({"a": Tokens([6, 9], num_drafted=1)}))
     metrics = output.spec_decode_metrics
     assert (metrics.num_drafts, metrics.num_draft_tokens, metrics.num_accepted_tokens) == (2, 3, 2)
     assert (metrics.acceptance_length, metrics.acceptance_rate) == (2.0, 2 / 3)
@@ -223,7 +221,7 @@ def test_no_more_is_drafted_than_can_become_output() -> None:
     scheduler = drafting_scheduler(4)
     step = decode_step(scheduler, make_request("a", 3, max_tokens=3, ignore_eos=True))
     assert step.num_draft_tokens == {"a": 1}
-    scheduler.update_from_output(step, ModelRunnerOutput({"a": [5]}, num_drafted={"a": 1}))
+    scheduler.update_from_output(step, ModelRunnerOutput({"a": Tokens([5], num_drafted=1)}))
     assert scheduler.schedule().num_draft_tokens == {}
 
 
@@ -250,7 +248,7 @@ def test_tokens_after_a_stop_are_cut_with_their_logprobs() -> None:
     scheduler.add_request(make_request("a", stop_token_ids=[7]))
     step = scheduler.schedule()
     logprobs = [TokenLogprobs(token, -1.0, 1) for token in (5, 7, 8)]
-    (output,) = scheduler.update_from_output(step, ModelRunnerOutput({"a": [5, 7, 8]}, {"a": logprobs}))
+    (output,) = scheduler.update_from_output(step, ModelRunnerOutput({"a": Tokens([5, 7, 8], logprobs)}))
     assert (output.new_token_ids, output.logprobs) == ([5, 7], logprobs[:2])
     assert (output.finish_reason, output.stop_reason) == ("stop", 7)
     assert (scheduler.num_running, scheduler.pool.num_free) == (0, scheduler.pool.num_blocks)
@@ -264,7 +262,9 @@ def test_prompt_logprobs_pass_through_piece_by_piece() -> None:
     (piece,) = scheduler.update_from_output(step, ModelRunnerOutput(prompt_logprobs={"a": entries[:1]}))
     assert (piece.new_token_ids, piece.prompt_logprobs, piece.times) == ([], entries[:1], None)
     step = scheduler.schedule()
-    (last,) = scheduler.update_from_output(step, ModelRunnerOutput({"a": [5]}, prompt_logprobs={"a": entries[1:]}))
+    (last,) = scheduler.update_from_output(
+        step, ModelRunnerOutput({"a": Tokens([5])}, prompt_logprobs={"a": entries[1:]})
+    )
     assert (last.new_token_ids, last.prompt_logprobs) == ([5], entries[1:])
 
 
@@ -273,7 +273,7 @@ def test_an_error_ends_that_request_alone() -> None:
     scheduler.add_request(make_request("a"))
     scheduler.add_request(make_request("b"))
     step = scheduler.schedule()
-    result = ModelRunnerOutput({"b": [5]}, errors={"a": "no such adapter"})
+    result = ModelRunnerOutput({"b": Tokens([5])}, errors={"a": "no such adapter"})
     bad, good = scheduler.update_from_output(step, result)
     assert (bad.req_id, bad.finish_reason, bad.error) == ("a", "error", "no such adapter")
     assert (good.req_id, good.new_token_ids, good.error) == ("b", [5], None)
@@ -515,3 +515,16 @@ def test_outputs_cross_as_msgpack() -> None:
         assert msgspec.msgpack.decode(msgspec.msgpack.encode(value), type=type(value)) == value
     assert output.finished
     assert not EngineCoreOutput("b", []).finished
+
+
+def test_a_vector_ends_its_request() -> None:
+    """Its prompt may take several steps, and be found in the prefix cache by others."""
+    scheduler = make_scheduler(max_num_seqs=2, block_size=4, num_blocks=16, prefix_caching=True, max_prefill_tokens=6)
+    scheduler.add_request(make_request("a", 9))
+    step = scheduler.schedule()
+    assert scheduler.update_from_output(step, ModelRunnerOutput()) == []
+    step = scheduler.schedule()
+    (output,) = scheduler.update_from_output(step, ModelRunnerOutput({"a": Vector(b"\0\0\x80?")}))
+    assert (output.vector, output.finish_reason, output.new_token_ids) == (b"\0\0\x80?", "stop", [])
+    assert scheduler.num_running == 0 and scheduler.pool.num_cached == 2
+    scheduler.check_integrity()

@@ -8,7 +8,7 @@ from typing import Any
 
 from vllm.checkpoint import open_checkpoint
 from vllm.config import CacheConfig, ModelConfig, NeuronOptions, ParallelConfig, SchedulerConfig, VllmConfig
-from vllm.core.contract import CachedRequest, ModelRunnerOutput, NewRequest, PromptImages, SchedulerOutput
+from vllm.core.contract import CachedRequest, ModelRunnerOutput, NewRequest, PromptImages, SchedulerOutput, Tokens
 from vllm.neuron.device import DeviceModel, resolve_target
 from vllm.neuron.model_runner import NeuronModelRunner
 from vllm.neuron.platform import resolve
@@ -108,10 +108,11 @@ class Driver:
         output = self.runner.execute(work)
         for req_id, count in work.num_scheduled_tokens.items():
             self._computed[req_id] += count
-            new = output.sampled_token_ids.get(req_id, [])
-            self._known[req_id] += len(new)
-            self.tokens[req_id] += new
-            self.logprobs[req_id] += output.logprobs.get(req_id, [])
+            got = output.results.get(req_id)
+            if isinstance(got, Tokens):
+                self._known[req_id] += len(got.token_ids)
+                self.tokens[req_id] += got.token_ids
+                self.logprobs[req_id] += got.logprobs or []
             self.prompt_logprobs[req_id] += output.prompt_logprobs.get(req_id, [])
         self.errors.update(output.errors)
         return output

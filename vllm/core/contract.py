@@ -202,15 +202,32 @@ class BucketUse:
 
 
 @dataclass(slots=True)
+class Tokens:
+    """What a step brought a request that generates."""
+
+    token_ids: list[int]
+    """New tokens, at least one; several when drafts were accepted."""
+    logprobs: list[TokenLogprobs] | None = None
+    """One entry per new token, for requests that asked."""
+    num_drafted: int = 0
+    """Drafts that were verified, of those granted. All new tokens but the last are accepted drafts."""
+
+
+@dataclass(slots=True)
+class Vector:
+    """What the last step of its prompt brought a request that pools; it ends the request."""
+
+    values: bytes
+    """float32 [dimensions], in this machine's byte order."""
+
+
+@dataclass(slots=True)
 class ModelRunnerOutput:
     """What one step produced.
 
-    sampled_token_ids: req_id -> new tokens, only for requests that sampled (several when drafts were accepted).
-    logprobs: req_id -> one entry a sampled token, for requests that asked.
+    results: req_id -> what it got, only for requests whose known tokens are all computed by the step.
     prompt_logprobs: req_id -> entries for the prompt positions computed in this step (the first position of
         a prompt has none and is skipped).
-    num_drafted: req_id -> how many drafts were verified, of those granted; all but the last of its sampled tokens are
-        the accepted ones.
     num_caught_up: tokens that a draft model had to read beside the newest ones (a prompt, say).
     device_seconds: what the step took on the device side.
     errors: req_id -> message; these requests failed alone and are to be ended with reason "error".
@@ -218,10 +235,8 @@ class ModelRunnerOutput:
     kv_forgotten: keys that the KV store no longer holds, or could not save.
     """
 
-    sampled_token_ids: dict[str, list[int]] = field(default_factory=dict)
-    logprobs: dict[str, list[TokenLogprobs]] = field(default_factory=dict)
+    results: dict[str, Tokens | Vector] = field(default_factory=dict)
     prompt_logprobs: dict[str, list[TokenLogprobs]] = field(default_factory=dict)
-    num_drafted: dict[str, int] = field(default_factory=dict)
     num_caught_up: int = 0
     device_seconds: float = 0.0
     errors: dict[str, str] = field(default_factory=dict)

@@ -52,6 +52,7 @@ class EngineCoreOutput(msgspec.Struct, array_like=True, gc=False):
     num_cached_tokens: prompt tokens whose KV was found in the prefix cache.
     num_external_tokens: how many of them came from the KV store.
     error: what went wrong, with finish_reason "error".
+    vector: float32 [dimensions], in this machine's byte order: the end of a request that pools.
     times: with the first token and with the end. spec_decode_metrics: so far, if there were drafts.
     """
 
@@ -66,6 +67,7 @@ class EngineCoreOutput(msgspec.Struct, array_like=True, gc=False):
     times: RequestTimes | None = None
     spec_decode_metrics: SpecDecodeMetrics | None = None
     num_external_tokens: int = 0
+    vector: bytes | None = None
 
     @property
     def finished(self) -> bool:

@@ -40,7 +40,15 @@ from collections.abc import Callable, Iterable
 
 from vllm.config import VllmConfig
 from vllm.core.block_pool import BlockPool, IntegrityError
-from vllm.core.contract import CachedRequest, ModelRunnerOutput, NewRequest, SchedulerOutput
+from vllm.core.contract import (
+    CachedRequest,
+    ModelRunnerOutput,
+    NewRequest,
+    SchedulerOutput,
+    TokenLogprobs,
+    Tokens,
+    Vector,
+)
 from vllm.core.kv_traffic import KVTraffic
 from vllm.core.outputs import EngineCoreOutput, SchedulerStats
 from vllm.core.request import Request, RequestQueue, RequestStatus
@@ -308,9 +316,9 @@ class Scheduler:
     def _observe_drafts(self, step: _Step, result: ModelRunnerOutput) -> None:
         rows = []
         for request, _ in step.progress:
-            drafted = result.num_drafted.get(request.req_id, 0)
-            accepted = len(result.sampled_token_ids.get(request.req_id, ())) - 1
-            rows.append((request.drafts, drafted, max(min(accepted, drafted), 0)))
+            got = result.results.get(request.req_id)
+            drafted, taken = (got.num_drafted, len(got.token_ids)) if isinstance(got, Tokens) else (0, 0)
+            rows.append((request.drafts, drafted, max(min(taken - 1, drafted), 0)))
         self._drafts.observe(rows, result.device_seconds, result.num_caught_up)
 
     def _schedule_prompts(self, step: _Step, prefilling: list[Request]) -> None:
@@ -447,16 +455,27 @@ class Scheduler:
         if not samples:
             self._cache_blocks(request, num_computed)
             return request.output([], None, prompt_logprobs, with_times=False) if prompt_logprobs else None
-        token_ids = result.sampled_token_ids.get(req_id)
-        if not token_ids:
+        got = result.results.get(req_id)
+        if isinstance(got, Vector):
+            return self._take_vector(request, got, now)
+        if got is None or not got.token_ids:
             return self.finish_request(req_id, "error", "the device returned no token for this request")
-        return self._take_tokens(request, token_ids, result, now)
+        return self._take_tokens(request, got, prompt_logprobs, now)
+
+    def _take_vector(self, request: Request, got: Vector, now: float) -> EngineCoreOutput:
+        request.times.first_token = request.times.last_token = now
+        request.status = RequestStatus.FINISHED_STOPPED
+        self._cache_blocks(request, request.num_prompt_tokens)
+        self._release(request)
+        output = request.output([])
+        output.vector = got.values
+        return output
 
     def _take_tokens(
-        self, request: Request, token_ids: list[int], result: ModelRunnerOutput, now: float
+        self, request: Request, got: Tokens, prompt_logprobs: list[TokenLogprobs] | None, now: float
     ) -> EngineCoreOutput:
         """Append sampled tokens. The KV of all but the last is computed: those before it are accepted drafts."""
-        req_id, times = request.req_id, request.times
+        token_ids, logprobs, times = got.token_ids, got.logprobs, request.times
         num_taken = request.append(token_ids)
         request.num_computed_tokens = request.num_expected_tokens - 1
         self._cache_blocks(request, request.num_tokens - 1)
@@ -464,14 +483,13 @@ class Scheduler:
         if is_first:
             times.first_token = now
         times.last_token = now
-        logprobs = result.logprobs.get(req_id)
         if num_taken < len(token_ids):
             token_ids = token_ids[:num_taken]
             logprobs = logprobs and logprobs[:num_taken]
         finished = request.status is not RequestStatus.RUNNING
         if finished:
             self._release(request)
-        return request.output(token_ids, logprobs, result.prompt_logprobs.get(req_id), with_times=is_first or finished)
+        return request.output(token_ids, logprobs, prompt_logprobs, with_times=is_first or finished)
 
     def _reads_prefix_cache(self, request: Request) -> bool:
         """Not if log-probabilities of the prompt are asked for: they need its logits, so all of it is computed."""

@@ -25,6 +25,7 @@ from vllm.core.contract import (
     PromptImages,
     SchedulerOutput,
     TokenLogprobs,
+    Tokens,
 )
 from vllm.logger import init_logger
 from vllm.neuron.buckets import SHORTEST_BUCKET, first_fit, generate_buckets
@@ -292,13 +293,12 @@ class NeuronModelRunner:
             if not all(0 <= token_id < self.batch.vocab_size for token_id in new):
                 result.errors[req_id] = _token_fault(new)
                 continue
-            result.sampled_token_ids[req_id] = new
             self.batch.append(work.row, new)
-            if output.num_drafted is not None and output.num_drafted[i]:
-                result.num_drafted[req_id] = int(output.num_drafted[i])
+            num_drafted = 0 if output.num_drafted is None else int(output.num_drafted[i])
+            result.results[req_id] = tokens_of_row = Tokens(new, num_drafted=num_drafted)
             first = first_entries[i]
             if output.logprobs is not None and model_input.sampling.num_logprobs[first] >= 0:
-                result.logprobs[req_id] = _entries(output.logprobs, first, first + len(new))
+                tokens_of_row.logprobs = _entries(output.logprobs, first, first + len(new))
 
     def _sample_on_host(self, model_input: ModelInput, output: ModelOutput) -> None:
         """Turn logits into tokens and log-probabilities."""
