@@ -11,6 +11,7 @@ import sys
 import pytest
 
 from tests.neuron.driver import load, resolved_config
+from vllm.checkpoint import normalise_config
 from vllm.neuron import host_platform
 from vllm.neuron.artifact_manifest import ArtifactError
 from vllm.neuron.neuronx import environment
@@ -26,7 +27,7 @@ def _with_degree(tiny_llama, degree):
     from tests.neuron.configs import build
     from vllm.neuron.platform import resolve
 
-    hf_config = json.loads((tiny_llama / "config.json").read_text())
+    hf_config = normalise_config(json.loads((tiny_llama / "config.json").read_text()))
     options = {"model": str(tiny_llama), "hf_config": hf_config, "max_model_len": 64, "dtype": "float32"}
     return resolve(build(device="neuronx", tensor_parallel_size=degree, **options))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 
 import pytest
 import torch
@@ -18,12 +19,16 @@ from tests.neuron.configs import build
 from tests.neuron.driver import Driver, load, resolved_config
 from tests.neuronx.test_config import LLAMA
 from tests.tiny import make_checkpoint
+from vllm.checkpoint import open_checkpoint
 from vllm.neuron import host_platform, platform
+from vllm.neuron.faults import NeuronConfigError
+from vllm.neuron.neuronx import checks
 from vllm.neuron.neuronx.config import build_inference_config
 from vllm.neuron.neuronx.library import ROOT, load_library
 from vllm.neuron.neuronx.model import NeuronxDeviceModel
-from vllm.neuron.neuronx.registry import application_class
-from vllm.neuron.neuronx.versions import Version
+from vllm.neuron.neuronx.model_entries import FUSED_QKV_SINCE, LLAMA4_ROTATION
+from vllm.neuron.neuronx.registry import application_class, known_architecture
+from vllm.neuron.neuronx.versions import MODELS_SINCE, OLDEST, Version
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec(ROOT) is None,
@@ -68,16 +73,17 @@ def test_sampling_rows_are_valid(made):
 
 @pytest.fixture
 def in_cpu_mode(tmp_path, monkeypatch):
-    """in_cpu_mode(checkpoint, **override): (config, device), with the library's modules in place of compiled graphs."""
+    """in_cpu_mode(checkpoint, length, **override): (config, device), modules in place of compiled graphs."""
     library = load_library()
     if library.version < Version(0, 5):
         pytest.skip(f"the CPU mode of {library.version} runs prompts and decodes with one batch size")
     monkeypatch.setenv("NXD_CPU_MODE", "1")
     monkeypatch.setenv("MASTER_PORT", "0")
     monkeypatch.setattr(host_platform, "has_neuron_device", lambda: True)
+    _without_layer_markers(monkeypatch)
 
-    def load_in_cpu_mode(checkpoint, **override):
-        config = resolved_config(checkpoint, "neuronx", max_num_seqs=2, max_model_len=64, override=override)
+    def load_in_cpu_mode(checkpoint, length=64, **override):
+        config = resolved_config(checkpoint, "neuronx", max_num_seqs=2, max_model_len=length, override=override)
         application = application_class(config.model_config.hf_config, library.model_types)
         built = build_inference_config(config, library, application)
         built.neuron_config.on_cpu, built.neuron_config.attn_kernel_enabled = True, False
@@ -88,8 +94,18 @@ def in_cpu_mode(tmp_path, monkeypatch):
         return config, NeuronxDeviceModel(config, made, tmp_path)
 
     yield load_in_cpu_mode
-    importlib.import_module("neuronx_distributed.parallel_layers.parallel_state").destroy_model_parallel()
-    torch.distributed.destroy_process_group()
+    if torch.distributed.is_initialized():
+        importlib.import_module("neuronx_distributed.parallel_layers.parallel_state").destroy_model_parallel()
+        torch.distributed.destroy_process_group()
+
+
+def _without_layer_markers(monkeypatch):
+    """Hints for the compiler between the layers of some models, which only XLA can run."""
+    if importlib.util.find_spec(f"{ROOT}.models.layer_boundary_marker") is None:
+        return
+    markers = importlib.import_module(f"{ROOT}.models.layer_boundary_marker")
+    for name in ("ModuleMarkerStart", "ModuleMarkerEnd"):
+        monkeypatch.setattr(getattr(markers, name), "apply", lambda *values: values[0] if len(values) == 1 else values)
 
 
 @pytest.mark.parametrize(
@@ -125,22 +141,149 @@ def test_tokens_in_the_librarys_cpu_mode_are_the_cpu_targets(in_cpu_mode, family
     assert drivers[0].tokens == drivers[1].tokens
 
 
-def test_experts_in_the_librarys_cpu_mode_are_transformers(in_cpu_mode, tmp_path, monkeypatch):
-    """Mixtral, which no other target here runs."""
-    monkeypatch.setitem(tiny.CONFIGS, "mixtral", transformers.MixtralConfig)
-    entries = {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": None}
-    checkpoint = make_checkpoint(tmp_path / "model", "mixtral", **entries)
-    driver = Driver(*in_cpu_mode(checkpoint))
-    prompts = {"a": list(range(20, 29)), "b": list(range(100, 131))}
+# The table of entries (vllm/neuron/neuronx/model_entries.py) against transformers, row by row.
+
+LENGTH = 128
+HEADS = {"head_dim": 16}
+MIXTRAL = {**HEADS, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": None}
+QWEN3_MOE = {
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 64,
+    "norm_topk_prob": True,
+    "head_dim": 32,
+}
+BASES = {"mistral": HEADS, "mixtral": MIXTRAL, "qwen3_moe": QWEN3_MOE}
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
+LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0} | {
+    "original_max_position_embeddings": 32
+}
+LINEAR = {"rope_type": "linear", "factor": 4.0}
+DYNAMIC = {"rope_type": "dynamic", "factor": 4.0}
+LONG = {
+    "rope_type": "longrope",
+    "factor": 4.0,
+    "short_factor": [1.0 + i / 10 for i in range(8)],
+    "long_factor": [1.5 + i / 2 for i in range(8)],
+}
+WINDOW = {"use_sliding_window": True, "sliding_window": 16, "max_window_layers": 1}
+
+RIGHT = [
+    *[(family, {}) for family in ("llama", "mistral", "qwen2", "qwen3", "mixtral", "qwen3_moe")],
+    *[(family, {"rope_theta": 50.0}) for family in ("llama", "qwen2", "qwen3", "mixtral", "qwen3_moe")],
+    *[(family, {"rms_norm_eps": 0.3}) for family in ("llama", "qwen2", "qwen3", "mixtral", "qwen3_moe")],
+    *[(family, {"tie_word_embeddings": True}) for family in ("llama", "mistral", "qwen2", "qwen3")],
+    *[(family, {"hidden_act": "gelu_pytorch_tanh"}) for family in ("llama", "qwen2", "qwen3")],
+    *[(family, {"hidden_act": act}) for family in ("mixtral", "qwen3_moe") for act in ("gelu", "relu")],
+    *[(family, {"rope_scaling": kind}) for family in ("llama", "mistral") for kind in (YARN, LLAMA3, LINEAR)],
+    *[(family, {"rope_scaling": DYNAMIC, "max_position_embeddings": LENGTH}) for family in ("llama", "qwen2", "qwen3")],
+    ("llama", {"rope_scaling": LONG, "max_position_embeddings": 1024, "original_max_position_embeddings": 256}),
+    ("llama", {"attention_bias": True}),
+    ("llama", {"mlp_bias": True}),
+    ("llama", {"head_dim": 32}),
+    ("qwen3", {"head_dim": 64}),
+    ("qwen2", {"use_sliding_window": False, "sliding_window": 16, "max_window_layers": 1}),
+    ("mixtral", {"attention_bias": True}),
+]
+WRONG = [  # or an error while loading, which no start may come to
+    *[(family, {"rope_scaling": YARN}) for family in ("qwen2", "qwen3", "mixtral", "qwen3_moe")],  # N1
+    *[(family, {"rope_scaling": kind}) for family in ("qwen2", "qwen3") for kind in (LLAMA3, LINEAR)],
+    *[(family, {"rope_scaling": DYNAMIC, "max_position_embeddings": 32}) for family in ("llama", "qwen3")],
+    ("llama", {"rope_scaling": LONG, "max_position_embeddings": LENGTH, "original_max_position_embeddings": 32}),
+    ("qwen3", {"attention_bias": True}),  # N2
+    ("qwen3_moe", {"attention_bias": True}),
+    ("qwen3_moe", {"norm_topk_prob": False}),
+    ("qwen3_moe", {"mlp_only_layers": [0]}),
+    ("qwen3_moe", {"decoder_sparse_step": 2}),
+    *[(family, {"tie_word_embeddings": True}) for family in ("mixtral", "qwen3_moe")],
+    *[(family, {"hidden_act": "gelu_pytorch_tanh"}) for family in ("mixtral", "qwen3_moe")],
+    *[(family, {"mlp_bias": True}) for family in ("qwen2", "qwen3", "mistral")],
+    *[(family, {"head_dim": 32}) for family in ("qwen2", "mixtral")],
+    *[(family, WINDOW) for family in ("qwen2", "qwen3", "mixtral")],
+]
+
+
+def _named(value):
+    return value if isinstance(value, str) else "_".join(f"{name}={entry}"[:40] for name, entry in value.items())
+
+
+def _checkpoint(directory, family, entries, monkeypatch):
+    if load_library().version < (since := MODELS_SINCE.get(family, OLDEST)):
+        pytest.skip(f"it came with {since}")
+    for name in ("mixtral", "qwen3_moe"):
+        monkeypatch.setitem(tiny.CONFIGS, name, transformers.CONFIG_MAPPING[name])
+    return make_checkpoint(directory, family, **{**BASES.get(family, {}), **entries})
+
+
+def _both(in_cpu_mode, checkpoint, **override):
+    """What two rows of different lengths generate: by the library, and by transformers."""
+    driver = Driver(*in_cpu_mode(checkpoint, LENGTH, **override))
+    prompts = {"a": list(range(100, 160)), "b": list(range(20, 29))}
     for line, (name, prompt) in enumerate(prompts.items()):
         driver.add(name, prompt, [1 - line])
         driver.step(**{name: 0})
-    for _ in range(5):
+    for _ in range(7):
         driver.step(b=0, a=0)
+    assert not driver.errors
     network = transformers.AutoModelForCausalLM.from_pretrained(checkpoint, torch_dtype=torch.float32)
+    expected = {}
     for name, prompt in prompts.items():
         ids = torch.tensor([prompt])
         made = network.generate(
-            ids, attention_mask=torch.ones_like(ids), do_sample=False, min_new_tokens=6, max_length=len(prompt) + 6
+            ids, attention_mask=torch.ones_like(ids), do_sample=False, min_new_tokens=8, max_length=len(prompt) + 8
         )
-        assert driver.tokens[name] == made[0, len(prompt) :].tolist()
+        expected[name] = made[0, len(prompt) :].tolist()
+    return driver.tokens, expected
+
+
+@pytest.mark.parametrize(("family", "entries"), RIGHT, ids=_named)
+def test_entries_that_the_table_has_are_computed_as_transformers_does(
+    in_cpu_mode, family, entries, tmp_path, monkeypatch
+):
+    tokens, expected = _both(in_cpu_mode, _checkpoint(tmp_path / "model", family, entries, monkeypatch))
+    assert tokens == expected
+
+
+@pytest.mark.parametrize(("family", "entries"), WRONG, ids=_named)
+def test_entries_that_are_refused_go_wrong_in_the_library(in_cpu_mode, family, entries, tmp_path, monkeypatch):
+    checkpoint = _checkpoint(tmp_path / "model", family, entries, monkeypatch)
+    with pytest.raises(NeuronConfigError):
+        in_cpu_mode(checkpoint, LENGTH)
+    monkeypatch.setattr(checks, "check_entries", lambda *arguments: None)
+    try:
+        tokens, expected = _both(in_cpu_mode, checkpoint)
+    except (RuntimeError, NotImplementedError, KeyError, ValueError):
+        return
+    assert tokens != expected
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3", "mixtral", "qwen3_moe"])
+def test_fused_qkv_by_architecture_and_version(in_cpu_mode, family, tmp_path, monkeypatch):
+    checkpoint = _checkpoint(tmp_path / "model", family, {}, monkeypatch)
+    since = FUSED_QKV_SINCE.get(known_architecture(open_checkpoint(checkpoint).config), Version(0, 4))
+    if since is not None and load_library().version >= since:
+        tokens, expected = _both(in_cpu_mode, checkpoint, fused_qkv=True)
+        assert tokens == expected
+        return
+    monkeypatch.setattr(checks, "check_entries", lambda *arguments: None)
+    with pytest.raises(KeyError):
+        in_cpu_mode(checkpoint, LENGTH, fused_qkv=True)
+
+
+def test_the_library_rotates_gemma_3s_full_layers_as_those_of_the_window():
+    """Why Gemma3ForCausalLM is refused: the rotation of the first layer is handed on to all."""
+    if load_library().version < Version(0, 9):
+        pytest.skip("it came with 0.9")
+    base = importlib.import_module(f"{ROOT}.models.model_base")
+    source = inspect.getsource(base.NeuronBaseModel.get_model_output)
+    assert "cos_cache, sin_cache = layer_outputs[2:4]" in source and "cos_cache=cos_cache" in source
+
+
+def test_the_librarys_rotation_of_llama_4_is_the_one_that_is_taken():
+    utils = importlib.import_module("neuronx_distributed.modules.attention.utils")
+    config = transformers.LlamaConfig(
+        hidden_size=512, num_attention_heads=4, rope_theta=500000.0, rope_scaling=LLAMA4_ROTATION
+    )
+    frequencies, _ = transformers.modeling_rope_utils.ROPE_INIT_FUNCTIONS["llama3"](config, torch.device("cpu"))
+    theirs = utils.precompute_freqs_cis(128, 2, 500000.0, True)[1]
+    torch.testing.assert_close(theirs, frequencies)

@@ -88,7 +88,9 @@ def neuron_config_page() -> str:
     for name, section in SECTIONS.items():
         pieces += [f"## `{name}`\n", _table(section.describe())]
     pieces.append("# Names that other versions and backends use\n")
-    pieces.append(_rows(["Name", "Why it is refused", "What to do"], [[f"`{n}`", *ADVICE[n]] for n in sorted(ADVICE)]))
+    pieces.append(
+        rows_of(["Name", "Why it is refused", "What to do"], [[f"`{n}`", *ADVICE[n]] for n in sorted(ADVICE)])
+    )
     return "\n".join(pieces)
 
 
@@ -107,10 +109,11 @@ def _table(infos: list[KeyInfo]) -> str:
         [f"`{info.name}`" + (" †" if info.accelerator_only else ""), info.type, _code(info.default), info.help]
         for info in infos
     ]
-    return _rows(["Key", "Type", "Default", "Meaning"], rows)
+    return rows_of(["Key", "Type", "Default", "Meaning"], rows)
 
 
-def _rows(head: list[str], rows: list[list[str]]) -> str:
+def rows_of(head: list[str], rows: list[list[str]]) -> str:
+    """A table."""
     lines = [head, ["---"] * len(head), *rows]
     return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
 

@@ -84,13 +84,8 @@ class Target:
         """Whether it runs the model; None for a target that runs none."""
         return None
 
-    def check_architecture(
-        self, hf_config: Mapping[str, Any], version: Version, max_model_len: int, faults: Faults
-    ) -> None:
-        """Add a fault if it cannot run the model at all."""
-
-    def check_keys(self, neuron_config: NeuronConfig, version: Version, faults: Faults) -> None:
-        """Add faults of keys that this version of the library does not heed."""
+    def check_model(self, config: VllmConfig, neuron_config: NeuronConfig, version: Version, faults: Faults) -> None:
+        """Add faults of the model and of keys that this version of the library cannot run, or would not heed."""
 
     def is_portable(self, config: VllmConfig) -> bool:
         """Whether the artifact holds the weights, so that it loads without the checkpoint."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from vllm import envs
+from vllm.config import VllmConfig
 from vllm.core.profile import BlockRule, KeyRule, TargetProfile
 from vllm.neuron.cpu.models import supported_architectures
 from vllm.neuron.faults import Faults
@@ -55,9 +56,8 @@ class CpuTarget(Target):
         runs = any(name in supported_architectures() for name in hf_config.get("architectures") or [])
         return Support(runs, "known to the cpu target", "yes" if runs else "no")
 
-    def check_architecture(
-        self, hf_config: Mapping[str, Any], version: Version, max_model_len: int, faults: Faults
-    ) -> None:
+    def check_model(self, config: VllmConfig, neuron_config: NeuronConfig, version: Version, faults: Faults) -> None:
+        hf_config = config.model_config.hf_config
         if not self.support(hf_config).value:
             given = (hf_config.get("architectures") or ["(none)"])[0]
             known = ", ".join(supported_architectures())

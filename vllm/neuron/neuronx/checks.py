@@ -11,6 +11,7 @@ from vllm.neuron.faults import Faults
 from vllm.neuron.neuron_config import NeuronConfig
 from vllm.neuron.neuronx.adapters import check_adapters, check_version
 from vllm.neuron.neuronx.chunks import check_chunks
+from vllm.neuron.neuronx.model_entries import check_entries
 from vllm.neuron.neuronx.registry import check_architecture
 from vllm.neuron.neuronx.speculation import check_speculation, check_speculation_version
 from vllm.neuron.neuronx.versions import (
@@ -50,12 +51,19 @@ def check(config: VllmConfig, neuron: NeuronConfig, faults: Faults) -> None:
         return
     version = parse_version(text)
     if OLDEST <= version <= NEWEST:
-        check_keys(neuron, version, faults)
-        check_version(neuron.lora_config, version, faults)
-        check_speculation_version(config, version, faults)
-        check_architecture(config.model_config.hf_config, version, config.model_config.max_len, faults)
+        check_with(config, neuron, version, faults)
     else:
         faults.add(PACKAGE, text, f"only {OLDEST} to {NEWEST} are known", f"Install {NEWEST}")
+
+
+def check_with(config: VllmConfig, neuron: NeuronConfig, version: Version, faults: Faults) -> None:
+    """What depends on the library's version: the model, its config's entries, and keys."""
+    hf_config = config.model_config.hf_config
+    check_architecture(hf_config, version, faults)
+    check_entries(hf_config, neuron, neuron.seq_len, version, faults)
+    check_keys(neuron, version, faults)
+    check_version(neuron.lora_config, version, faults)
+    check_speculation_version(config, version, faults)
 
 
 def check_keys(neuron: NeuronConfig, version: Version, faults: Faults) -> None:

@@ -17,6 +17,7 @@ from vllm.neuron.neuron_config_sections import LoraServingConfig
 from vllm.neuron.neuronx.adapters import library_entries
 from vllm.neuron.neuronx.chunks import chunk_entries
 from vllm.neuron.neuronx.library import Library
+from vllm.neuron.neuronx.model_entries import completed
 from vllm.neuron.neuronx.registry import known_architecture
 from vllm.neuron.neuronx.speculation import as_draft, draft_entries, fused_spec_config, speculation_entries
 from vllm.neuron.neuronx.versions import KEYS_SINCE, OLDEST, Version
@@ -158,7 +159,7 @@ def _load_config(model_config: Mapping[str, Any], path: str, library: Library) -
     """
     import transformers
 
-    given = lowered(model_config)
+    given = lowered(completed(model_config))
     entries = {name: value for name, value in given.items() if name not in ("model_type", "torch_dtype")}
     hf_config = transformers.AutoConfig.for_model(model_config["model_type"], **entries)
     from_library = library.load_pretrained_config(hf_config=hf_config)

@@ -71,13 +71,8 @@ class NeuronxTarget(Target):
         value = {"key": key, "since": str(since), "sdk": SDK[since]}
         return Support(value, question, f"{key}, from {since} (SDK {SDK[since]})")
 
-    def check_architecture(
-        self, hf_config: Mapping[str, Any], version: Version, max_model_len: int, faults: Faults
-    ) -> None:
-        registry.check_architecture(hf_config, version, max_model_len, faults)
-
-    def check_keys(self, neuron_config: NeuronConfig, version: Version, faults: Faults) -> None:
-        checks.check_keys(neuron_config, version, faults)
+    def check_model(self, config: VllmConfig, neuron_config: NeuronConfig, version: Version, faults: Faults) -> None:
+        checks.check_with(config, neuron_config, version, faults)
 
     def is_portable(self, config: VllmConfig) -> bool:
         return is_portable(config)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vllm.neuron.faults import Faults, nearest
-from vllm.neuron.neuronx.versions import MODELS_SINCE, Version
+from vllm.neuron.neuronx.versions import MODELS_SINCE, NEWEST, Version
 
 TASK = "causal-lm"
 
@@ -19,7 +19,6 @@ ARCHITECTURES: dict[str, tuple[str, ...]] = {
     "Qwen3ForCausalLM": ("qwen3",),
     "Qwen3MoeForCausalLM": ("qwen3_moe",),
     "GptOssForCausalLM": ("gpt_oss",),
-    "Gemma3ForCausalLM": ("gemma3",),
     "Llama4ForConditionalGeneration": ("llama4",),
 }
 """Names in the library's registry, the best first. A Mistral without its window is a Llama."""
@@ -29,14 +28,22 @@ SERVED_SINCE: dict[str, tuple[Version, str]] = {
 }
 """Models whose first versions in the library cannot be served, and why."""
 
+MISCOMPUTED: dict[str, tuple[str, str]] = {
+    "Gemma3ForCausalLM": (
+        "gemma3",
+        "it rotates the layers of full attention as those of the window, and takes every vocabulary for 262208 words",
+    ),
+}
+"""Models that no version computes rightly: the name in the library's registry, and what goes wrong."""
+
 UNSERVED_IMAGE_TO_TEXT: dict[str, tuple[str, str]] = {
     "MllamaForConditionalGeneration": ("mllama", "LlamaForCausalLM"),
     "LlavaForConditionalGeneration": ("pixtral", "MistralForCausalLM"),
     "Qwen2VLForConditionalGeneration": ("qwen2_vl", "Qwen2ForCausalLM"),
     "Qwen3VLForConditionalGeneration": ("qwen3_vl", "Qwen3ForCausalLM"),
-    "Gemma3ForConditionalGeneration": ("gemma3", "Gemma3ForCausalLM"),
+    "Gemma3ForConditionalGeneration": ("gemma3", ""),
 }
-"""By architecture: the name in the library's registry, and the nearest model of text alone that is served."""
+"""By architecture: the name in the library's registry, and the nearest model of text alone that is served, if any."""
 
 
 def known_architecture(hf_config: Mapping[str, Any]) -> str | None:
@@ -46,7 +53,8 @@ def known_architecture(hf_config: Mapping[str, Any]) -> str | None:
 
 def first_version(hf_config: Mapping[str, Any]) -> tuple[str, Version] | None:
     """The library's name of the model family and the first version that has it, whether or not it is served here."""
-    known = {**ARCHITECTURES, **{name: (key,) for name, (key, _) in UNSERVED_IMAGE_TO_TEXT.items()}}
+    unserved = {**UNSERVED_IMAGE_TO_TEXT, **MISCOMPUTED}
+    known = {**ARCHITECTURES, **{name: (key,) for name, (key, _) in unserved.items()}}
     for name in hf_config.get("architectures") or []:
         found = [(key, MODELS_SINCE[key]) for key in known.get(name, ()) if key in MODELS_SINCE]
         if found:
@@ -54,15 +62,20 @@ def first_version(hf_config: Mapping[str, Any]) -> tuple[str, Version] | None:
     return None
 
 
-def check_architecture(hf_config: Mapping[str, Any], version: Version, max_model_len: int, faults: Faults) -> None:
-    """Whether a checkpoint runs on this version, at this length."""
+def check_architecture(hf_config: Mapping[str, Any], version: Version, faults: Faults) -> None:
+    """Whether this version has a model for a checkpoint that can be served."""
     given = list(hf_config.get("architectures") or [])
     shown = given[0] if len(given) == 1 else given
     architecture = known_architecture(hf_config)
     if architecture is None and (images := [name for name in given if name in UNSERVED_IMAGE_TO_TEXT]):
         why = f"{images[0]} is an image-to-text model; of these only Llama 4 is served yet"
         text = UNSERVED_IMAGE_TO_TEXT[images[0]][1]
-        faults.add("architectures", shown, why, f"Use Llama4ForConditionalGeneration, or for text alone {text}")
+        fix = "Use Llama4ForConditionalGeneration" + (f", or for text alone {text}" if text else "")
+        faults.add("architectures", shown, why, fix)
+        return
+    if architecture is None and (wrong := [name for name in given if name in MISCOMPUTED]):
+        why = f"NxD Inference computes it wrongly: {MISCOMPUTED[wrong[0]][1]}"
+        faults.add("architectures", shown, why, f"No version up to {NEWEST} computes it rightly")
         return
     if architecture is None:
         hint = nearest(str(given[0]) if given else "", ARCHITECTURES)
@@ -74,10 +87,6 @@ def check_architecture(hf_config: Mapping[str, Any], version: Version, max_model
     served, why = SERVED_SINCE.get(ARCHITECTURES[architecture][0], (since, ""))
     if since <= version < served:
         faults.add("architectures", shown, f"served from NxD Inference {served} on, not {version}: {why}")
-    window = hf_config.get("sliding_window")
-    if architecture == "MistralForCausalLM" and window and max_model_len > window:
-        why = f"beyond the model's sliding window of {window} tokens, which is not applied"
-        faults.add("max_model_len", max_model_len, why, f"Use at most {window}")
 
 
 def application_class(hf_config: Mapping[str, Any], model_types: Mapping[str, Mapping[str, Any]]) -> Any:

@@ -150,10 +150,9 @@ def make_plan(
         faults.mark_unreadable(name)
     config = _with_lnc(config, instance)
     resolved, neuron_config, notices, is_exact = _resolved(config, device, instance, faults)
-    device.check_architecture(source.config, version, neuron_config.seq_len, faults)
+    device.check_model(resolved, neuron_config, version, faults)
     heads = HeadSharding.from_hf_config(neuron_config.tp_degree, source.config)
     plan = Plan(source, device, version, instance, resolved, neuron_config, heads, notices=notices)
-    device.check_keys(neuron_config, version, faults)
     _size(plan, faults)
     if is_exact:
         plan.programs = programs_of(neuron_config, source.config)
