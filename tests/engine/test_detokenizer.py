@@ -8,35 +8,15 @@ import pytest
 import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, models, pre_tokenizers
 
+from tests.engine import backends
 from vllm.checkpoint.tokenizer import TokenizerData, load_tokenizer
 from vllm.engine import tokenizer as engine_tokenizer
 from vllm.engine.detokenizer import Detokenizer, incremental_decoder
 from vllm.sampling_params import SamplingParams
 
 TEXTS = ["Hello, world!", "日本語のテキスト、漢字", "😀👩‍👩‍👧‍👦🏳️‍🌈 emoji", "naïve café – “quotes”", "a\n\tb   c", "ﷺ𒐫"]
-
-
-def _byte_fallback_backend() -> Tokenizer:
-    """Pieces of words with U+2581 for the space, and a token for each byte, as sentencepiece models have."""
-    pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
-    pieces += ["▁", "▁Hello", "Hello", "▁world", "lo", "本", "▁日", "!", "▁▁", "é", *"abcdefghijklmnopqrstuvwxyz"]
-    vocab = {piece: i for i, piece in enumerate(pieces)}
-    backend = tokenizers.Tokenizer(models.BPE(vocab, [], unk_token="<unk>", byte_fallback=True))
-    backend.add_special_tokens([AddedToken(token, special=True) for token in ("<unk>", "<s>", "</s>")])
-    steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-    backend.decoder = decoders.Sequence(steps)
-    return backend
-
-
-def _word_piece_backend() -> Tokenizer:
-    words = ["[UNK]", "[CLS]", "play", "##ing", "##ed", "the", "un", "##able", ".", "x"]
-    backend = tokenizers.Tokenizer(models.WordPiece({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
-    backend.pre_tokenizer = pre_tokenizers.Whitespace()
-    backend.decoder = decoders.WordPiece(cleanup=False)
-    backend.add_special_tokens([AddedToken("[CLS]", special=True)])
-    return backend
 
 
 @pytest.fixture(scope="module")
@@ -46,12 +26,12 @@ def smollm2_tokenizer(smollm2: Path) -> engine_tokenizer.Tokenizer:
 
 @pytest.fixture(scope="module")
 def byte_fallback() -> engine_tokenizer.Tokenizer:
-    return engine_tokenizer.Tokenizer(TokenizerData(_byte_fallback_backend()))
+    return backends.byte_fallback()
 
 
 @pytest.fixture(scope="module")
 def word_piece() -> engine_tokenizer.Tokenizer:
-    return engine_tokenizer.Tokenizer(TokenizerData(_word_piece_backend()))
+    return backends.word_piece()
 
 
 def _pieces(tokenizer: engine_tokenizer.Tokenizer, ids: list[int], **fields) -> list[str]:

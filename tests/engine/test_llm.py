@@ -275,11 +275,12 @@ def test_logprobs(llm, count):
         assert count <= len(position) <= count + 1
         ranks = {entry.rank for entry in position.values()}
         assert ranks == set(range(1, count + 1)) | {position[token_id].rank}
-        assert position[token_id].decoded_token == llm.get_tokenizer().decode([token_id])
         ordered = sorted(position.values(), key=lambda entry: entry.rank)
         assert [entry.logprob for entry in ordered] == sorted((e.logprob for e in ordered), reverse=True)
     total = sum(position[i].logprob for i, position in zip(completion.token_ids, completion.logprobs, strict=True))
     assert completion.cumulative_logprob == pytest.approx(total)
+    texts = [position[i].decoded_token for i, position in zip(completion.token_ids, completion.logprobs, strict=True)]
+    assert completion.text.rstrip("\ufffd") == "".join(texts).rstrip("\ufffd")
 
 
 def test_no_logprobs_unless_asked_for(llm):

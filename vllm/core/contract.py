@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, NamedTuple, Protocol
 
+import msgspec
+
 from vllm.sampling_params import SamplingParams
 
 LOGITS_FAULT = "the model computed NaN or infinite logits"
@@ -171,8 +173,7 @@ class SchedulerOutput:
         return not (self.num_scheduled_tokens or self.finished_req_ids or self.kv_orders or self.waits_for_kv)
 
 
-@dataclass(slots=True)
-class TokenLogprobs:
+class TokenLogprobs(msgspec.Struct, array_like=True, gc=False):
     """Log-probabilities (natural log, of the raw logits) at one position.
 
     token_id, logprob, rank: the sampled (or the given prompt) token; rank 1 is the most likely.
@@ -182,7 +183,7 @@ class TokenLogprobs:
     token_id: int
     logprob: float
     rank: int
-    top: list[tuple[int, float]] = field(default_factory=list)
+    top: list[tuple[int, float]] = []
 
 
 @dataclass(slots=True)

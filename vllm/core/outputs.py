@@ -1,6 +1,6 @@
 """What the core tells the front: progress of single requests, and the state of the queue and the KV cache.
 
-These cross a process boundary as msgpack (msgspec); `TokenLogprobs` is a dataclass, which msgspec encodes as well.
+These cross a process boundary as msgpack (msgspec).
 All times are seconds of the monotonic clock, which the processes of one machine share; 0.0 means "not yet".
 """
 

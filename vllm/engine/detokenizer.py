@@ -1,8 +1,7 @@
 """Token ids to text, one token at a time, never breaking a character.
 
-A decoder that is a table of bytes for each token (byte-level BPE, sentencepiece with byte fallback) is run as one: a
-look-up and an incremental UTF-8 decoder, O(1) a token. Any other goes through the tokenizer, on a window of the last
-few tokens.
+Where each token has bytes of its own (`byte_table.py`), a token costs a look-up and an incremental UTF-8 decoder. Any
+other tokenizer decodes a window of the last few tokens.
 
 The text of an output is the concatenation of its pieces by construction, so a stream and a plain answer cannot differ.
 As an output follows a prompt, the space that sentencepiece strips at the beginning of a text is kept.
@@ -10,18 +9,15 @@ As an output follows a prompt, the space that sentencepiece strips at the beginn
 
 from __future__ import annotations
 
-import codecs
-import json
-import re
+from codecs import utf_8_decode
 from collections.abc import Sequence
-from typing import Any, Protocol
-from weakref import WeakKeyDictionary
+from typing import Protocol
 
+from vllm.engine.byte_table import ByteTable, byte_table
 from vllm.engine.tokenizer import Tokenizer
 from vllm.sampling_params import SamplingParams
 
 _REPLACEMENT = "\ufffd"
-_BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _MAX_WINDOW = 32
 
 
@@ -30,72 +26,34 @@ class IncrementalDecoder(Protocol):
         """The text that a token completes; "" while a character is incomplete."""
         ...
 
+    def peek(self, token_id: int) -> str:
+        """What `push` would return, without taking the token in."""
+        ...
+
     def flush(self) -> str:
         """What was held back, at the end."""
         ...
 
 
-class ByteTable(dict[int, bytes]):
-    """Token id -> the bytes it stands for, filled as tokens are met."""
-
-    def __init__(self, tokenizer: Tokenizer, steps: list[dict[str, Any]]) -> None:
-        super().__init__()
-        self._id_to_token = tokenizer.backend_tokenizer.id_to_token
-        self._byte_level = any(step["type"] == "ByteLevel" for step in steps)
-        self._byte_fallback = any(step["type"] == "ByteFallback" for step in steps)
-        self._replacements = [pair for step in steps if (pair := _replacement(step)) is not None]
-
-    def __missing__(self, token_id: int) -> bytes:
-        token = self._id_to_token(token_id)
-        data = b"" if token is None else self._bytes_of(token)
-        self[token_id] = data
-        return data
-
-    def _bytes_of(self, token: str) -> bytes:
-        if self._byte_level:
-            return _byte_level_bytes(token)
-        for old, new in self._replacements:
-            token = token.replace(old, new)
-        if self._byte_fallback and (match := _BYTE_TOKEN.fullmatch(token)):
-            return bytes([int(match[1], 16)])
-        return token.encode()
-
-
-def _replacement(step: dict[str, Any]) -> tuple[str, str] | None:
-    if step["type"] == "Metaspace":
-        return step["replacement"], " "
-    if step["type"] == "Replace":
-        return step["pattern"]["String"], step["content"]
-    return None
-
-
-def _byte_level_alphabet() -> dict[str, int]:
-    """Byte-level BPE's characters: printable Latin-1 stands for itself, the other bytes for U+0100 onwards."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {chr(0x100 + i): byte for i, byte in enumerate(others)}
-
-
-_ALPHABET = _byte_level_alphabet()
-
-
-def _byte_level_bytes(token: str) -> bytes:
-    try:
-        return bytes([_ALPHABET[character] for character in token])
-    except KeyError:
-        return token.encode()
-
-
 class _ByteDecoder:
     def __init__(self, table: ByteTable) -> None:
         self._table = table
-        self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
+        self._incomplete = b""
+
+    def peek(self, token_id: int) -> str:
+        if not self._incomplete:
+            return self._table.texts[token_id]
+        return utf_8_decode(self._incomplete + self._table[token_id], "replace")[0]
 
     def push(self, token_id: int) -> str:
-        return self._decode(self._table[token_id])
+        data = self._incomplete + self._table[token_id]
+        text, num_read = utf_8_decode(data, "replace")
+        self._incomplete = data[num_read:]
+        return text
 
     def flush(self) -> str:
-        return self._decode(b"", True)
+        text, self._incomplete = self._incomplete.decode("utf-8", "replace"), b""
+        return text
 
 
 class _WindowDecoder:
@@ -108,58 +66,44 @@ class _WindowDecoder:
         self._ids: list[int] = []
         self._num_read = 0
 
+    def peek(self, token_id: int) -> str:
+        return self._following(token_id)[0]
+
     def push(self, token_id: int) -> str:
-        if token_id in self._special_ids and self._ids and self._ids[-1] in self._special_ids:
-            self._ids, self._num_read = [token_id], 1
-            return self._id_to_token(token_id) or ""
-        self._ids.append(token_id)
-        text = self._new_text()
-        if text.endswith(_REPLACEMENT) and len(self._ids) - self._num_read < _MAX_WINDOW:
-            return ""
-        self._ids = self._ids[self._num_read :]
-        self._num_read = len(self._ids)
+        text, self._ids, self._num_read = self._following(token_id)
         return text
 
     def flush(self) -> str:
-        return self._new_text() if self._num_read < len(self._ids) else ""
+        return self._new_text(self._ids) if self._num_read < len(self._ids) else ""
 
-    def _new_text(self) -> str:
-        before = self._decode(self._ids[: self._num_read], skip_special_tokens=False)
-        return self._decode(self._ids, skip_special_tokens=False)[len(before) :]
+    def _following(self, token_id: int) -> tuple[str, list[int], int]:
+        """The text that a token completes, the window with it, and how many of its tokens are read then."""
+        if token_id in self._special_ids and self._ids and self._ids[-1] in self._special_ids:
+            return self._id_to_token(token_id) or "", [token_id], 1
+        ids = [*self._ids, token_id]
+        text = self._new_text(ids)
+        if text.endswith(_REPLACEMENT) and len(ids) - self._num_read < _MAX_WINDOW:
+            return "", ids, self._num_read
+        ids = ids[self._num_read :]
+        return text, ids, len(ids)
 
-
-_TABLE_STEPS = frozenset({"ByteLevel", "Replace", "ByteFallback", "Fuse", "Strip", "Metaspace"})
-_tables: WeakKeyDictionary[Tokenizer, ByteTable | None] = WeakKeyDictionary()
-
-
-def _byte_table(tokenizer: Tokenizer) -> ByteTable | None:
-    if tokenizer not in _tables:
-        _tables[tokenizer] = _build_table(tokenizer)
-    return _tables[tokenizer]
-
-
-def _build_table(tokenizer: Tokenizer) -> ByteTable | None:
-    """None for a decoder whose text of a token depends on its neighbours."""
-    decoder = tokenizer.backend_tokenizer.decoder
-    if decoder is None:
-        return None
-    state = json.loads(decoder.__getstate__())
-    steps = state["decoders"] if state["type"] == "Sequence" else [state]
-    for step in steps:
-        if step["type"] not in _TABLE_STEPS or (step["type"] == "Replace" and "String" not in step["pattern"]):
-            return None
-        if step["type"] == "Strip" and (step["stop"] or step["content"] != " "):
-            return None
-    if len(steps) > 1 and any(step["type"] == "ByteLevel" for step in steps):
-        return None
-    return ByteTable(tokenizer, steps)
+    def _new_text(self, ids: list[int]) -> str:
+        before = self._decode(ids[: self._num_read], skip_special_tokens=False)
+        return str(self._decode(ids, skip_special_tokens=False)[len(before) :])
 
 
 def incremental_decoder(tokenizer: Tokenizer, *, spaces_between_special_tokens: bool = True) -> IncrementalDecoder:
-    table = _byte_table(tokenizer)
+    table = byte_table(tokenizer)
     if table is not None:
         return _ByteDecoder(table)
     return _WindowDecoder(tokenizer, spaces_between_special_tokens)
+
+
+def output_decoder(tokenizer: Tokenizer, params: SamplingParams) -> tuple[frozenset[int], IncrementalDecoder]:
+    """The tokens that a request's output leaves out, and what decodes the others."""
+    spaces = params.skip_special_tokens or params.spaces_between_special_tokens
+    decoder = incremental_decoder(tokenizer, spaces_between_special_tokens=spaces)
+    return tokenizer.special_ids if params.skip_special_tokens else frozenset(), decoder
 
 
 class Detokenizer:
@@ -184,9 +128,7 @@ class Detokenizer:
         self._num_tokens = 0
         self._skipped_ids: frozenset[int] = frozenset()
         if tokenizer is not None and params.detokenize:
-            self._skipped_ids = tokenizer.special_ids if params.skip_special_tokens else frozenset()
-            spaces = params.skip_special_tokens or params.spaces_between_special_tokens
-            self._decoder = incremental_decoder(tokenizer, spaces_between_special_tokens=spaces)
+            self._skipped_ids, self._decoder = output_decoder(tokenizer, params)
 
     def update(self, token_ids: Sequence[int], *, finished: bool = False, ends_in_stop_token: bool = False) -> int:
         """Take in new tokens, up to the one that completes a stop string; returns how many were taken.

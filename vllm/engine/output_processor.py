@@ -1,7 +1,8 @@
 """From what the core reports (tokens) to what users get: text, stop strings, log-probabilities, `RequestOutput`s.
 
-A user's request with n > 1 is n requests of the core; they are joined here. A stop string is found here, since the core
-has no text: the output ends, and the core's request is to be aborted.
+A user's request with n > 1 is n requests of the core; they are joined here. The first of them brings the prompt's
+log-probabilities; the outputs of its siblings wait for these. A stop string is found here, since the core has no text:
+the output ends, and the core's request is to be aborted.
 """
 
 from __future__ import annotations
@@ -9,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from vllm.core.contract import TokenLogprobs
 from vllm.core.outputs import EngineCoreOutput, RequestTimes, SpecDecodeMetrics
 from vllm.engine.detokenizer import Detokenizer
 from vllm.engine.input_processor import ProcessedRequest
+from vllm.engine.logprobs import LogprobsBuilder, PromptLogprobsBuilder
 from vllm.engine.tokenizer import Tokenizer
 from vllm.exceptions import VLLMValidationError
 from vllm.logger import init_logger
-from vllm.logprobs import FlatLogprobs, Logprob, LogprobsOnePosition, PromptLogprobs, SampleLogprobs
+from vllm.logprobs import PromptLogprobs, SampleLogprobs
 from vllm.outputs import CompletionOutput, RequestOutput, RequestStateStats
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 
@@ -25,35 +26,8 @@ logger = init_logger(__name__)
 Sink = Callable[[RequestOutput], None]
 
 
-class LogprobsBuilder:
-    """Token log-probabilities as users see them, with each token's text."""
-
-    def __init__(self, tokenizer: Tokenizer | None, params: SamplingParams) -> None:
-        self._tokenizer = tokenizer if params.detokenize else None
-        self._flat = params.flat_logprobs
-
-    def new_list(self) -> SampleLogprobs:
-        return FlatLogprobs() if self._flat else []
-
-    def position(self, entry: TokenLogprobs, num_ranked: int) -> LogprobsOnePosition:
-        """The sampled or given token, then the most likely ones; of `top`, the first num_ranked are ranked."""
-        position = {entry.token_id: Logprob(entry.logprob, entry.rank, self._text(entry.token_id))}
-        for index, (token_id, logprob) in enumerate(entry.top):
-            if token_id not in position:
-                rank = index + 1 if index < num_ranked else None
-                position[token_id] = Logprob(logprob, rank, self._text(token_id))
-        return position
-
-    def _text(self, token_id: int) -> str | None:
-        return None if self._tokenizer is None else self._tokenizer.token_text(token_id)
-
-
-def _num_ranked(count: int | None) -> int:
-    return 2**31 if count == -1 else count or 0
-
-
 class CompletionState:
-    """One output of a request, as it grows. `sent` counts the tokens that users were told of."""
+    """One output of a request, as it grows. num_sent: the tokens that users were told of."""
 
     def __init__(
         self, request: RequestState, req_id: str, index: int, params: SamplingParams, tokenizer: Tokenizer | None
@@ -68,10 +42,8 @@ class CompletionState:
         self.spec_decode_metrics: SpecDecodeMetrics | None = None
         self.num_generated = 0
         self.num_sent = 0
-        self._builder = request.logprobs_builder
-        self._num_ranked = _num_ranked(params.logprobs)
-        self._logprobs = self._builder.new_list() if params.logprobs is not None else None
-        self._cumulative_logprob = 0.0 if params.logprobs is not None else None
+        self.is_end_told = False
+        self._logprobs = None if params.logprobs is None else LogprobsBuilder(tokenizer, params, params.logprobs)
 
     def update(self, output: EngineCoreOutput) -> None:
         """Take in a step's tokens, up to the one that completes a stop string."""
@@ -87,34 +59,30 @@ class CompletionState:
             self.finish_reason, self.stop_reason = "stop", self.detokenizer.stop_reason
         elif output.finish_reason == "error":
             self.stop_reason = output.error
-        if self._logprobs is not None and self._cumulative_logprob is not None:
-            for entry in (output.logprobs or ())[:taken]:
-                self._logprobs.append(self._builder.position(entry, self._num_ranked))
-                self._cumulative_logprob += entry.logprob
+        if self._logprobs is not None:
+            self._logprobs.add((output.logprobs or ())[:taken])
 
     def take(self) -> CompletionOutput:
         """What came since this was last called."""
-        token_ids, logprobs = self.token_ids, self._logprobs
+        token_ids, self.token_ids = self.token_ids, []
         self.num_sent += len(token_ids)
-        self.token_ids = []
-        if logprobs is not None:
-            self._logprobs = self._builder.new_list()
-        return self._output(self.detokenizer.take(), token_ids, logprobs)
+        return self._output(self.detokenizer.take(), token_ids, self._logprobs.take() if self._logprobs else None)
 
     def snapshot(self) -> CompletionOutput:
         """All so far."""
         self.num_sent = len(self.token_ids)
-        logprobs = self._logprobs
+        logprobs = None if self._logprobs is None else self._logprobs.logprobs
         if self.finish_reason is None and logprobs is not None:
             logprobs = logprobs[:]
         return self._output(self.detokenizer.text, self.token_ids.copy(), logprobs)
 
     def _output(self, text: str, token_ids: list[int], logprobs: SampleLogprobs | None) -> CompletionOutput:
+        self.is_end_told = self.finish_reason is not None
         return CompletionOutput(
             self.index,
             text,
             token_ids,
-            self._cumulative_logprob,
+            self._logprobs.cumulative_logprob if self._logprobs else None,
             logprobs,
             finish_reason=self.finish_reason,
             stop_reason=self.stop_reason,
@@ -137,12 +105,10 @@ class RequestState:
         self.times: RequestTimes | None = None
         self.num_cached_tokens: int | None = None
         self.is_corrupted = False
-        self.logprobs_builder = LogprobsBuilder(tokenizer, params)
-        self._num_ranked = _num_ranked(params.prompt_logprobs)
-        self._prompt_logprobs: PromptLogprobs | None = None
-        if params.prompt_logprobs is not None:
-            self._prompt_logprobs = FlatLogprobs() if params.flat_logprobs else []
-            self._prompt_logprobs.append(None)
+        self._prompt: PromptLogprobsBuilder | None = None
+        if (count := params.prompt_logprobs) is not None:
+            self._prompt = PromptLogprobsBuilder(tokenizer, params, count, request.prompt_token_ids[0])
+        self._held: dict[CompletionState, None] = {}
         self.completions = [
             CompletionState(self, core.req_id, index, core.sampling_params, tokenizer)
             for index, core in enumerate(request.core_requests)
@@ -162,9 +128,8 @@ class RequestState:
             self.times = output.times
         self.is_corrupted |= output.has_bad_logits
         self.num_cached_tokens = max(output.num_cached_tokens, self.num_cached_tokens or 0)
-        if output.prompt_logprobs is not None and self._prompt_logprobs is not None:
-            for entry in output.prompt_logprobs:
-                self._prompt_logprobs.append(self.logprobs_builder.position(entry, self._num_ranked))
+        if output.prompt_logprobs is not None and self._prompt is not None:
+            self._prompt.add(output.prompt_logprobs)
         if not output.new_token_ids and not output.finished:
             return None
         completion.update(output)
@@ -173,11 +138,32 @@ class RequestState:
     def _progress(self, completion: CompletionState) -> RequestOutput | None:
         if self.kind is RequestOutputKind.FINAL_ONLY:
             return self._build([each.snapshot() for each in self.completions]) if self.finished else None
+        if self._waits_for_prompt:
+            self._held[completion] = None
+            return None
+        if self._held:
+            news, self._held = self._held | {completion: None}, {}
+            return self._build_progress(list(news))
         num_new = len(completion.token_ids) - (completion.num_sent if self.kind is RequestOutputKind.CUMULATIVE else 0)
         if completion.finish_reason is None and completion.num_sent and num_new < self.interval:
             return None
+        return self._build_progress([completion])
+
+    @property
+    def _waits_for_prompt(self) -> bool:
+        """Whether the prompt's log-probabilities are still to come, with the first output."""
+        return self._prompt is not None and self._prompt_logprobs is None and self.completions[0].finish_reason is None
+
+    @property
+    def _prompt_logprobs(self) -> PromptLogprobs | None:
+        """All of them, or none."""
+        found = None if self._prompt is None else self._prompt.logprobs
+        return found if found is not None and len(found) == len(self.request.prompt_token_ids) else None
+
+    def _build_progress(self, news: list[CompletionState]) -> RequestOutput:
+        """news: the outputs that users are to be told of."""
         if self.kind is RequestOutputKind.DELTA:
-            return self._build([completion.take()])
+            return self._build([each.take() for each in news])
         return self._build([each.snapshot() for each in self.completions])
 
     def abort(self) -> RequestOutput:
@@ -189,19 +175,17 @@ class RequestState:
         return self._end("error", message)
 
     def _end(self, finish_reason: str, stop_reason: str | None = None) -> RequestOutput:
-        ended = [completion for completion in self.completions if completion.finish_reason is None]
-        for completion in ended:
-            completion.finish_reason, completion.stop_reason = finish_reason, stop_reason
-            completion.detokenizer.update([], finished=True)
-        if self.kind is RequestOutputKind.DELTA:
-            return self._build([completion.take() for completion in ended])
-        return self._build([completion.snapshot() for completion in self.completions])
+        for completion in self.completions:
+            if completion.finish_reason is None:
+                completion.finish_reason, completion.stop_reason = finish_reason, stop_reason
+                completion.detokenizer.update([], finished=True)
+        return self._build_progress([completion for completion in self.completions if not completion.is_end_told])
 
     def _build(self, outputs: list[CompletionOutput]) -> RequestOutput:
         request = self.request
         prompt_logprobs = self._prompt_logprobs
         if self.kind is RequestOutputKind.DELTA:
-            self._prompt_logprobs = None
+            self._prompt = None
         return RequestOutput(
             request.request_id,
             request.prompt,

@@ -92,7 +92,8 @@ class ModelOutput:
     tokens: int32 [B, T]; row i's new tokens are the first num_new[i] (0 where the row does not sample).
     logits: float32 [B, vocab] instead of tokens when the target does not sample; like logprobs meaningless where the
         row does not sample.
-    logprobs: if any row asked, one entry for each of `ModelInput.sampling`; meaningless behind a row's new tokens.
+    logprobs: if any row asked: entries of each row's tokens, in order; those of rows that did not ask mean nothing.
+    first_logprobs: int32 [B], the entry of each row's first token; None: as in `ModelInput.sampling`.
     num_drafted: int32 [B], how many drafts of each row were verified; None: none. num_caught_up: tokens that a draft
         model read beside each row's newest ones.
     prompt_logprobs: entries for row 0's positions, then row 1's, ...: num_tokens[i] - samples[i] for each that asked.
@@ -102,6 +103,7 @@ class ModelOutput:
     num_new: IntArray | None = None
     logits: FloatArray | None = None
     logprobs: LogprobRows | None = None
+    first_logprobs: IntArray | None = None
     prompt_logprobs: LogprobRows | None = None
     num_drafted: IntArray | None = None
     num_caught_up: int = 0

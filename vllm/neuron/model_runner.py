@@ -274,6 +274,7 @@ class NeuronModelRunner:
         tokens, num_new = self._tokens(output)
         result.num_caught_up += output.num_caught_up
         first_entries = model_input.first_entries.tolist()
+        first_logprobs = first_entries if output.first_logprobs is None else output.first_logprobs.tolist()
         prompt_start = 0
         for i, work in enumerate(works):
             req_id = work.row.req_id
@@ -296,8 +297,8 @@ class NeuronModelRunner:
             self.batch.append(work.row, new)
             num_drafted = 0 if output.num_drafted is None else int(output.num_drafted[i])
             result.results[req_id] = tokens_of_row = Tokens(new, num_drafted=num_drafted)
-            first = first_entries[i]
-            if output.logprobs is not None and model_input.sampling.num_logprobs[first] >= 0:
+            if output.logprobs is not None and model_input.sampling.num_logprobs[first_entries[i]] >= 0:
+                first = first_logprobs[i]
                 tokens_of_row.logprobs = _entries(output.logprobs, first, first + len(new))
 
     def _sample_on_host(self, model_input: ModelInput, output: ModelOutput) -> None:

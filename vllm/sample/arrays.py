@@ -100,20 +100,3 @@ class LogprobRows:
             self.top_ids[start:stop],
             self.top_logprobs[start:stop],
         )
-
-    def scattered(self, places: NDArray[np.intp], count: int) -> LogprobRows:
-        """The same entries at `places` among `count` rows; the others are empty."""
-
-        def spread(values: Array) -> Array:
-            wide = np.zeros((count, *values.shape[1:]), values.dtype)
-            wide[places] = values
-            return wide
-
-        return LogprobRows(
-            spread(self.token_id),
-            spread(self.logprob),
-            spread(self.rank),
-            spread(self.count),
-            spread(self.top_ids),
-            spread(self.top_logprobs),
-        )

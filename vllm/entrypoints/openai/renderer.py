@@ -17,6 +17,7 @@ from vllm import envs
 from vllm.core.contract import PromptImages
 from vllm.engine.images import ImageIntake, ImagePreparer
 from vllm.engine.limits import check_token_ids
+from vllm.engine.logprobs import prompt_offsets
 from vllm.entrypoints.chat_utils import ContentFormat, detect_content_format, parse_chat_messages
 from vllm.entrypoints.fields import note
 from vllm.entrypoints.openai.protocol.chat import TemplateFields
@@ -177,6 +178,13 @@ class PromptRenderer:
         return await self._run(
             lambda: str(tokenizer.decode(token_ids, skip_special_tokens=skip_special_tokens)),
             len(token_ids) > _INLINE_TOKENS,
+        )
+
+    async def offsets(self, text: str, token_ids: list[int], add_special_tokens: bool | None) -> list[int]:
+        """As `prompt_offsets` has them."""
+        tokenizer = self.tokenizer
+        return await self._run(
+            lambda: prompt_offsets(tokenizer, text, token_ids, add_special_tokens), len(text) > _INLINE_CHARS
         )
 
     async def _run(self, function: Callable[[], T], in_thread: bool) -> T:

@@ -69,11 +69,12 @@ def _part(block: Block, text: str, logprobs: list[Any]) -> dict[str, Any]:
 
 
 class ResponseEvents:
-    """Numbers the events of one stream."""
+    """Numbers the events of one stream, and knows what it told."""
 
     def __init__(self, namespaces: Namespaces) -> None:
         self._namespaces = namespaces
         self._number = 0
+        self._num_logprobs = 0
 
     def lifecycle(self, name: str, response: ResponsesResponse) -> bytes:
         """`response.created`, `in_progress`, `completed`, `incomplete`."""
@@ -84,15 +85,21 @@ class ResponseEvents:
         told = error.error
         return self._event("error", code=told.type, message=told.message, param=told.param)
 
-    def change(self, change: Change, new_logprobs: list[Any], all_logprobs: list[Any], is_cut: bool) -> bytes:
-        """The events of a change of the row. is_cut: whether the output was cut off by its length with this piece."""
+    def change(self, change: Change, all_logprobs: list[Any], is_cut: bool) -> bytes:
+        """The events of a change of the row. all_logprobs: of the output so far; text comes with those of its tokens.
+        is_cut: whether the output was cut off by its length with this piece.
+        """
         block = change.block
         if isinstance(change, Opened):
             return self._opened(block)
         if isinstance(change, Closed):
             return self._closed(block, all_logprobs, item_status(True, is_cut))
-        logprobs = {"logprobs": new_logprobs} if block.kind == "text" else {}
+        logprobs = {"logprobs": self._new_logprobs(all_logprobs)} if block.kind == "text" else {}
         return self._of_block(block, f"response.{_GROWS[block.kind]}.delta", delta=change.piece, **logprobs)
+
+    def _new_logprobs(self, logprobs: list[Any]) -> list[Any]:
+        known, self._num_logprobs = self._num_logprobs, len(logprobs)
+        return logprobs[known:]
 
     def _opened(self, block: Block) -> bytes:
         item = (

@@ -30,6 +30,7 @@ from vllm.entrypoints.openai.protocol import (
     ChatCompletionRequest,
     ChatCompletionResponse,
     ChatCompletionResponseChoice,
+    ChatLogprobs,
     ErrorResponse,
 )
 from vllm.entrypoints.openai.protocol.stream import DONE, ChatChunk, ChatChunkChoice, Delta, event
@@ -151,10 +152,10 @@ class OpenAIServingChat(OpenAIServing):
     def _response(
         self, request: ChatCompletionRequest, generation: Generation, output: RequestOutput
     ) -> ChatCompletionResponse:
-        formatter = self.formatter(request)
         completions = sorted(output.outputs, key=lambda completion: completion.index)
         parsed = [self.new_output(request, generation) for _ in completions]
-        choices = [self._choice(request, formatter, *pair) for pair in zip(completions, parsed, strict=True)]
+        params = generation.params[0]
+        choices = [self._choice(request, params, *pair) for pair in zip(completions, parsed, strict=True)]
         for choice in choices:
             text = choice.message.content or ""
             self.request_logger.log_output(generation.id, choice.index, text, choice.finish_reason)
@@ -164,7 +165,7 @@ class OpenAIServingChat(OpenAIServing):
             model=generation.model,
             choices=choices,
             usage=self.usage([output], num_reasoning=num_reasoning_tokens(parsed)),
-            prompt_logprobs=self.prompt_logprobs(request, formatter, output),
+            prompt_logprobs=self.prompt_logprobs(request, output),
             prompt_token_ids=list(output.prompt_token_ids or ()) if request.return_token_ids else None,
             prompt_text=generation.prompts[0].text if request.return_prompt_text else None,
         )
@@ -172,25 +173,27 @@ class OpenAIServingChat(OpenAIServing):
     def _choice(
         self,
         request: ChatCompletionRequest,
-        formatter: LogprobsFormatter,
+        params: SamplingParams,
         completion: CompletionOutput,
         output: ChatOutput,
     ) -> ChatCompletionResponseChoice:
         return ChatCompletionResponseChoice(
             index=completion.index,
             message=output.message(self.role_of(request), completion, self.echo_of(request)),
-            logprobs=chat_logprobs(request, formatter, completion),
+            logprobs=chat_logprobs(request, self.formatter(request, params), completion),
             finish_reason=output.finish_reason(completion.finish_reason),
             stop_reason=completion.stop_reason,
             token_ids=list(completion.token_ids) if request.return_token_ids else None,
         )
 
 
-def chat_logprobs(request: ChatCompletionRequest, formatter: LogprobsFormatter, completion: CompletionOutput) -> Any:
-    """As a dict; pydantic makes a `ChatLogprobs` of it where one is wanted."""
+def chat_logprobs(
+    request: ChatCompletionRequest, formatter: LogprobsFormatter, completion: CompletionOutput
+) -> ChatLogprobs | None:
+    """Those of a piece of a choice, if they were asked for. formatter: the choice's."""
     if not request.logprobs or completion.logprobs is None:
         return None
-    return formatter.chat(completion.token_ids, completion.logprobs, request.top_logprobs or 0)
+    return formatter.chat(completion, request.top_logprobs or 0)
 
 
 class _ChatStream:
@@ -200,7 +203,7 @@ class _ChatStream:
         self._serving = serving
         self._request = request
         self._generation = generation
-        self._formatter = serving.formatter(request)
+        self._formatters = [serving.formatter(request, generation.params[0]) for _ in range(request.num_choices)]
         self._begun = False
         self._num_tokens = [0] * request.num_choices
         self._num_prompt = len(generation.prompts[0].token_ids)
@@ -241,7 +244,7 @@ class _ChatStream:
         return ChatChunkChoice(
             completion.index,
             self._delta(completion),
-            chat_logprobs(self._request, self._formatter, completion),
+            chat_logprobs(self._request, self._formatters[completion.index], completion),
             self._finish_reason(completion),
             completion.stop_reason if completion.finish_reason else UNSET,
             list(completion.token_ids) if self._request.return_token_ids else UNSET,

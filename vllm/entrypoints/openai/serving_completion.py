@@ -10,8 +10,9 @@ from typing import Any
 from msgspec import UNSET
 
 from vllm.entrypoints.fields import in_terms_of
-from vllm.entrypoints.openai.logprobs import LogprobsFormatter
+from vllm.entrypoints.openai.logprobs import Echo, LogprobsFormatter, joined
 from vllm.entrypoints.openai.protocol import (
+    CompletionLogProbs,
     CompletionRequest,
     CompletionResponse,
     CompletionResponseChoice,
@@ -38,7 +39,7 @@ class OpenAIServingCompletion(OpenAIServing):
             prompts = [await self._render(request, prompt) for prompt in request.prompts]
             generation = self.generate(request, response_id, prompts, lambda prompt: self._params(request, prompt))
             await self.check_structured_outputs(generation)
-        echoes = [await self._echo_text(prompt) for prompt in prompts] if request.echo else []
+        echoes = [await self._echo(request, prompt) for prompt in prompts] if request.echo else []
         if request.stream:
             return await self.stream(_CompletionStream(self, request, generation, echoes).events())
         return self._response(request, generation, echoes, await self.collect(generation))
@@ -57,15 +58,21 @@ class OpenAIServingCompletion(OpenAIServing):
             limit, self.defaults, logprobs=request.logprobs, prompt_logprobs=prompt_logprobs
         )
 
-    async def _echo_text(self, prompt: RenderedPrompt) -> str:
-        return await self.renderer.decode(prompt.token_ids) if prompt.text is None else prompt.text
+    async def _echo(self, request: CompletionRequest, prompt: RenderedPrompt) -> Echo:
+        """Of a prompt that was cut, what is left."""
+        is_cut = request.truncate_prompt_tokens is not None
+        add_special_tokens = None if is_cut or prompt.text is None else request.add_special_tokens
+        text = prompt.text if not is_cut and prompt.text is not None else await self.renderer.decode(prompt.token_ids)
+        offsets = []
+        if request.logprobs is not None:
+            offsets = await self.renderer.offsets(text, prompt.token_ids, add_special_tokens)
+        return Echo(text, prompt.token_ids, offsets)
 
     def _response(
-        self, request: CompletionRequest, generation: Generation, echoes: list[str], outputs: list[RequestOutput]
+        self, request: CompletionRequest, generation: Generation, echoes: list[Echo], outputs: list[RequestOutput]
     ) -> CompletionResponse:
-        formatter = self.formatter(request)
         choices = [
-            self._choice(request, formatter, i, output, completion, echoes[i] if echoes else None)
+            self._choice(request, generation.params[i], i, output, completion, echoes[i] if echoes else None)
             for i, output in enumerate(outputs)
             for completion in sorted(output.outputs, key=lambda completion: completion.index)
         ]
@@ -82,13 +89,13 @@ class OpenAIServingCompletion(OpenAIServing):
     def _choice(
         self,
         request: CompletionRequest,
-        formatter: LogprobsFormatter,
+        params: SamplingParams,
         prompt_index: int,
         output: RequestOutput,
         completion: CompletionOutput,
-        echo: str | None,
+        echo: Echo | None,
     ) -> CompletionResponseChoice:
-        piece = piece_of(request, formatter, output, completion, echo)
+        piece = piece_of(request, self.formatter(request, params), completion, echo, output.prompt_logprobs)
         prompt_ids = list(output.prompt_token_ids or ())
         return CompletionResponseChoice(
             index=prompt_index * request.num_choices + completion.index,
@@ -98,56 +105,56 @@ class OpenAIServingCompletion(OpenAIServing):
             stop_reason=completion.stop_reason,
             token_ids=piece.token_ids if request.return_token_ids else None,
             prompt_token_ids=prompt_ids if request.return_token_ids else None,
-            prompt_logprobs=self.prompt_logprobs(request, formatter, output),
+            prompt_logprobs=self.prompt_logprobs(request, output),
         )
 
 
 @dataclass
 class Piece:
-    """What one output adds to a choice. logprobs: a `CompletionLogProbs` as a dict, or None."""
+    """What one output adds to a choice."""
 
     text: str
     token_ids: list[int]
-    logprobs: Any
+    logprobs: CompletionLogProbs | None
 
 
 def piece_of(
     request: CompletionRequest,
     formatter: LogprobsFormatter,
-    output: RequestOutput,
     completion: CompletionOutput,
-    echo: str | None,
-    offset: int = 0,
+    echo: Echo | None,
+    prompt_logprobs: Any,
 ) -> Piece:
-    """echo: the prompt's text where it is to go before the output. offset: length of the text before this piece."""
-    text, token_ids = "", []
-    logprobs: list[Any] = []
+    """formatter: the choice's. echo: the prompt where it is to go before the output."""
+    text, token_ids, logprobs = "", [], None
     if echo is not None:
-        text, token_ids = echo, list(output.prompt_token_ids or ())
-        logprobs = list(output.prompt_logprobs or [None] * len(token_ids))
+        text, token_ids = echo.text, list(echo.token_ids)
+        logprobs = formatter.echo(echo, prompt_logprobs) if request.logprobs is not None else None
     if request.wants_output:
         text += completion.text
-        token_ids = [*token_ids, *completion.token_ids]
-        logprobs = [*logprobs, *(completion.logprobs or ())]
-    shown = formatter.completion(token_ids, logprobs, offset) if request.logprobs is not None else None
-    return Piece(text, token_ids, shown)
+        token_ids += completion.token_ids
+        shown = formatter.completion(completion) if request.logprobs is not None else None
+        logprobs = joined(logprobs, shown)
+    return Piece(text, token_ids, logprobs)
 
 
 class _CompletionStream:
     """One streamed answer: what was sent of each choice, and the events."""
 
     def __init__(
-        self, serving: OpenAIServingCompletion, request: CompletionRequest, generation: Generation, echoes: list[str]
+        self, serving: OpenAIServingCompletion, request: CompletionRequest, generation: Generation, echoes: list[Echo]
     ) -> None:
         num_choices = len(generation.prompts) * request.num_choices
         self._serving = serving
         self._request = request
         self._generation = generation
         self._echoes = echoes
-        self._formatter = serving.formatter(request)
+        self._formatters = [
+            serving.formatter(request, params) for params in generation.params for _ in range(request.num_choices)
+        ]
+        self._prompt_logprobs: list[Any] = [None] * len(generation.prompts)
         self._begun = [False] * num_choices
         self._num_tokens = [0] * num_choices
-        self._text_length = [0] * num_choices
         self._num_cached = [0] * len(generation.prompts)
         self._plain = request.logprobs is None and not request.return_token_ids
 
@@ -155,6 +162,7 @@ class _CompletionStream:
         async with aclosing(self._generation.outputs) as outputs:
             async for prompt_index, output in outputs:
                 self._num_cached[prompt_index] = output.num_cached_tokens or self._num_cached[prompt_index]
+                self._prompt_logprobs[prompt_index] = output.prompt_logprobs or self._prompt_logprobs[prompt_index]
                 for completion in output.outputs:
                     choice = self._choice(prompt_index, output, completion)
                     if choice is not None:
@@ -176,8 +184,7 @@ class _CompletionStream:
                 return None
             return CompletionChunkChoice(index, completion.text, None, completion.finish_reason, completion.stop_reason)
         echo = self._echoes[prompt_index] if first and self._echoes else None
-        piece = piece_of(request, self._formatter, output, completion, echo, self._text_length[index])
-        self._text_length[index] += len(piece.text)
+        piece = piece_of(request, self._formatters[index], completion, echo, self._prompt_logprobs[prompt_index])
         return CompletionChunkChoice(
             index,
             piece.text,

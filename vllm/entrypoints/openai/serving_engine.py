@@ -19,9 +19,9 @@ from vllm.core.outputs import GRAMMAR_FAULT
 from vllm.engine.beam_search import search_async
 from vllm.entrypoints.fields import in_terms_of, note, renamed
 from vllm.entrypoints.openai.errors import error_from
-from vllm.entrypoints.openai.logprobs import LogprobsFormatter
+from vllm.entrypoints.openai.logprobs import LogprobsFormatter, TokenNames, prompt_logprobs
 from vllm.entrypoints.openai.middleware.request_id import presentable_id, random_id
-from vllm.entrypoints.openai.protocol import ErrorResponse, PromptTokensDetails, UsageInfo
+from vllm.entrypoints.openai.protocol import ErrorResponse, PromptLogprobs, PromptTokensDetails, UsageInfo
 from vllm.entrypoints.openai.protocol.base import now
 from vllm.entrypoints.openai.protocol.sampling import SamplingFields
 from vllm.entrypoints.openai.protocol.stream import Usage, error_events
@@ -87,6 +87,7 @@ class OpenAIServing:
         self.request_logger = request_logger
         self.max_model_len: int = engine_client.model_config.max_len
         self._defaults = dict(default_sampling_params)
+        self._names = TokenNames(engine_client.tokenizer)
         self._numbers = itertools.count()
         self._nonce = uuid.uuid4().hex[:8]
 
@@ -237,16 +238,21 @@ class OpenAIServing:
         note(request.sent_to, renamed(name, request.names), "is more than the context has left, and cut to that")
         return remaining
 
-    def formatter(self, request: SamplingFields) -> LogprobsFormatter:
+    def formatter(self, request: SamplingFields, params: SamplingParams) -> LogprobsFormatter:
+        """For one choice. A beam has the token that ended it only where its text has it."""
         as_ids = request.return_tokens_as_token_ids
-        as_ids = self.options.return_tokens_as_token_ids if as_ids is None else as_ids
-        return LogprobsFormatter(self.engine_client.tokenizer, as_ids)
+        return LogprobsFormatter(
+            self._names,
+            as_ids=self.options.return_tokens_as_token_ids if as_ids is None else as_ids,
+            skips_special=params.skip_special_tokens,
+            has_stop_token=params.include_stop_str_in_output or request.use_beam_search,
+        )
 
-    def prompt_logprobs(self, request: SamplingFields, formatter: LogprobsFormatter, output: RequestOutput) -> Any:
-        """`PromptLogprobs` as plain dicts, where they were asked for (echoing computes them too)."""
+    def prompt_logprobs(self, request: SamplingFields, output: RequestOutput) -> PromptLogprobs | None:
+        """Where they were asked for; echoing computes them too."""
         if request.prompt_logprobs is None or output.prompt_logprobs is None:
             return None
-        return formatter.prompt(output.prompt_logprobs)
+        return prompt_logprobs(output.prompt_logprobs)
 
     @property
     def defaults(self) -> dict[str, Any]:

@@ -198,7 +198,7 @@ class _Work:
         self._messages = messages
         self._store = store
         self._blocks = chat.blocks(chat_request, generation)
-        self._formatter = chat.formatter(chat_request)
+        self._formatter = chat.formatter(chat_request, generation.params[0])
         self._logprobs: list[Any] = []
         self._num_output = 0
         self._num_cached = 0
@@ -222,9 +222,8 @@ class _Work:
         yield events.lifecycle("in_progress", begun)
         async with aclosing(self._generation.outputs) as outputs:
             async for _, output in outputs:
-                known = len(self._logprobs)
                 for change in self._take(output):
-                    yield events.change(change, self._logprobs[known:], self._logprobs, self._is_cut)
+                    yield events.change(change, self._logprobs, self._is_cut)
         ended = self._ended()
         yield events.lifecycle(ended.status, ended)
 

@@ -63,17 +63,12 @@ class Drafter:
             model_input.num_drafts,
             model_input.sampling,
         )
-        logprobs = result.logprobs
-        if logprobs is not None and (result.num_drafted < model_input.num_drafts).any():
-            counts = result.num_drafted + 1
-            first = np.repeat(model_input.first_entries - (np.cumsum(counts) - counts), counts)
-            places = first + np.arange(len(first))
-            packed = logprobs.part(0, len(places))
-            logprobs = packed.scattered(places, len(model_input.sampling.position))
+        num_entries = result.num_drafted + 1
         return ModelOutput(
             tokens=result.tokens,
             num_new=result.num_new,
-            logprobs=logprobs,
+            logprobs=result.logprobs,
+            first_logprobs=np.cumsum(num_entries, dtype=np.int32) - num_entries,
             num_drafted=result.num_drafted,
             num_caught_up=result.num_caught_up,
         )

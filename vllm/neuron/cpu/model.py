@@ -131,13 +131,11 @@ class CpuDeviceModel(DeviceModel):
         tokens = np.zeros((model_input.num_rows, 1), np.int32)
         if result.tokens is not None:
             tokens[rows, 0] = result.tokens
-        logprobs = result.logprobs
-        if logprobs is not None and len(rows) < model_input.num_rows:
-            logprobs = logprobs.scattered(rows, model_input.num_rows)
         return ModelOutput(
             tokens=tokens,
             num_new=model_input.samples.astype(np.int32),
-            logprobs=logprobs,
+            logprobs=result.logprobs,
+            first_logprobs=np.cumsum(model_input.samples, dtype=np.int32) - model_input.samples,
             prompt_logprobs=result.prompt_logprobs,
         )
 

@@ -16,11 +16,11 @@ from vllm.entrypoints.openai.protocol.chat import (
     ToolCallMessage,
 )
 from vllm.entrypoints.openai.protocol.completion import (
-    CompletionLogProbs,
     CompletionRequest,
     CompletionResponse,
     CompletionResponseChoice,
 )
+from vllm.entrypoints.openai.protocol.logprobs import ChatLogprobs, CompletionLogProbs, PromptLogprobs
 from vllm.entrypoints.openai.protocol.models import ModelCard, ModelList, ModelPermission
 from vllm.entrypoints.openai.protocol.responses import DeletedResponse, ResponsesRequest, ResponsesResponse
 from vllm.entrypoints.openai.protocol.tokenization import (
@@ -35,6 +35,7 @@ __all__ = [
     "ChatCompletionRequest",
     "ChatCompletionResponse",
     "ChatCompletionResponseChoice",
+    "ChatLogprobs",
     "ChatMessage",
     "CompletionLogProbs",
     "CompletionRequest",
@@ -49,6 +50,7 @@ __all__ = [
     "ModelCard",
     "ModelList",
     "ModelPermission",
+    "PromptLogprobs",
     "PromptTokensDetails",
     "ResponsesRequest",
     "ResponsesResponse",

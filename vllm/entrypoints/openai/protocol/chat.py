@@ -16,8 +16,8 @@ from pydantic import (
 from vllm.entrypoints.fields import Alias, Names, Unsupported
 from vllm.entrypoints.openai.forced_tools import calls_constraint, forces_calls
 from vllm.entrypoints.openai.protocol.base import ClosedModel, OpenAIBaseModel, UsageInfo
-from vllm.entrypoints.openai.protocol.completion import PromptLogprobs
 from vllm.entrypoints.openai.protocol.foreign import HINTS, thinking_switch
+from vllm.entrypoints.openai.protocol.logprobs import ChatLogprobs, PromptLogprobs
 from vllm.entrypoints.openai.protocol.sampling import UNSUPPORTED_SAMPLING, SamplingFields
 from vllm.entrypoints.openai.protocol.tools import chat_tools
 from vllm.exceptions import VLLMValidationError
@@ -199,20 +199,6 @@ class ChatCompletionRequest(TemplateFields, SamplingFields):
 def _check_logprobs(data: dict[str, Any]) -> None:
     if data.get("top_logprobs") and not data.get("logprobs"):
         raise VLLMValidationError("`top_logprobs` needs `logprobs`: true.", parameter="top_logprobs")
-
-
-class TopLogprob(ClosedModel):
-    token: str
-    logprob: float
-    bytes: list[int] | None = None
-
-
-class TokenLogprob(TopLogprob):
-    top_logprobs: list[TopLogprob] = Field(default_factory=list)
-
-
-class ChatLogprobs(ClosedModel):
-    content: list[TokenLogprob] | None = None
 
 
 class FunctionCall(ClosedModel):

@@ -9,6 +9,7 @@ from pydantic import Field, field_validator
 from vllm import envs
 from vllm.entrypoints.fields import Alias, Unsupported
 from vllm.entrypoints.openai.protocol.base import ClosedModel, UsageInfo
+from vllm.entrypoints.openai.protocol.logprobs import CompletionLogProbs, PromptLogprobs
 from vllm.entrypoints.openai.protocol.sampling import UNSUPPORTED_SAMPLING, SamplingFields
 from vllm.exceptions import VLLMValidationError
 
@@ -98,23 +99,6 @@ def _form_error() -> VLLMValidationError:
     return VLLMValidationError(
         "`prompt` must be a text, a list of texts, a list of token ids, or a list of such lists.", parameter="prompt"
     )
-
-
-class CompletionLogProbs(ClosedModel):
-    text_offset: list[int] = Field(default_factory=list)
-    token_logprobs: list[float | None] = Field(default_factory=list)
-    tokens: list[str] = Field(default_factory=list)
-    top_logprobs: list[dict[str, float] | None] = Field(default_factory=list)
-
-
-class PromptLogprob(ClosedModel):
-    logprob: float
-    rank: int | None = None
-    decoded_token: str | None = None
-
-
-PromptLogprobs = list[dict[int, PromptLogprob] | None]
-"""One entry a prompt token, by token id; the first token has none."""
 
 
 class CompletionResponseChoice(ClosedModel):

@@ -159,7 +159,12 @@ class SamplingFields(StructuredFields, DrawFields):
         """What the engine is asked for. `defaults`: the server's. Raises VLLMValidationError for a wrong value."""
         if self.use_beam_search:
             self._check_beam_search()
-            return SamplingParams(temperature=0.0, max_tokens=max_tokens, logprobs=logprobs)
+            return SamplingParams(
+                temperature=0.0,
+                max_tokens=max_tokens,
+                logprobs=logprobs,
+                skip_special_tokens=self.skip_special_tokens,
+            )
         given = {
             name: value
             for name in _DEFAULTED_FIELDS

@@ -6,12 +6,11 @@ event loop does. `UNSET` members are left out of the JSON; everything else is wr
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from vllm.entrypoints.openai.protocol.base import ErrorResponse
+from vllm.entrypoints.openai.protocol.logprobs import ChatLogprobs, CompletionLogProbs
 
 DONE = b"data: [DONE]\n\n"
 _encoder = msgspec.json.Encoder()
@@ -28,7 +27,7 @@ class Usage(Struct):
 class CompletionChunkChoice(Struct):
     index: int
     text: str
-    logprobs: Any = None
+    logprobs: CompletionLogProbs | None = None
     finish_reason: str | None = None
     stop_reason: int | str | None = None
     token_ids: list[int] | UnsetType | None = UNSET
@@ -71,7 +70,7 @@ class Delta(Struct):
 class ChatChunkChoice(Struct):
     index: int
     delta: Delta
-    logprobs: Any = None
+    logprobs: ChatLogprobs | None = None
     finish_reason: str | None = None
     stop_reason: int | str | UnsetType | None = UNSET
     token_ids: list[int] | UnsetType | None = UNSET
