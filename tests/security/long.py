@@ -1,8 +1,9 @@
 """Fuzzing for as long as told: `python -m tests.security.long [SECONDS [SEED]]`, which `make fuzz` runs.
 
 A server of a tiny model on the `null` target, with tools and reasoning switched on and the store of responses too,
-gets random requests for so many seconds, and then those that schemathesis makes. Status 1 and the requests, if one of
-them was answered by a fault of the server's, or the server does not stand at the end.
+gets random requests for so many seconds, then large bodies for as long, and then requests that schemathesis makes.
+Status 1 and the requests, if one of them was answered by a fault of the server's, held up others or took too much
+memory, or if the server does not stand at the end.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.security import fuzzer
+from tests.security import fuzzer, pressure
 from tests.security.test_schema import fuzz
 from tests.server.process import serve
 from tests.tiny import make_checkpoint
@@ -26,8 +27,11 @@ _EXAMPLES_A_SECOND = 2
 def main(seconds: float = 60, seed: int = int(time.time())) -> int:
     with tempfile.TemporaryDirectory() as directory:
         model = make_checkpoint(Path(directory) / "model")
-        with serve(model, *WORDS, env={"VLLM_ENABLE_RESPONSES_API_STORE": "1"}) as server:
+        env = {"VLLM_ENABLE_RESPONSES_API_STORE": "1", "VLLM_NULL_STEP_MS": "2"}
+        with serve(model, *WORDS, env=env) as server:
             if status := asyncio.run(fuzzer.main(server.url, seconds, seed)):
+                return status
+            if status := pressure.press(server.url, server.process.pid, seconds, seed):
                 return status
             ended = fuzz(server.url, max(10, int(seconds * _EXAMPLES_A_SECOND)))
             print(ended.stdout)

@@ -31,7 +31,9 @@ from vllm import envs
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.engine.startup import StartProgress
 from vllm.entrypoints.openai import routes
+from vllm.entrypoints.openai.bodies import LARGEST_BYTES, BodyBounds, BodyReader
 from vllm.entrypoints.openai.cli_args import make_arg_parser, parse_server_args, validate_args
+from vllm.entrypoints.openai.connections import Connections, raise_descriptor_limit
 from vllm.entrypoints.openai.dashboard import page_router
 from vllm.entrypoints.openai.engine_life import LIFE_REGISTRY, EngineLife, Readiness
 from vllm.entrypoints.openai.errors import install_error_handlers
@@ -112,6 +114,8 @@ def build_app(args: argparse.Namespace, shared: Shared | None = None) -> FastAPI
     app.state.readiness = shared.readiness if shared else Readiness()
     app.state.in_flight = shared.in_flight if shared else InFlight()
     app.state.request_timeout = args.request_timeout
+    app.state.connections = Connections()
+    app.state.bodies = BodyReader(BodyBounds(args.max_body_bytes or LARGEST_BYTES))
     app.state.metrics = shared.metrics if shared else JoinedRegistry(HTTP_REGISTRY, LIFE_REGISTRY)
     app.include_router(routes.api_router)
     app.include_router(routes.health_router)
@@ -133,7 +137,7 @@ def _add_middleware(app: FastAPI, args: argparse.Namespace) -> None:
         app.add_middleware(AuthenticationMiddleware, keys=keys)
     app.add_middleware(
         LimitsMiddleware,
-        max_body_bytes=args.max_body_bytes,
+        bodies=app.state.bodies,
         max_header_bytes=args.max_header_bytes,
         max_headers=args.max_header_count,
     )
@@ -203,6 +207,12 @@ async def init_app_state(engine_client: Any, state: State, args: argparse.Namesp
     state.openai_serving_models = models
     state.openai_serving_completion = OpenAIServingCompletion(*shared)
     state.openai_serving_chat = OpenAIServingChat(*shared)
+    if not hasattr(state, "bodies"):
+        state.bodies = BodyReader(BodyBounds())
+    takes_images = engine_client.input_processor.images is not None
+    if connections := getattr(state, "connections", None):
+        connections.fit()
+    state.bodies.bounds = BodyBounds.of_model(args.max_body_bytes, config.max_len, takes_images=takes_images)
     if not hasattr(state, "in_flight"):
         state.in_flight = InFlight()
     state.openai_serving_responses = OpenAIServingResponses(
@@ -228,6 +238,7 @@ class JoinedRegistry:
 def setup_server(args: argparse.Namespace) -> tuple[str, socket.socket]:
     """The address and the bound socket. What can fail early does: contradicting options, a port that is taken."""
     validate_args(args)
+    raise_descriptor_limit()
     sock = create_socket(args)
     address = address_of(sock, args)
     if not is_loopback(sock) and not (args.api_key or envs.VLLM_API_KEY):

@@ -20,11 +20,8 @@ from typing import Any
 from vllm.config import option
 from vllm.engine.arg_utils import AsyncEngineArgs, add_option
 from vllm.entrypoints.openai.foreign_args import add_foreign_args, check_foreign_args
-from vllm.entrypoints.openai.middleware.limits import (
-    DEFAULT_MAX_BODY_BYTES,
-    DEFAULT_MAX_HEADER_BYTES,
-    DEFAULT_MAX_HEADERS,
-)
+from vllm.entrypoints.openai.http_protocol import DEFAULT_BODY_SECONDS
+from vllm.entrypoints.openai.middleware.limits import DEFAULT_MAX_HEADER_BYTES, DEFAULT_MAX_HEADERS
 from vllm.entrypoints.openai.parsers import REASONING_PARSERS, TOOL_PARSERS
 from vllm.entrypoints.openai.strict_tools import LEVELS
 from vllm.reasoning import ReasoningParserManager
@@ -111,7 +108,14 @@ class FrontendArgs:
     api_server_count: int = option(
         1, "Processes that answer HTTP before one engine, on one socket; see docs/server.md for when more help."
     )
-    max_body_bytes: int = option(DEFAULT_MAX_BODY_BYTES, "Largest request body; beyond: 413.")
+    max_body_bytes: int | None = option(
+        None,
+        "Largest request body; beyond: 413. Default: 32 MiB where images are taken, else 32 bytes per token of "
+        "max_model_len, from 4 MiB to 32 MiB.",
+    )
+    body_timeout: float = option(
+        DEFAULT_BODY_SECONDS, "Seconds that a request's body may take to arrive; beyond: 408. 0: no limit."
+    )
     max_header_bytes: int = option(
         DEFAULT_MAX_HEADER_BYTES, "Largest request headers; beyond: 431.", aliases=["--h11-max-incomplete-event-size"]
     )
@@ -163,14 +167,15 @@ def validate_args(args: argparse.Namespace) -> None:
         raise ValueError("--uds and --host exclude one another")
     if args.api_key and not all(args.api_key):
         raise ValueError("--api-key must not be empty")
-    if not 0 <= args.request_timeout < math.inf:
-        raise ValueError(f"--request-timeout must be a number of seconds, or 0 for none, not {args.request_timeout:g}")
+    for name in ("request_timeout", "body_timeout"):
+        if not 0 <= (seconds := getattr(args, name)) < math.inf:
+            raise ValueError(f"{_flag(name)} must be a number of seconds, or 0 for none, not {seconds:g}")
     if args.max_engine_restarts < 0:
         raise ValueError(f"--max-engine-restarts must not be negative, not {args.max_engine_restarts}")
     if not 1 <= args.api_server_count <= MAX_API_SERVERS:
         raise ValueError(f"--api-server-count must be from 1 to {MAX_API_SERVERS}, not {args.api_server_count}")
     for name in ("max_body_bytes", "max_header_bytes", "max_header_count"):
-        if getattr(args, name) < 1:
+        if getattr(args, name) is not None and getattr(args, name) < 1:
             raise ValueError(f"{_flag(name)} must be positive, not {getattr(args, name)}")
 
 

@@ -40,6 +40,12 @@ _MESSAGES = "/v1/messages"
 _MAX_FAULTS = 5
 _MAX_MESSAGE = 2000
 _MAX_PLACE = 64
+_HTTP_TYPES = {
+    HTTPStatus.NOT_FOUND: "NotFoundError",
+    HTTPStatus.BAD_REQUEST: "BadRequestError",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "BadRequestError",
+    HTTPStatus.SERVICE_UNAVAILABLE: "ServiceUnavailableError",
+}
 
 
 def error(status: HTTPStatus, type: str, message: str, param: str | None = None) -> ErrorResponse:
@@ -56,6 +62,9 @@ def error_from(exception: BaseException) -> ErrorResponse:
         return error(HTTPStatus.BAD_REQUEST, "BadRequestError", str(exception))
     if isinstance(exception, RequestValidationError):
         return error(HTTPStatus.BAD_REQUEST, "Bad Request", *_validation_faults(exception))
+    if isinstance(exception, HTTPException):
+        status = HTTPStatus(exception.status_code)
+        return error(status, _HTTP_TYPES.get(status, status.phrase), str(exception.detail or status.phrase))
     if isinstance(exception, DeadlineExceeded):
         return error(HTTPStatus.BAD_REQUEST, "BadRequestError", "The chat template took too long.", "chat_template")
     if isinstance(exception, jinja2.TemplateError):
@@ -123,15 +132,10 @@ def install_error_handlers(app: FastAPI) -> None:
         return error_json(error_from(exception), request.scope)
 
     async def answer_http(request: Request, exception: Exception) -> JSONResponse:
-        status = HTTPStatus(getattr(exception, "status_code", 500))
-        detail: Any = getattr(exception, "detail", None) or status.phrase
-        response = error_json(error(status, _HTTP_TYPES.get(status, status.phrase), str(detail)), request.scope)
+        response = error_json(error_from(exception), request.scope)
         response.headers.update(getattr(exception, "headers", None) or {})
         return response
 
     app.add_exception_handler(HTTPException, answer_http)
     for cls in (RequestValidationError, VLLMClientError, QueueFullError, ServerShutdown, RequestTimedOut, Exception):
         app.add_exception_handler(cls, answer)
-
-
-_HTTP_TYPES = {HTTPStatus.NOT_FOUND: "NotFoundError", HTTPStatus.BAD_REQUEST: "BadRequestError"}

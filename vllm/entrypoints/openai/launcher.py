@@ -93,9 +93,10 @@ def build_server(app: FastAPI, args: argparse.Namespace, engine_life: Awaitable[
 
 def http_config(app: FastAPI, args: argparse.Namespace) -> uvicorn.Config:
     """Its `load` reads the files of TLS."""
+    app.state.connections.fit()
     config = uvicorn.Config(
         app,
-        http=BoundedHttpProtocol.with_bounds(args.max_header_bytes),
+        http=BoundedHttpProtocol.with_bounds(args.max_header_bytes, args.body_timeout, app.state.connections),
         ws="none",
         log_level=args.uvicorn_log_level,
         access_log=not args.disable_uvicorn_access_log,

@@ -12,12 +12,13 @@ from collections.abc import Coroutine
 from http import HTTPStatus
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from prometheus_client.exposition import choose_encoder
 from pydantic import BaseModel, Discriminator, Tag
 from starlette.exceptions import HTTPException
 
+from vllm.entrypoints.openai.bodies import CLIENT_CLOSED_REQUEST, StrictRoute
 from vllm.entrypoints.openai.errors import error, error_json, not_ready_json
 from vllm.entrypoints.openai.in_flight import ClientDisconnected
 from vllm.entrypoints.openai.protocol import (
@@ -45,10 +46,7 @@ from vllm.entrypoints.openai.protocol.messages import (
     MessagesResponse,
 )
 from vllm.entrypoints.openai.sse import Events, EventStream
-from vllm.entrypoints.openai.strict_json import StrictRoute
 from vllm.version import __version__
-
-CLIENT_CLOSED_REQUEST = 499
 
 _FAILURES: dict[int | str, dict[str, Any]] = {
     int(status): {"model": ErrorResponse}
@@ -67,16 +65,6 @@ health_router = APIRouter()
 dev_router = APIRouter()
 """Served with VLLM_SERVER_DEV_MODE alone."""
 api_router = APIRouter(responses=_FAILURES, route_class=StrictRoute)
-
-
-def require_json(request: Request) -> None:
-    """Checked before the body is validated: a form or a bare text gets an answer that says what is wrong."""
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type != "application/json":
-        raise HTTPException(HTTPStatus.BAD_REQUEST, "The Content-Type of the request must be application/json.")
-
-
-_JSON = [Depends(require_json)]
 
 
 async def answer(request: Request, work: Coroutine[Any, Any, BaseModel | Events]) -> Response:
@@ -117,13 +105,13 @@ def _deadline(request: Request, limit: float) -> float | None:
     return None if seconds == math.inf else asyncio.get_running_loop().time() + seconds
 
 
-@api_router.post("/v1/completions", response_model=CompletionResponse, dependencies=_JSON)
+@api_router.post("/v1/completions", response_model=CompletionResponse)
 async def create_completion(request: CompletionRequest, raw_request: Request) -> Response:
     serving = raw_request.app.state.openai_serving_completion
     return await answer(raw_request, serving.create_completion(request, raw_request))
 
 
-@api_router.post("/v1/chat/completions", response_model=ChatCompletionResponse, dependencies=_JSON)
+@api_router.post("/v1/chat/completions", response_model=ChatCompletionResponse)
 async def create_chat_completion(request: ChatCompletionRequest, raw_request: Request) -> Response:
     serving = raw_request.app.state.openai_serving_chat
     return await answer(raw_request, serving.create_chat_completion(request, raw_request))
@@ -135,7 +123,7 @@ Invocation = Annotated[
 ]
 
 
-@api_router.post("/invocations", response_model=ChatCompletionResponse | CompletionResponse, dependencies=_JSON)
+@api_router.post("/invocations", response_model=ChatCompletionResponse | CompletionResponse)
 async def invoke(request: Invocation, raw_request: Request) -> Response:
     """The one route that SageMaker asks for: a chat where there are `messages`, else a completion."""
     if isinstance(request, ChatCompletionRequest):
@@ -143,7 +131,7 @@ async def invoke(request: Invocation, raw_request: Request) -> Response:
     return await create_completion(request, raw_request)
 
 
-@api_router.post("/v1/responses", response_model=ResponsesResponse, dependencies=_JSON)
+@api_router.post("/v1/responses", response_model=ResponsesResponse)
 async def create_response(request: ResponsesRequest, raw_request: Request) -> Response:
     serving = raw_request.app.state.openai_serving_responses
     return await answer(raw_request, serving.create_response(request))
@@ -167,13 +155,13 @@ async def cancel_response(response_id: str, raw_request: Request) -> Response:
     return await answer(raw_request, serving.cancel_response(response_id))
 
 
-@api_router.post("/v1/messages", response_model=MessagesResponse, dependencies=_JSON)
+@api_router.post("/v1/messages", response_model=MessagesResponse)
 async def create_message(request: MessagesRequest, raw_request: Request) -> Response:
     serving = raw_request.app.state.serving_messages
     return await answer(raw_request, serving.create_message(request))
 
 
-@api_router.post("/v1/messages/count_tokens", response_model=CountTokensResponse, dependencies=_JSON)
+@api_router.post("/v1/messages/count_tokens", response_model=CountTokensResponse)
 async def count_tokens(request: CountTokensRequest, raw_request: Request) -> Response:
     serving = raw_request.app.state.serving_messages
     return await answer(raw_request, serving.count_tokens(request))
@@ -185,13 +173,13 @@ TokenizeRequest = Annotated[
 ]
 
 
-@api_router.post("/tokenize", response_model=TokenizeResponse, dependencies=_JSON)
+@api_router.post("/tokenize", response_model=TokenizeResponse)
 async def tokenize(request: TokenizeRequest, raw_request: Request) -> Response:
     serving = raw_request.app.state.openai_serving_tokenization
     return await answer(raw_request, serving.create_tokenize(request))
 
 
-@api_router.post("/detokenize", response_model=DetokenizeResponse, dependencies=_JSON)
+@api_router.post("/detokenize", response_model=DetokenizeResponse)
 async def detokenize(request: DetokenizeRequest, raw_request: Request) -> Response:
     serving = raw_request.app.state.openai_serving_tokenization
     return await answer(raw_request, serving.create_detokenize(request))

@@ -24,6 +24,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.datastructures import State
 
 from vllm.entrypoints.openai.api_server import build_async_engine_client, init_app_state, report_start_errors
+from vllm.entrypoints.openai.bodies import BodyReader
 from vllm.entrypoints.openai.cli_args import make_arg_parser, parse_server_args
 from vllm.entrypoints.openai.errors import error_from
 from vllm.entrypoints.openai.protocol import (
@@ -33,7 +34,6 @@ from vllm.entrypoints.openai.protocol import (
     ResponsesRequest,
 )
 from vllm.entrypoints.openai.protocol.messages import MessagesRequest
-from vllm.entrypoints.openai.strict_json import read_json
 from vllm.exceptions import VLLMNotFoundError, VLLMValidationError
 from vllm.logger import init_logger
 from vllm.utils.argparse_utils import FlexibleArgumentParser
@@ -68,6 +68,7 @@ class BatchRunner:
             "/v1/responses": state.openai_serving_responses.create_response,
             "/v1/messages": state.serving_messages.create_message,
         }
+        self._bodies: BodyReader = state.bodies
         self._slots = asyncio.Semaphore(MAX_AT_ONCE)
 
     async def run(self, text: str) -> dict[str, Any]:
@@ -75,7 +76,7 @@ class BatchRunner:
         custom_id = None
         async with self._slots:
             try:
-                fields = read_json(text.encode("utf-8", "surrogateescape"))
+                fields = await self._bodies.read(text.encode("utf-8", "surrogateescape"), lambda value: value)
                 custom_id = _custom_id(fields)
                 result = await self._run(BatchLine.model_validate(fields))
             except json.JSONDecodeError as fault:

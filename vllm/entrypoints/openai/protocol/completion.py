@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from pydantic import Field, field_validator
+from pydantic import Field, SkipValidation, field_validator
 
 from vllm import envs
 from vllm.entrypoints.fields import Alias, Unsupported
@@ -18,7 +18,7 @@ Prompt = str | list[int]
 
 
 class CompletionRequest(SamplingFields):
-    prompt: str | list[str] | list[int] | list[list[int]] = Field(
+    prompt: SkipValidation[str | list[str] | list[int] | list[list[int]]] = Field(
         description="One prompt or several: texts, or lists of token ids."
     )
     max_tokens: int | None = Field(16, ge=0, description="Most tokens to generate; 0 only with `echo`.")
@@ -91,7 +91,7 @@ def _check_prompt_form(value: Any) -> None:
 
 
 def _check_token_ids(ids: list[Any]) -> None:
-    if not all(type(token) is int for token in ids):
+    if set(map(type, ids)) != {int}:
         raise _form_error()
 
 

@@ -9,4 +9,6 @@ CHAT_FORM, COMPLETION_FORM = "{chat}", "{completion}"
 
 
 def prompt_form(value: Any) -> str:
-    return CHAT_FORM if isinstance(value, dict) and "messages" in value else COMPLETION_FORM
+    """value: a JSON value, or the request that was made of one."""
+    is_chat = "messages" in value if isinstance(value, dict) else hasattr(value, "messages")
+    return CHAT_FORM if is_chat else COMPLETION_FORM
