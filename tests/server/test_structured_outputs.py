@@ -133,6 +133,48 @@ def test_bad_constraint(server: ServerProcess, body: dict[str, Any], stream: boo
     assert server.get("/health").status_code == 200
 
 
+def records(**more: Any) -> dict[str, Any]:
+    """As zod writes `z.record`, and as Claude Code's TaskCreate has it."""
+    inner = {"type": "object", "propertyNames": {"type": "string"}, "additionalProperties": {}, "maxProperties": 2}
+    return {"type": "object", "properties": {"m": {**inner, **more}}, "required": ["m"], "additionalProperties": False}
+
+
+def test_a_schema_is_taken_or_its_tool_and_property_are_named(server: ServerProcess) -> None:  # A5
+    def post(path: str, **fields: Any) -> httpx.Response:
+        return httpx.post(f"{server.url}/v1/{path}", json={"seed": 1, "temperature": 1, **fields}, timeout=30)
+
+    def asked(path: str, parameters: Any) -> httpx.Response:
+        """A call of the second of two tools is forced; the first one is left out."""
+        if path == "messages":
+            tools: list[Any] = [{"type": "bash_20250124", "name": "b"}, {"name": "f", "input_schema": parameters}]
+            return post(path, messages=HELLO, max_tokens=99, tools=tools, tool_choice={"type": "any"})
+        function = {"name": "f", "parameters": parameters}
+        if path == "responses":
+            tools = [{"type": "web_search"}, {"type": "function", **function}]
+            return post(path, input="a", max_output_tokens=99, tools=tools, tool_choice="required")
+        tools = [{"type": "custom"}, {"type": "function", "function": function}]
+        return post(path, messages=HELLO, max_tokens=99, tools=tools, tool_choice="required")
+
+    for path, place in (
+        ("chat/completions", "tools[1].function.parameters"),
+        ("responses", "tools[1].parameters"),
+        ("messages", "tools[1].input_schema"),
+    ):
+        assert asked(path, records()).status_code == 200
+        refused = asked(path, records(additionalProperties={"not": {}}))
+        message = refused.json()["error"]["message"]
+        assert refused.status_code == 400 and "the tool 'f'" in message and "not" in message
+        assert f"{place}.properties.m.additionalProperties cannot be used" in message
+
+    given = {"name": "n", "schema": records(patternProperties={"^a": {"not": {}}})}
+    refused = post("chat/completions", messages=HELLO, response_format={"type": "json_schema", "json_schema": given})
+    error = refused.json()["error"]
+    assert error["message"].startswith("response_format.json_schema.schema.properties.m.patternProperties.^a cannot")
+    assert error["param"] == "response_format.json_schema.schema"
+    refused = post("completions", prompt="a", guided_json=records(uniqueItems=True))
+    assert refused.json()["error"]["message"].startswith("guided_json.properties.m cannot be used")
+
+
 def test_contradiction_is_the_requests_fault(server: ServerProcess) -> None:
     body = {"prompt": "a", "structured_outputs": {"regex": "[0-9]+"}, "allowed_token_ids": [67, 68]}
     response = httpx.post(f"{server.url}/v1/completions", json=body, timeout=PATIENCE)

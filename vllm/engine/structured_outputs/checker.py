@@ -32,10 +32,11 @@ MAX_VERDICTS = 256
 MAX_VERDICT_CHARS = 16 * 1024 * 1024
 _START_SECONDS = 120.0
 _MAX_MESSAGE = 400
+_MAX_PLACE = 200
 _COMMAND = [sys.executable, "-m", "vllm.engine.structured_outputs.sandbox"]
 
 Verdict = dict[str, str]
-"""{"grammar": text} or {"error": why}."""
+"""{"grammar": text} or {"error": why, "place": where in the schema}."""
 
 
 class SandboxLost(Exception):
@@ -63,7 +64,7 @@ class GrammarChecker:
             self._verdicts.put(key, verdict)
         if "grammar" in verdict:
             return verdict["grammar"]
-        raise _refusal(params, verdict["error"])
+        raise _refusal(params, verdict["error"], verdict.get("place", ""))
 
     def known(self, params: StructuredOutputsParams) -> str | None:
         """The grammar of a constraint that was checked before. Raises as `check` does; None if it is to be checked."""
@@ -213,8 +214,9 @@ def constraint_line(params: StructuredOutputsParams) -> bytes:
     return line + b"\n"
 
 
-def _refusal(params: StructuredOutputsParams, reason: str) -> VLLMValidationError:
-    kind = params.kinds[0]
+def _refusal(params: StructuredOutputsParams, reason: str, place: str = "") -> VLLMValidationError:
+    """place: of the fault, behind the constraint's own."""
+    kind = f"{params.kinds[0]}{place[:_MAX_PLACE]}"
     reason = reason.strip()
     shown = reason if len(reason) <= _MAX_MESSAGE else f"{reason[:_MAX_MESSAGE]}..."
     return VLLMValidationError(f"structured_outputs.{kind} cannot be used: {shown}", parameter="structured_outputs")

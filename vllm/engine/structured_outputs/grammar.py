@@ -11,6 +11,8 @@ from typing import Any
 from llguidance import LLMatcher, LLTokenizer, StructTag
 from llguidance.gbnf_to_lark import gbnf_to_lark
 
+from vllm.engine.structured_outputs.schema import fitted
+
 Constraint = dict[str, Any]
 """The fields of a `StructuredOutputsParams` that are set."""
 
@@ -32,6 +34,11 @@ def build_grammar(constraint: Constraint, tokenizer: LLTokenizer) -> str:
     return _tag_grammar(_object(constraint["structural_tag"], "the structural tag"), tokenizer)
 
 
+def json_schema_of(constraint: Constraint) -> Any:
+    """That of a constraint which has one, and which `build_grammar` takes; else None."""
+    return fitted(_schema(constraint["json"], "the schema")) if "json" in constraint else None
+
+
 def _literal(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
@@ -45,7 +52,7 @@ def _json_grammar(schema: Any, constraint: Constraint) -> str:
     }
     if constraint.get("whitespace_pattern") is not None:
         options["whitespace_pattern"] = constraint["whitespace_pattern"]
-    return LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=options)  # type: ignore[arg-type]
+    return LLMatcher.grammar_from_json_schema(json.dumps(fitted(schema)), overrides=options)  # type: ignore[arg-type]
 
 
 def _schema(value: Any, what: str) -> Any:
@@ -116,7 +123,7 @@ def _struct_tag(structure: Any, triggers: list[str]) -> StructTag:
         raise ValueError("each of `structures` needs the texts `begin` and `end`")
     for trigger in triggers:
         if begin.startswith(trigger):
-            schema = _object(structure.get("schema", {}), "the schema of a structural tag")
+            schema = fitted(_object(structure.get("schema", {}), "the schema of a structural tag"))
             return StructTag(trigger=trigger, begin=begin, grammar=schema, end=end)
     raise ValueError(f"no trigger begins {begin[:64]!r}: a structure is recognised by its trigger")
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from vllm import envs
+from vllm.engine.structured_outputs.schema import SchemaFault, fitted
 from vllm.entrypoints.openai.forced_tools import call_schema, calls_schema, parameters_of
 from vllm.entrypoints.openai.parsers.more_tools import (
     CoderReader,
@@ -121,6 +122,10 @@ def _quoted(text: str) -> str:
 def _json(schema: Any) -> str:
     """A value by a schema. Grammars in which `::=` stands are taken for another notation."""
     options = {"x-guidance": _JSON}
+    try:
+        schema = fitted(schema)
+    except SchemaFault as fault:
+        raise _refusal(f"needs another schema: at {fault.place.lstrip('.')}, {fault}") from None
     written = json.dumps({**schema, **options} if isinstance(schema, dict) else {"allOf": [schema], **options})
     return "%json " + written.replace("::=", ":\\u003a=")
 
