@@ -21,13 +21,14 @@ import time
 from pathlib import Path
 
 import msgspec
+import psutil
 from starlette.datastructures import State
 
 from vllm import envs
 from vllm.engine.core_client import ProcessClient
 from vllm.engine.core_proc import encode_config
 from vllm.engine.front_table import Column, FrontTable
-from vllm.engine.liveness import LivedTime
+from vllm.engine.liveness import BeatWatch
 from vllm.engine.startup import StartProgress
 from vllm.entrypoints.openai.api_server import LISTENING, SERVING, build_app, engine_args
 from vllm.entrypoints.openai.engine_life import EngineLife, Readiness
@@ -120,6 +121,13 @@ class Front:
         self._writer.close()
         return code
 
+    def processor_seconds(self) -> float:
+        """That it has used so far."""
+        with contextlib.suppress(psutil.Error):  # it has ended
+            times = psutil.Process(self._process.pid).cpu_times()
+            return float(times.user + times.system)
+        return 0.0
+
     def kill(self) -> bool:
         """Whether it had not ended, nor been killed."""
         if self._killed or self._process.returncode is not None:
@@ -207,18 +215,17 @@ class Owner:
 
     async def _watch_fronts(self) -> None:
         """Kill one that answers nobody any more, so that it ends like one that died."""
-        num_beats = [0] * len(self._fronts)
         limit = envs.VLLM_FRONT_TIMEOUT_SECONDS
-        silences = [LivedTime(time.monotonic()) for _ in self._fronts]
+        watches = [BeatWatch(time.monotonic()) for _ in self._fronts]
         while True:
             await asyncio.sleep(_LOOK_SECONDS)
-            for front, beats in zip(self._fronts, self._table.column(Column.BEATS), strict=True):
-                silence = silences[front.index]
-                if beats != num_beats[front.index]:
-                    num_beats[front.index] = beats
-                    silence.restart(time.monotonic())
-                elif beats and silence.look(time.monotonic()) > limit and front.kill():
-                    logger.error("front %d of %d showed no life and was killed", front.index + 1, len(self._fronts))
+            beats = self._table.column(Column.BEATS)
+            for front, watch in zip(self._fronts, watches, strict=True):
+                watch.look(time.monotonic(), beats[front.index], front.processor_seconds)
+                if watch.is_dead(limit) and front.kill():
+                    busy = f"was busy with one thing for {watch.silent:.0f} s"
+                    how = "showed no life" if watch.still > limit else busy
+                    logger.error("front %d of %d %s and was killed", front.index + 1, len(self._fronts), how)
 
     def _mourn(self, front: Front, code: int) -> None:
         how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
