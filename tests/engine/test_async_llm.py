@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 
@@ -262,6 +263,29 @@ async def test_a_dead_engine_fails_every_request(tiny_llama, monkeypatch):
         assert engine.output_processor.num_unfinished == 0
     finally:
         engine.shutdown()
+
+
+async def test_a_shutdown_inside_the_loop_is_quiet(tiny_llama):  # N18
+    """Nothing that waited on the sockets ends in an error that nobody asked for."""
+    said = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda loop, context: said.append(context))
+    try:
+        for _ in range(3):
+            engine = AsyncLLM.from_engine_args(engine_args(tiny_llama))
+            streams = [asyncio.ensure_future(_all(engine, PROMPTS[0], greedy(200), f"quiet-{i}")) for i in range(3)]
+            await _all(engine, PROMPTS[0], greedy(2), "first")
+            streams[0].cancel()
+            engine.shutdown()
+            results = await asyncio.gather(*streams, return_exceptions=True)
+            assert [type(result) for result in results] == [asyncio.CancelledError, EngineDeadError, EngineDeadError]
+            del engine, streams, results
+            for _ in range(5):
+                await asyncio.sleep(0)
+            gc.collect()
+    finally:
+        loop.set_exception_handler(None)
+    assert said == []
 
 
 async def test_after_shutdown_requests_fail(tiny_llama):

@@ -100,8 +100,8 @@ def test_weight_files_are_those_of_the_index(checkpoint):
         ({"max_model_len": 512}, "neuron_config.seq_len: 1024 in the artifact, 512 needed"),
         ({"dtype": "float32"}, "dtype: 'auto' in the artifact, 'float32' needed"),
         (
-            {"override_neuron_config": {"fused_qkv": True}},
-            "neuron_config.fused_qkv: False in the artifact, True needed",
+            {"override_neuron_config": {"enable_bucketing": False}},
+            "neuron_config.enable_bucketing: True in the artifact, False needed",
         ),
         (
             {"override_neuron_config": {"token_generation_buckets": [1024]}},

@@ -132,6 +132,19 @@ def test_relatives_of_llama(newest, family, tmp_path):
     assert _alone((config, device), _prompt(3, 9), 8) == _alone((on_cpu, cpu), _prompt(3, 9), 8)
 
 
+def test_values_without_effect_are_no_part_of_the_key(config, tiny_llama):  # N19
+    def key(config, **entries):
+        return artifact_key(_override(config, **entries), NeuronxDeviceModel)["neuron_config"]
+
+    plain = key(config)
+    idle = {"do_sample": True, "temperature": 0.6, "top_p": 0.9, "top_k": 5}
+    assert key(config, on_device_sampling_config=idle) == plain
+    assert key(config, on_device_sampling_config={"deterministic": True}) != plain
+    assert key(config, cc_pipeline_tiling_factor=1) != plain
+    on_cpu = resolved_config(tiny_llama, "cpu")
+    assert key(on_cpu, cc_pipeline_tiling_factor=1, fused_qkv=True) == key(on_cpu)
+
+
 def test_a_failed_compilation_is_tried_once_more(config, tmp_path, monkeypatch):
     monkeypatch.setenv("STANDIN_COMPILER_FAILURES", "1")
     assert "model.pt" in _files(_compile(config, tmp_path / "a"))

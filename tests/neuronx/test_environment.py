@@ -85,6 +85,11 @@ def test_visible_cores(text, cores):
     assert environment.visible_cores(text) == cores
 
 
+def test_a_list_of_cores_is_loaded_on(newest, tiny_llama, monkeypatch, tmp_path):  # N20
+    monkeypatch.setenv("NEURON_RT_VISIBLE_CORES", "0,8-9")
+    load(_with_degree(tiny_llama, 2), tmp_path / "artifact").shutdown()
+
+
 @pytest.mark.parametrize("text", ["all", "3-1", "0,", "-1", "0-1-2", "1.5"])
 def test_visible_cores_that_cannot_be_read(text):
     with pytest.raises(ValueError, match="0-3 or 0,1,4-7"):

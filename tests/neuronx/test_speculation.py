@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from tests.neuron.driver import load, resolved_config
 from tests.neuron.test_target_contract import _alone
@@ -120,7 +123,8 @@ def test_what_a_row_may_not_use_is_dropped_and_computed_again(library, model, dr
 def test_heads_follow_their_lines(library, model, drafts, expected, method, tmp_path):
     """The head remembers a line's hidden states: only where lines are a request's own for life does it guess right."""
     if method == "eagle3" and library == "0.4.0":
-        options = {"method": method, "model": str(drafts["itself"]), "num_speculative_tokens": DRAFTS}
+        head = _as_head(model, tmp_path / "head")
+        options = {"method": method, "model": str(head), "num_speculative_tokens": DRAFTS}
         with pytest.raises(NeuronConfigError, match=r"is_eagle3=True: NxD Inference has it from 0\.7"):
             _llm(model, device="neuronx", speculative_config=options)
         return
@@ -143,9 +147,10 @@ def _tokens(llm, params=GREEDY):
 
 
 @pytest.mark.parametrize("method", ["draft_model", "eagle"])
-def test_through_the_engine(library, model, drafts, method):
+def test_through_the_engine(library, model, drafts, method, tmp_path):
     """More requests than rows, ending at different lengths, some at the model's last position."""
-    options = {"method": method, "model": str(drafts["itself"]), "num_speculative_tokens": DRAFTS}
+    draft = drafts["itself"] if method == "draft_model" else _as_head(model, tmp_path / "head")
+    options = {"method": method, "model": str(draft), "num_speculative_tokens": DRAFTS}
     device = _llm(model, device="neuronx", speculative_config=options)
     assert _tokens(device) == _tokens(_llm(model, device="cpu"))
     accepted = next(m.value for m in device.get_metrics() if m.name == "vllm:spec_decode_num_accepted_tokens")
@@ -173,14 +178,26 @@ def test_drafts_of_the_host_are_refused(newest, model):
         _llm(model, device="neuronx", speculative_config={"method": "ngram", "num_speculative_tokens": 3})
 
 
-def test_an_eagle_head_must_bring_what_it_shares(newest, model, tmp_path):
-    from safetensors.torch import load_file, save_file
+def _as_head(checkpoint, directory, without=""):
+    """The checkpoint's weights with the projection that an EAGLE head has."""
+    shutil.copytree(checkpoint, directory)
+    weights = load_file(checkpoint / "model.safetensors")
+    kept = {name: value for name, value in weights.items() if not without or without not in name}
+    width = weights["model.embed_tokens.weight"].shape[1]
+    save_file(kept | {"fc.weight": torch.zeros(width, 2 * width)}, directory / "model.safetensors", {"format": "pt"})
+    return directory
 
-    head = make_checkpoint(tmp_path / "head", num_hidden_layers=1)
-    weights = load_file(head / "model.safetensors")
-    save_file({name: value for name, value in weights.items() if "lm_head" not in name}, head / "model.safetensors")
+
+def test_an_eagle_head_must_bring_what_it_shares(newest, model, tmp_path):
+    head = _as_head(model, tmp_path / "head", without="lm_head")
     with pytest.raises(NeuronConfigError, match=r"lacks lm_head\.weight"):
         _llm(model, device="neuronx", speculative_config={"method": "eagle", "model": str(head)})
+
+
+@pytest.mark.parametrize("method", ["eagle", "eagle3"])
+def test_a_whole_model_is_no_eagle_head(newest, model, drafts, method):  # N5
+    with pytest.raises(NeuronConfigError, match=r"no tensor 'fc\.weight'. Leave method out: a whole model drafts"):
+        _llm(model, device="neuronx", speculative_config={"method": method, "model": str(drafts["stranger"])})
 
 
 def test_a_draft_of_another_family(library, model, tmp_path):
@@ -198,8 +215,6 @@ def test_a_draft_of_another_family(library, model, tmp_path):
 def test_zero_is_a_token_and_not_padding(newest, model, drafts, padding, tmp_path, monkeypatch):
     """Token 0 in the middle of what was accepted and at its end, with what versions up to 0.7 pad, and later ones."""
     device = _device(model, drafts["itself"], "draft_model", tmp_path)
-    import torch
-
     fused = [
         torch.tensor([[5, 0, 0, 7], [6, 0, padding, padding]], dtype=torch.int32),
         torch.zeros(2, 1),

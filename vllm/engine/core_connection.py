@@ -163,7 +163,8 @@ class CoreConnection:
     def _close(self) -> None:
         if self._watcher.ident is not None:
             self._watcher.join()
-        for socket in (self._input, self._output, self._beats):
+        # Of the two faces of one socket the asynchronous is closed, which ends what the loop waits for on it.
+        for socket in (self._input, self._async_output or self._output, self._beats):
             socket.close(linger=0)
         self._context.term()
 

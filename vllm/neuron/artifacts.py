@@ -27,6 +27,8 @@ from vllm.neuron.artifact_manifest import MANIFEST, ArtifactError, DamagedArtifa
 from vllm.neuron.artifact_store import REMEDY, ArtifactStore, FullStore, trust_fault
 from vllm.neuron.device import DeviceModel, Progress
 from vllm.neuron.fingerprint import adapter_files, cache_root, fingerprint, weight_files
+from vllm.neuron.neuron_config import heeded
+from vllm.neuron.target import find_target
 
 __all__ = [
     "ArtifactError",
@@ -76,7 +78,7 @@ def artifact_key(config: VllmConfig, target: type[DeviceModel]) -> dict[str, Any
 def common_key(config: VllmConfig) -> dict[str, Any]:
     """The artifact's key without what is the target's own."""
     model, neuron_config = config.model_config, config.neuron_config
-    neuron = neuron_config.to_dict()
+    neuron = heeded(neuron_config, find_target(config.target).profile)
     quantized_path = neuron.pop("quantized_checkpoints_path")
     if neuron["lora_config"]:
         neuron["lora_config"] |= _adapters(neuron["lora_config"])

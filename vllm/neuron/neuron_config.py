@@ -13,12 +13,14 @@ from typing import Any
 
 from vllm import envs
 from vllm.config import VllmConfig
+from vllm.core.profile import TargetProfile
 from vllm.neuron import buckets
 from vllm.neuron.faults import Faults, NeuronConfigError
 from vllm.neuron.lora import lora_entries, with_swapping
 from vllm.neuron.neuron_config_checks import ADVICE, check
 from vllm.neuron.neuron_config_keys import ModelKeys
 from vllm.neuron.neuron_config_sections import MAX_GLOBAL_TOPK, OnDeviceSamplingConfig
+from vllm.neuron.section import Section, keys, plain
 from vllm.neuron.speculation import neuron_keys
 
 __all__ = ["NeuronConfig", "NeuronConfigError", "OnDeviceSamplingConfig", "default_neuron_config", "torch_dtype"]
@@ -114,6 +116,15 @@ class NeuronConfig(ModelKeys):
         if self.quantization_dtype == "int4":
             return "int4"
         return f"{self.quantization_dtype}_{self.quantization_type.removesuffix('_symmetric')}"
+
+
+def heeded(section: Section, profile: TargetProfile) -> dict[str, Any]:
+    """`to_dict` without the keys that have no effect on the target."""
+    return {
+        item.name: heeded(value, profile) if isinstance(value := getattr(section, item.name), Section) else plain(value)
+        for item in keys(type(section))
+        if profile.heeds_accelerator_keys or not item.metadata["accelerator_only"]
+    }
 
 
 def torch_dtype(dtype: str) -> str:

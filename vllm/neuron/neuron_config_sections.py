@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vllm.neuron.faults import Faults
-from vllm.neuron.section import Section, key
+from vllm.neuron.section import Section, key, keys
 
 MAX_GLOBAL_TOPK = 256
 
@@ -21,6 +21,10 @@ def dtype_name(given: Any) -> Any:
 
 _DTYPE_ALIASES = {"half": "float16", "float": "float32", "bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 TORCH_DTYPES = ("float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2")
+
+
+_COMPILED_IN = ("do_sample", "top_k", "top_p", "temperature")
+"""Keys of `OnDeviceSamplingConfig` that mean nothing where each request brings its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,11 +62,18 @@ class OnDeviceSamplingConfig(Section):
         if not self.dynamic and self.top_k > self.global_topk:
             why = f"exceeds global_topk={self.global_topk}"
             faults.add("top_k", self.top_k, why, f"Use at most {self.global_topk}", involves=["global_topk"])
-        unused = [name for name in ("do_sample", "top_k", "top_p", "temperature") if name in self.changed()]
-        if self.dynamic and unused:
-            self._notice(
-                f"sampling is dynamic: {', '.join(unused)} of on_device_sampling_config stand back for requests"
-            )
+        if self.dynamic:
+            self._leave_to_requests()
+
+    def _leave_to_requests(self) -> None:
+        """Values that would be compiled in take their defaults: equal programs have equal keys."""
+        changed = self.changed()
+        unused = [item for item in keys(type(self)) if item.name in _COMPILED_IN and item.name in changed]
+        for item in unused:
+            self._set(item.name, item.default)
+        if unused:
+            names = ", ".join(item.name for item in unused)
+            self._notice(f"sampling is dynamic: {names} of on_device_sampling_config stand back for requests")
 
 
 @dataclass(frozen=True, kw_only=True)

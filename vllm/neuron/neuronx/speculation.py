@@ -96,8 +96,8 @@ def check_speculation(config: VllmConfig, neuron: NeuronConfig, faults: Faults) 
     if neuron.speculation_length in neuron.context_buckets:
         why = f"the library takes a prompt bucket of speculation_length={neuron.speculation_length} for a decode"
         faults.add("context_encoding_buckets", neuron.context_buckets, why, "Use longer buckets")
-    if speculation.method == "eagle":
-        _check_eagle_files(Path(speculation.model_path or speculation.model), faults)
+    if speculation.method in ("eagle", "eagle3"):
+        _check_eagle_files(Path(speculation.model_path or speculation.model), speculation.method, faults)
 
 
 def check_speculation_version(config: VllmConfig, version: Version, faults: Faults) -> None:
@@ -110,14 +110,19 @@ def check_speculation_version(config: VllmConfig, version: Version, faults: Faul
         faults.add("speculative_config", speculation.model, why, f"Use a {target}, or version {DRAFT_CLASS_SINCE}")
 
 
-def _check_eagle_files(path: Path, faults: Faults) -> None:
-    """An EAGLE head is published without the layers it shares with its target; the library wants them beside it."""
+def _check_eagle_files(path: Path, method: str, faults: Faults) -> None:
+    """An EAGLE head begins with a projection that no other model has. It is published without the layers it shares with
+    its target; the library wants those of EAGLE's first version beside it."""
     from safetensors import safe_open
 
     names: set[str] = set()
     for file in path.glob("*.safetensors"):
         with safe_open(file, framework="np") as tensors:
             names.update(str(name).removeprefix("model.") for name in tensors.keys())  # noqa: SIM118
-    if missing := sorted({"lm_head.weight", "embed_tokens.weight"} - names):
+    if "fc.weight" not in names:
+        why = f"{path} is not an EAGLE draft: it has no tensor 'fc.weight'"
+        fix = "Leave method out: a whole model drafts as it is"
+        faults.add("speculative_config", {"method": method}, why, fix)
+    elif method == "eagle" and (missing := sorted({"lm_head.weight", "embed_tokens.weight"} - names)):
         why = f"the EAGLE checkpoint {path} lacks {', '.join(missing)}, which it shares with its target"
         faults.add("speculative_config", str(path), why, "Copy them from the target's checkpoint into its file")

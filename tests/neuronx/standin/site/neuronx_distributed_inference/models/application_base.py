@@ -175,8 +175,10 @@ class NeuronApplicationBase:
         seen = torch_neuronx.ENVIRONMENT_AT_IMPORT
         shown = int(seen.get("NEURON_RT_NUM_CORES", "1"))
         if seen.get("NEURON_RT_VISIBLE_CORES"):
-            first, _, last = seen["NEURON_RT_VISIBLE_CORES"].partition("-")
-            shown = int(last or first) - int(first) + 1
+            shown = 0
+            for part in seen["NEURON_RT_VISIBLE_CORES"].split(","):
+                first, _, last = part.partition("-")
+                shown += int(last or first) - int(first) + 1
         wanted = self.neuron_config.local_ranks_size
         if shown < wanted or os.environ.get("STANDIN_CORES_HELD"):
             why = f"NeuronCore(s) not available - Requested:{wanted} Available:0"
