@@ -87,7 +87,7 @@ class FakeEngine:
         self.gate.set()
         self.failure: BaseException | None = None
         self.fail_after: int | None = None
-        self.errored = False
+        self.errored = self.stuck = False
         self.text: str | None = None
         self.stop_reason: int | str | None = None
         self.tokenizer = FakeTokenizer()
@@ -98,7 +98,7 @@ class FakeEngine:
         """Every constraint passes."""
 
     async def check_health(self) -> None:
-        if self.errored:
+        if self.errored or self.stuck:
             raise EngineDeadError("told to")
 
     async def generate(

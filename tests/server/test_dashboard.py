@@ -82,6 +82,40 @@ async def test_page_can_be_left_out(make_client, engine: FakeEngine) -> None:  #
     assert [(await client.get(path)).status_code for path in ("/", "/dashboard", "/dashboard/data")] == [404] * 3
 
 
+async def test_the_page_and_the_probe_agree(make_client, engine: FakeEngine) -> None:  # type: ignore[no-untyped-def]
+    """E10: the page said "ready" while /health was 503."""
+    client = await make_client()
+
+    async def seen() -> tuple[int, str, bool]:
+        data = (await client.get("/dashboard/data")).json()
+        assert data["startup"] is None and not data["draining"]
+        return (await client.get("/health")).status_code, data["state"], data["ready"]
+
+    assert await seen() == (200, "ready", True)
+    engine.stuck = True
+    assert await seen() == (503, "stuck", False)
+    engine.stuck, engine.errored = False, True
+    assert await seen() == (503, "dead", False)
+
+
+@needs_browser
+def test_page_tells_of_a_stuck_and_a_dead_engine(tiny_llama: Path, page: Browser) -> None:
+    """E10"""
+    with serve(tiny_llama, *SMALL, env={"VLLM_KEEP_ALIVE_ON_ENGINE_DEATH": "1"}) as server:
+        page.open(server.url)
+        page.wait_for(f"{PAGE_STATE} === 'ready'")
+        engine = server.engine
+        engine.suspend()
+        page.wait_for(f"{PAGE_STATE} === 'engine stuck'")
+        assert page.run("return document.getElementById('send').disabled")
+        engine.resume()
+        page.wait_for(f"{PAGE_STATE} === 'ready'")
+        assert page.run("return document.getElementById('trouble-card').hidden")
+        engine.kill()
+        page.wait_for(f"{PAGE_STATE} === 'engine dead'")
+        assert page.text("#trouble") == "The engine is not running"
+
+
 @needs_browser
 def test_page_asks_for_the_key(server: ServerProcess, page: Browser) -> None:
     page.open(f"{server.url}/dashboard")

@@ -21,6 +21,7 @@ from fastapi.responses import HTMLResponse
 from starlette.datastructures import State
 
 from vllm.engine.metrics import Histogram, Metric, read_metrics
+from vllm.entrypoints.openai.health import Health, health_of
 from vllm.version import __version__
 
 page_router = APIRouter()
@@ -50,18 +51,21 @@ async def dashboard() -> Response:
 @page_router.get("/dashboard/data")
 async def dashboard_data(raw_request: Request) -> dict[str, Any]:
     """The figures of `/dashboard`: running totals, and what runs now."""
-    return figures(raw_request.app.state)
+    state = raw_request.app.state
+    return figures(state, await health_of(state))
 
 
-def figures(state: State) -> dict[str, Any]:
-    """time: monotonic seconds of the sample. startup: the progress of the start, while `ready` is false."""
+def figures(state: State, health: Health) -> dict[str, Any]:
+    """time: monotonic seconds of the sample. state: ready, starting, draining, dead or stuck; `ready` is true in the
+    first alone, where /health is 200. startup: the progress of a start."""
     values = _Values(read_metrics(state.metrics))
     return {
         "time": time.monotonic(),
         "version": __version__,
-        "ready": state.readiness.ready,
-        "draining": state.in_flight.draining,
-        "startup": None if state.readiness.ready else state.readiness.progress.to_dict(),
+        "state": health.label,
+        "ready": health is Health.READY,
+        "draining": health is Health.DRAINING,
+        "startup": state.readiness.progress.to_dict() if health is Health.STARTING else None,
         **_model(state),
         "rows": {"used": values.total("vllm:num_requests_running"), "total": values.total("vllm:num_slots")},
         "waiting": values.total("vllm:num_requests_waiting"),

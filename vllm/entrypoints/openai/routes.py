@@ -13,13 +13,13 @@ from http import HTTPStatus
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import JSONResponse
 from prometheus_client.exposition import choose_encoder
 from pydantic import BaseModel, Discriminator, Tag
 from starlette.exceptions import HTTPException
 
 from vllm.entrypoints.openai.bodies import CLIENT_CLOSED_REQUEST, StrictRoute
 from vllm.entrypoints.openai.errors import error, error_json, not_ready_json
+from vllm.entrypoints.openai.health import Health, engine_health, health_of
 from vllm.entrypoints.openai.in_flight import ClientDisconnected
 from vllm.entrypoints.openai.protocol import (
     ChatCompletionRequest,
@@ -204,22 +204,10 @@ async def health(raw_request: Request) -> Response:
     """Readiness: 200 while requests are taken; 503 when the engine starts (with its progress), or is dead or stuck,
     or when the server drains."""
     state = raw_request.app.state
-    if not state.readiness.ready and not state.in_flight.draining:
+    found = await health_of(state)
+    if found is Health.STARTING:
         return not_ready_json(state.readiness.progress)
-    if state.in_flight.draining:
-        return _unavailable(raw_request, "The server is shutting down.")
-    return await _engine_health(raw_request)
-
-
-async def _engine_health(raw_request: Request) -> Response:
-    client = raw_request.app.state.engine_client
-    try:
-        await client.check_health()
-    except Exception:
-        return _unavailable(raw_request, "The engine is not running.")
-    if client.errored:
-        return _unavailable(raw_request, "The engine is not running.")
-    return Response()
+    return _answer_to_probe(raw_request, found)
 
 
 @health_router.get("/live", response_class=Response)
@@ -227,7 +215,15 @@ async def live(raw_request: Request) -> Response:
     """Liveness: 200 while the server can become or stay ready, also during a start and a drain; 503 when the engine
     is dead or stuck."""
     state = raw_request.app.state
-    return await _engine_health(raw_request) if state.readiness.ready else Response()
+    found = await engine_health(state) if state.readiness.ready else Health.READY
+    return _answer_to_probe(raw_request, found)
+
+
+def _answer_to_probe(request: Request, found: Health) -> Response:
+    if found is Health.READY:
+        return Response()
+    response = error(HTTPStatus.SERVICE_UNAVAILABLE, "ServiceUnavailableError", found.message)
+    return error_json(response, request.scope)
 
 
 @dev_router.post("/reset_prefix_cache", response_class=Response)
@@ -238,10 +234,6 @@ async def reset_prefix_cache(
     client = raw_request.app.state.engine_client
     await client.reset_prefix_cache(reset_running_requests, reset_external)
     return Response()
-
-
-def _unavailable(request: Request, message: str) -> JSONResponse:
-    return error_json(error(HTTPStatus.SERVICE_UNAVAILABLE, "ServiceUnavailableError", message), request.scope)
 
 
 @health_router.get("/load")
