@@ -160,7 +160,8 @@ class SamplingParams(msgspec.Struct, omit_defaults=True):
     guided_decoding: the older name of structured_outputs.
 
     The fields that begin with an underscore are filled by whoever has a tokenizer and the prompt's text, so
-    that nothing behind needs either.
+    that nothing behind needs either. _is_internal: a request that the engine makes for a user's, such as a step of beam
+    search; it reports to the engine alone, so bounds on what users are told do not apply.
     """
 
     n: int = 1
@@ -207,6 +208,7 @@ class SamplingParams(msgspec.Struct, omit_defaults=True):
     _eos_token_ids: list[int] = []
     _bad_words_token_ids: list[list[int]] = []
     _reasoning_gate: ReasoningGate | None = None
+    _is_internal: bool = False
 
     @classmethod
     def from_optional(cls, **fields: Any) -> SamplingParams:

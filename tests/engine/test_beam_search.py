@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.engine.engines import engine_args, greedy
+from tests.tiny import make_checkpoint
 from vllm import LLM
 from vllm.engine.async_llm import AsyncLLM
 from vllm.engine.beam_search import search_async
@@ -61,12 +62,29 @@ def test_eos_and_the_length_penalty(llm: LLM, monkeypatch: pytest.MonkeyPatch) -
     (likely,) = log_probabilities(llm, [[5, 6, 7]])
     eos = max(likely, key=likely.__getitem__)
     monkeypatch.setattr(llm.llm_engine.input_processor, "eos_token_ids", [eos])
-    for kept in (False, True):
-        params = BeamSearchParams(3, 5, length_penalty=0.0, include_stop_str_in_output=kept)
-        best = search(llm, [[5, 6, 7]], params)[0][0]
-        assert best.tokens == [5, 6, 7, *([eos] if kept else [])]
-        assert best.finish_reason == "stop" and best.cum_logprob == pytest.approx(likely[eos])
+    best = search(llm, [[5, 6, 7]], BeamSearchParams(3, 5, length_penalty=0.0))[0][0]
+    assert best.tokens == [5, 6, 7, eos] and len(best.logprobs) == 1
+    assert best.finish_reason == "stop" and best.cum_logprob == pytest.approx(likely[eos])
     assert len(search(llm, [[5, 6, 7]], BeamSearchParams(3, 5, length_penalty=9.0))[0][0].tokens) == 8
+
+
+def test_more_beams_than_log_probabilities_may_be_reported(tiny_llama: Path) -> None:  # A8
+    llm = LLM.from_engine_args(engine_args(tiny_llama))
+    assert llm.model_config.max_logprobs == 20
+    (beams,) = search(llm, [[5, 6, 7]], BeamSearchParams(16, 4, ignore_eos=True))
+    assert len(beams) == 16 and all(len(beam.logprobs[0]) == 32 for beam in beams)
+    with pytest.raises(VLLMValidationError, match="logprobs=32"):
+        llm.generate([[5]], greedy(1, logprobs=32), use_tqdm=False)
+    with pytest.raises(VLLMValidationError, match="beam_width=129 is more than the 128 beams"):
+        search(llm, [[5]], BeamSearchParams(129, 4))
+    llm.shutdown()
+
+
+def test_more_beams_than_tokens(tmp_path: Path) -> None:  # A8
+    llm = LLM.from_engine_args(engine_args(make_checkpoint(tmp_path, vocab_size=40, eos_token_id=2)))
+    (beams,) = search(llm, [[5]], BeamSearchParams(50, 2, ignore_eos=True))
+    assert len(beams) == 50
+    llm.shutdown()
 
 
 def test_ends_where_the_context_does(llm: LLM) -> None:
@@ -92,7 +110,7 @@ def test_refusals(llm: LLM, prompt: list[int], params: BeamSearchParams) -> None
 
 async def test_async_search_equals_the_plain_one(llm: LLM, tiny_llama: Path) -> None:
     engine = AsyncLLM.from_engine_args(engine_args(tiny_llama))
-    params = BeamSearchParams(3, 6)
+    params = BeamSearchParams(3, 6, include_stop_str_in_output=True)
     prompts: list[Any] = [{"prompt_token_ids": [5, 6, 7]}, {"prompt_token_ids": [8]}]
     eos = engine.input_processor.eos_token_ids
     try:

@@ -40,6 +40,20 @@ def test_best_first(server: ServerProcess) -> None:
     wait_until(server.is_idle)
 
 
+def test_many_beams(server: ServerProcess) -> None:  # A8
+    body = {"prompt": "a", "use_beam_search": True, "n": 16, "max_tokens": 3, "ignore_eos": True, "logprobs": 20}
+    answer = httpx.post(f"{server.url}/v1/completions", json=body, timeout=30).json()
+    texts = [choice["text"] for choice in answer["choices"]]
+    assert len(texts) == 16
+    for choice in answer["choices"]:
+        shown = choice["logprobs"]
+        assert [len(top) for top in shown["top_logprobs"]] == [20] * 3
+        assert all(name in top for name, top in zip(shown["tokens"], shown["top_logprobs"], strict=True))
+        assert shown["text_offset"][0] == 0 and shown["text_offset"][-1] <= len(choice["text"])
+    wide = httpx.post(f"{server.url}/v1/completions", json={**body, "n": 129}, timeout=30).json()
+    assert wide["error"]["param"] == "n" and "129" in wide["error"]["message"]
+
+
 @pytest.mark.parametrize(
     "fields",
     [
@@ -49,7 +63,8 @@ def test_best_first(server: ServerProcess) -> None:
         {"top_p": 0.5},
         {"logit_bias": {"5": 1}},
         {"guided_regex": "a"},
-        {"n": 50},
+        {"n": 129},
+        {"logprobs": 21},
         {"length_penalty": 1e308},
         {"length_penalty": -1e308},
         {"echo": True},

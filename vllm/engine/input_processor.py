@@ -109,7 +109,7 @@ class InputProcessor:
         check_request_id(request_id)
         self._check_options(params, priority)
         lora_id = self.lora_id(lora_request)
-        check_sampling_params(params, self.capabilities, vocab_size=self.vocab_size, max_logprobs=self._max_logprobs)
+        self.check_params(params)
         fields = _as_dict(prompt)
         images = None
         if _has_images(fields):
@@ -129,9 +129,10 @@ class InputProcessor:
             lora_request,
         )
 
-    @property
-    def _max_logprobs(self) -> int:
-        return self.vocab_size if self.max_logprobs == -1 else self.max_logprobs
+    def check_params(self, params: SamplingParams) -> None:
+        """Raises VLLMValidationError for parameters that no prompt can be run with."""
+        most = self.vocab_size if self.max_logprobs == -1 else self.max_logprobs
+        check_sampling_params(params, self.capabilities, vocab_size=self.vocab_size, max_logprobs=most)
 
     def _check_options(self, params: Any, priority: int) -> None:
         if not isinstance(params, SamplingParams):

@@ -45,8 +45,9 @@ def check_sampling_params(
     _check_sizes(params)
     for name in ("stop_token_ids", "allowed_token_ids", "logprob_token_ids", "logit_bias"):
         check_token_ids(getattr(params, name) or (), vocab_size, name)
+    most = vocab_size if params._is_internal else max_logprobs
     for name in ("logprobs", "prompt_logprobs"):
-        _check_logprobs(name, getattr(params, name), min(max_logprobs, capabilities.max_logprobs), vocab_size)
+        _check_logprobs(name, getattr(params, name), min(most, capabilities.max_logprobs), vocab_size)
 
 
 def check_token_ids(token_ids: Iterable[int], vocab_size: int, name: str) -> None:

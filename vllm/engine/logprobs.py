@@ -99,7 +99,10 @@ def position(entry: TokenLogprobs, num_ranked: int, reader: TokenReader) -> Logp
 
 
 def add_texts(
-    positions: Sequence[LogprobsOnePosition], token_ids: Sequence[int], tokenizer: Tokenizer, params: SamplingParams
+    positions: Sequence[LogprobsOnePosition],
+    token_ids: Sequence[int],
+    tokenizer: Tokenizer | None,
+    params: SamplingParams,
 ) -> list[LogprobsOnePosition]:
     """Copies of positions that have no texts yet; token_ids: the token at each."""
     reader, found = TokenReader(tokenizer, params), []

@@ -10,7 +10,7 @@ from typing import Any
 
 from vllm.config import ModelConfig
 from vllm.engine.arg_utils import EngineArgs
-from vllm.engine.beam_search import BeamSearch, next_logprobs, step_params
+from vllm.engine.beam_search import BeamSearch, check_search, next_logprobs, step_params
 from vllm.engine.images import ImageIntake
 from vllm.engine.llm_engine import LLMEngine
 from vllm.engine.tokenizer import Tokenizer
@@ -18,7 +18,7 @@ from vllm.entrypoints.chat_utils import detect_content_format, parse_chat_messag
 from vllm.entrypoints.fields import note
 from vllm.entrypoints.template_fit import NOT_SHOWN, fitted, traits_of
 from vllm.exceptions import VLLMValidationError
-from vllm.inputs import PromptType
+from vllm.inputs import PromptType, TokensPrompt
 from vllm.logger import init_logger
 from vllm.lora.request import LoRARequest
 from vllm.outputs import BeamSearchOutput, RequestOutput
@@ -181,25 +181,26 @@ class LLM:
     ) -> list[BeamSearchOutput]:
         """For each prompt its best beams, best first; tokens and text include the prompt.
 
-        concurrency_limit: how many prompts are searched at once; None: all.
+        Beams that ended with EOS hold its token. concurrency_limit: how many prompts are searched at once; None: all.
         """
-        tokenizer, config = self.llm_engine.tokenizer, self.model_config
-        eos = self.llm_engine.input_processor.eos_token_ids
-        searches = []
-        for prompt in _as_list(prompts):
-            token_ids = self.llm_engine.input_processor.prompt_token_ids(prompt)
-            searches.append(BeamSearch(prompt, token_ids, params, eos, config.max_len))
+        tokenizer, config, processor = self.llm_engine.tokenizer, self.model_config, self.llm_engine.input_processor
+        check_search(params.beam_width, processor.capabilities)
+        searches, eos, singles = [], processor.eos_token_ids, _as_list(prompts)
+        for prompt, lora in zip(singles, _one_each("lora_request", lora_request, len(singles)), strict=True):
+            token_ids = processor.prompt_token_ids(prompt)
+            searches.append(
+                BeamSearch(prompt, token_ids, params, eos, config.max_len, keeps_eos=True, lora_request=lora)
+            )
         limit = concurrency_limit or len(searches)
         for start in range(0, len(searches), max(limit, 1)):
-            self._search(searches[start : start + limit], params, lora_request, use_tqdm)
+            self._search(searches[start : start + limit], step_params(params, config.vocab_size), use_tqdm)
         return [BeamSearchOutput(search.result(tokenizer)) for search in searches]
 
-    def _search(
-        self, searches: list[BeamSearch], params: BeamSearchParams, lora_request: Any, use_tqdm: Progress
-    ) -> None:
+    def _search(self, searches: list[BeamSearch], params: SamplingParams, use_tqdm: Progress) -> None:
         while live := [search for search in searches if search.beams]:
-            prompts: list[PromptType] = [{"prompt_token_ids": beam.tokens} for search in live for beam in search.beams]
-            outputs = iter(self.generate(prompts, step_params(params), use_tqdm, lora_request))
+            beams = [beam for search in live for beam in search.beams]
+            prompts = [_continued(beam.orig_prompt, beam.tokens) for beam in beams]
+            outputs = iter(self.generate(prompts, params, use_tqdm, [beam.lora_request for beam in beams]))
             for search in live:
                 search.advance([next_logprobs(next(outputs)) for _ in search.beams])
 
@@ -359,6 +360,15 @@ class LLM:
             ids = tokenizer.encode(text, add_special_tokens=False)
             prompts.append({"prompt": text, "prompt_token_ids": ids})
         return prompts
+
+
+def _continued(prompt: Any, token_ids: list[int]) -> PromptType:
+    """A prompt that goes on, as its tokens. KV of salted prompts is shared under their salt alone."""
+    salt = prompt.get("cache_salt") if isinstance(prompt, Mapping) else None
+    continued = TokensPrompt(prompt_token_ids=token_ids)
+    if salt is not None:
+        continued["cache_salt"] = salt
+    return continued
 
 
 def _as_list(prompts: Any) -> list[Any]:

@@ -16,7 +16,8 @@ from typing import Any, TypeVar
 
 from vllm import envs
 from vllm.core.outputs import GRAMMAR_FAULT
-from vllm.engine.beam_search import search_async
+from vllm.engine.beam_search import check_search, search_async
+from vllm.engine.logprobs import add_texts
 from vllm.entrypoints.fields import in_terms_of, note, renamed
 from vllm.entrypoints.openai.errors import error_from
 from vllm.entrypoints.openai.logprobs import LogprobsFormatter, TokenNames, prompt_logprobs
@@ -153,6 +154,8 @@ class OpenAIServing:
             inputs["multi_modal_data"] = prompt.images
         engine_id = f"{response_id}-{self._nonce}{next(self._numbers)}"
         if request.use_beam_search:
+            check_search(request.num_choices, self.engine_client.input_processor.capabilities, "n")
+            self.engine_client.input_processor.check_params(params)
             return self._beam_search(request, inputs, params, engine_id)
         adapter = self.models.lora_request(request.model)
         return self.engine_client.generate(  # type: ignore[no-any-return]
@@ -164,14 +167,19 @@ class OpenAIServing:
     ) -> AsyncGenerator[RequestOutput, None]:
         beams = request.beam_search_params(params.max_tokens or 1)
         eos = self.engine_client.input_processor.eos_token_ids
-        options = {"priority": request.priority, "lora_request": self.models.lora_request(request.model)}
+        options: dict[str, Any] = {
+            "num_logprobs": params.logprobs or 0,
+            "priority": request.priority,
+            "lora_request": self.models.lora_request(request.model),
+        }
         output = await search_async(self.engine_client, inputs, beams, engine_id, eos, **options)
         for completion in output.outputs:
             positions: Any = completion.logprobs
             completion.logprobs = None
             if params.logprobs is not None:
-                chosen = zip(completion.token_ids, positions, strict=True)
-                completion.logprobs = [_most_likely(position, i, params.logprobs) for i, position in chosen]
+                token_ids = completion.token_ids
+                reported = [_most_likely(*at, params.logprobs) for at in zip(positions, token_ids, strict=True)]
+                completion.logprobs = add_texts(reported, token_ids, self.engine_client.tokenizer, params)
         yield output
 
     async def _checked(
