@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.server.fake_engine import FakeEngine
 from tests.server.process import ServerProcess, serve
 from tests.tiny import CHAT_TEMPLATE, make_checkpoint, save_tokenizer
 from vllm.engine.structured_outputs.gate import Gate
@@ -25,6 +26,11 @@ TOOLS: list[Any] = [{"type": "function", "function": {"name": "turn", "parameter
     "type": "object", "properties": {"side": {"enum": ["left", "right"]}}, "required": ["side"],
     "additionalProperties": False}}}]  # fmt: skip
 ENDED = CHAT_TEMPLATE.replace("assistant\n", "assistant\n<think>\n\n</think>\n\n")
+
+
+@pytest.fixture
+async def engine() -> FakeEngine:
+    return FakeEngine(max_model_len=1000)
 
 
 @pytest.fixture(scope="module")
@@ -144,6 +150,36 @@ def test_prompt_that_ends_the_reasoning(r1: ServerProcess, ids: tuple[int, int])
     assert answer.usage.completion_tokens_details.reasoning_tokens == 0
     answer = ask(r1, 0, {}, max_tokens=4, extra_body={"chat_template": ENDED})
     assert answer.choices[0].message.content and not hasattr(answer.choices[0].message, "reasoning")
+
+
+@pytest.mark.parametrize("name", ["deepseek_r1", "qwen3"])
+@pytest.mark.parametrize(
+    ("turn", "reasoning"),
+    [
+        ("<think>\nhm\n</think>\n\nWell", False),
+        ("Well", False),
+        ("<think>\nhm", True),
+        ("a </think> <think> b", True),
+        ([{"type": "text", "text": "<think>hm</think>"}, {"type": "text", "text": "Well"}], False),
+    ],
+)
+async def test_a_turn_that_is_gone_on_with(
+    make_client: Callable[..., Any], engine: FakeEngine, name: str, turn: Any, reasoning: bool
+) -> None:  # A13
+    """Its last marker counts; those of earlier turns do not."""
+    engine.text = " more"
+    http = await make_client("--reasoning-parser", name)
+    earlier: list[Any] = [*QUESTION, {"role": "assistant", "content": "<think>z</think>y"}, *QUESTION]
+    messages = [*earlier, {"role": "assistant", "content": turn}]
+    expected = {"content": None, "reasoning": " more"} if reasoning else {"content": " more", "reasoning": None}
+    asked = {"messages": messages, "continue_final_message": True, "add_generation_prompt": False}
+    message = (await http.post("/v1/chat/completions", json=asked)).json()["choices"][0]["message"]
+    assert {key: message.get(key) for key in expected} == expected
+    streamed = (await http.post("/v1/chat/completions", json={**asked, "stream": True})).text
+    assert ('"reasoning":' in streamed) == reasoning
+    if isinstance(turn, str):
+        prefilled = (await http.post("/v1/messages", json={"messages": messages, "max_tokens": 9})).json()
+        assert [block["type"] for block in prefilled["content"]] == ["thinking" if reasoning else "text"]
 
 
 def test_responses_count_it(r1: ServerProcess, ids: tuple[int, int]) -> None:

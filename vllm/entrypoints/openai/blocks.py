@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 from vllm.entrypoints.openai.chat_output import CallFilter, build_parser, reasons
 from vllm.entrypoints.openai.parsers import CallArguments, CallStart, Content, Part, Reasoning
+from vllm.entrypoints.openai.parsers.reasoning import Preceding
 from vllm.entrypoints.openai.protocol import ChatCompletionRequest
 from vllm.entrypoints.openai.reasoning import ReasoningMarkers
 from vllm.entrypoints.openai.serving_engine import ServingOptions
@@ -59,10 +60,10 @@ class Blocks:
     """Of one output of a request."""
 
     def __init__(
-        self, request: ChatCompletionRequest, options: ServingOptions, markers: ReasoningMarkers, prompt: str | None
+        self, request: ChatCompletionRequest, options: ServingOptions, markers: ReasoningMarkers, preceding: Preceding
     ) -> None:
-        self._parser = build_parser(request, options, markers, prompt)
-        self._counter = markers.counter(prompt) if reasons(request, options, markers) else None
+        self._parser = build_parser(request, options, markers, preceding)
+        self._counter = markers.counter(preceding) if reasons(request, options, markers) else None
         self._shows_reasoning = request.include_reasoning
         self._calls = CallFilter(request)
         self.row: list[Block] = []

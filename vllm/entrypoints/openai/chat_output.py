@@ -24,6 +24,7 @@ from vllm.entrypoints.openai.parsers import (
     RequiredCallsParser,
     ToolCall,
 )
+from vllm.entrypoints.openai.parsers.reasoning import Preceding
 from vllm.entrypoints.openai.protocol import ChatCompletionRequest, ChatMessage, FunctionCall, ToolCallMessage
 from vllm.entrypoints.openai.protocol.stream import Delta, FunctionDelta, ToolCallDelta
 from vllm.entrypoints.openai.reasoning import ReasoningMarkers
@@ -56,15 +57,13 @@ def reasons(request: ChatCompletionRequest, options: ServingOptions, markers: Re
 
 
 def build_parser(
-    request: ChatCompletionRequest, options: ServingOptions, markers: ReasoningMarkers, prompt: str | None
+    request: ChatCompletionRequest, options: ServingOptions, markers: ReasoningMarkers, preceding: Preceding
 ) -> OutputParser:
-    """prompt: the text that the output follows."""
     tools = _calls_parser(request, options) if request.wants_tool_calls else None
     if options.reasoning_parser is None or not reasons(request, options, markers):
         return tools or PlainParser()
     parser = REASONING_PARSERS[options.reasoning_parser]()
-    if (set_prompt := getattr(parser, "set_prompt", None)) is not None:
-        set_prompt(prompt or "")
+    parser.follow(preceding)
     return parser if tools is None else ChainedParser(parser, tools)
 
 
@@ -93,10 +92,10 @@ class ChatOutput:
     """One output on its way through the parsers. num_reasoning_tokens: None where none are looked for."""
 
     def __init__(
-        self, request: ChatCompletionRequest, options: ServingOptions, markers: ReasoningMarkers, prompt: str | None
+        self, request: ChatCompletionRequest, options: ServingOptions, markers: ReasoningMarkers, preceding: Preceding
     ) -> None:
-        self._parser = build_parser(request, options, markers, prompt)
-        self._counter = markers.counter(prompt) if reasons(request, options, markers) else None
+        self._parser = build_parser(request, options, markers, preceding)
+        self._counter = markers.counter(preceding) if reasons(request, options, markers) else None
         self._is_named = named_function(request.tool_choice) is not None
         self._gives_reasoning = request.include_reasoning
         self._calls = CallFilter(request)

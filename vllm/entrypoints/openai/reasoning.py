@@ -12,7 +12,7 @@ from typing import Any
 
 from vllm.entrypoints.openai.marks import token_of
 from vllm.entrypoints.openai.parsers import REASONING_PARSERS
-from vllm.entrypoints.openai.parsers.reasoning import begun_by
+from vllm.entrypoints.openai.parsers.reasoning import Preceding, begun_by
 from vllm.sampling_params import ReasoningGate
 
 
@@ -36,17 +36,17 @@ class ReasoningMarkers:
     def are_tokens(self) -> bool:
         return self._open_id is not None and self._close_id is not None
 
-    def gate(self, prompt: str | None) -> ReasoningGate | None:
-        """For a constraint; None where it holds from the first token on, since the prompt has ended the reasoning."""
+    def gate(self, preceding: Preceding) -> ReasoningGate | None:
+        """For a constraint; None where it holds from the first token on, since the reasoning has ended before it."""
         if not self.are_tokens or self._close is None:
             return None
-        begun = begun_by(prompt, self._open, self._close)
+        begun = begun_by(preceding, self._open, self._close)
         if begun is False:
             return None
         return ReasoningGate(self._close, self._open_id, begun=self._begun or begun is True)
 
-    def counter(self, prompt: str | None) -> ReasoningCounter:
-        begun = begun_by(prompt, self._open, self._close)
+    def counter(self, preceding: Preceding) -> ReasoningCounter:
+        begun = begun_by(preceding, self._open, self._close)
         state = "inside" if begun else "undecided" if begun is None else "after"
         return ReasoningCounter(self, state)
 

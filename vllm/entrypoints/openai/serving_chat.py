@@ -13,6 +13,7 @@ from typing import Any
 
 from msgspec import UNSET
 
+from vllm.entrypoints.chat_utils import joined_text
 from vllm.entrypoints.fields import in_terms_of
 from vllm.entrypoints.openai.blocks import Blocks
 from vllm.entrypoints.openai.chat_output import (
@@ -26,6 +27,7 @@ from vllm.entrypoints.openai.chat_output import (
 from vllm.entrypoints.openai.forced_tools import forces_calls, parameters_of
 from vllm.entrypoints.openai.logprobs import LogprobsFormatter
 from vllm.entrypoints.openai.marks import any_special, token_of
+from vllm.entrypoints.openai.parsers.reasoning import Preceding
 from vllm.entrypoints.openai.protocol import (
     ChatCompletionRequest,
     ChatCompletionResponse,
@@ -127,16 +129,16 @@ class OpenAIServingChat(OpenAIServing):
             limit, self.defaults, logprobs=request.num_logprobs, prompt_logprobs=request.prompt_logprobs
         )
         if params.structured_outputs is not None:
-            params._reasoning_gate = self.markers.gate(prompt.text)
+            params._reasoning_gate = self.markers.gate(_preceding(request, prompt))
         if self._marks_are_special and needs_parser(request, self.options):
             params.skip_special_tokens = False
         return params
 
     def blocks(self, request: ChatCompletionRequest, generation: Generation) -> Blocks:
-        return Blocks(request, self.options, self.markers, generation.prompts[0].text)
+        return Blocks(request, self.options, self.markers, _preceding(request, generation.prompts[0]))
 
     def new_output(self, request: ChatCompletionRequest, generation: Generation) -> ChatOutput:
-        return ChatOutput(request, self.options, self.markers, generation.prompts[0].text)
+        return ChatOutput(request, self.options, self.markers, _preceding(request, generation.prompts[0]))
 
     def role_of(self, request: ChatCompletionRequest) -> str:
         """Whose turn is generated: the assistant's, or that of the message which is continued."""
@@ -185,6 +187,12 @@ class OpenAIServingChat(OpenAIServing):
             stop_reason=completion.stop_reason,
             token_ids=list(completion.token_ids) if request.return_token_ids else None,
         )
+
+
+def _preceding(request: ChatCompletionRequest, prompt: RenderedPrompt) -> Preceding:
+    content = request.messages[-1].get("content") if request.continue_final_message else None
+    turn = joined_text(content, "messages[-1].content", "parts") if content else ""
+    return Preceding(turn, is_turn=True) if turn.strip() else Preceding(prompt.text or "")
 
 
 def chat_logprobs(

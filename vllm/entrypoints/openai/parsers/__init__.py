@@ -21,10 +21,10 @@ from vllm.entrypoints.openai.parsers.more_tools import (
     Qwen3CoderParser,
     RequiredCallsParser,
 )
-from vllm.entrypoints.openai.parsers.reasoning import deepseek_r1, granite, qwen3
+from vllm.entrypoints.openai.parsers.reasoning import ReasoningParser, deepseek_r1, granite, qwen3
 from vllm.entrypoints.openai.parsers.tools import GraniteParser, HermesParser, Llama3JsonParser, MistralParser
 
-REASONING_PARSERS: dict[str, Callable[[], OutputParser]] = {
+REASONING_PARSERS: dict[str, Callable[[], ReasoningParser]] = {
     "deepseek_r1": deepseek_r1,
     "granite": granite,
     "qwen3": qwen3,

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from vllm.entrypoints.openai.parsers.base import Content, Cutter, Marker, Part, Reasoning
+
+
+class Preceding(NamedTuple):
+    """What an output follows. text: the prompt or, of an assistant's turn that is gone on with, that turn so far."""
+
+    text: str
+    is_turn: bool = False
 
 
 class ReasoningParser:
@@ -17,9 +26,9 @@ class ReasoningParser:
         self._state = "before"
         self._space: list[str] = []
 
-    def set_prompt(self, prompt: str) -> None:
-        """What the output follows, before it comes: templates may open the reasoning, or end it."""
-        begun = begun_by(prompt, self.open, self.close)
+    def follow(self, preceding: Preceding) -> None:
+        """Called before the output comes: what it follows may have opened the reasoning, or ended it."""
+        begun = begun_by(preceding, self.open, self.close)
         if begun is not None:
             self._state = "inside" if begun else "after"
 
@@ -58,12 +67,22 @@ class ReasoningParser:
         return [Reasoning(text) if reasoning else Content(text)]
 
 
-def begun_by(prompt: str | None, open: str | None, close: str | None) -> bool | None:
-    """Whether a prompt ends with the opening marker (True), the closing one (False), or neither."""
-    end = (prompt or "").rstrip()
-    if open is not None and end.endswith(open):
+def begun_by(preceding: Preceding, open: str | None, close: str | None) -> bool | None:
+    """Whether the reasoning has begun (True), or has ended (False), before an output; None if it is yet to come.
+
+    A template says so by what a prompt ends with; earlier turns say nothing. In a turn the last marker counts, and a
+    turn without any has got beyond its reasoning.
+    """
+    text = preceding.text.rstrip()
+    if preceding.is_turn and text:
+        return _last(text, open) > _last(text, close)
+    if open is not None and text.endswith(open):
         return True
-    return False if close is not None and end.endswith(close) else None
+    return False if close is not None and text.endswith(close) else None
+
+
+def _last(text: str, mark: str | None) -> int:
+    return -1 if mark is None else text.rfind(mark)
 
 
 def _text(piece: str | Marker) -> str:
