@@ -46,7 +46,7 @@ class ModelConfig:
     seed: int = option(0, "Seed of requests that bring none.")
     revision: str | None = option(None, "Branch, tag or commit of a hub checkpoint.")
     tokenizer_revision: str | None = option(None, "Branch, tag or commit of a hub tokenizer.")
-    load_format: str = option("auto", "Form of the weights.", choices=["auto", "safetensors", "gguf", "dummy"])
+    load_format: str = option("auto", "Form of the weights.", choices=["auto", "safetensors", "hf", "gguf", "dummy"])
     download_dir: str | None = option(None, "Where hub checkpoints are kept. Default: the hub client's cache.")
     hf_token: str | None = option(None, "Access token of the hub.")
     hf_overrides: dict[str, Any] = option(

@@ -196,7 +196,7 @@ def test_other_architectures_are_left_to_the_registry(tmp_path: Path) -> None:
     writer.add_tensor("token_embd.weight", np.zeros((4, 32), np.float32))
     finish(writer)
     checkpoint = open_checkpoint(tmp_path)
-    with pytest.raises(ValueError, match=r"cannot run architecture gemma3 \(GGUF\); supported: LlamaForCausalLM"):
+    with pytest.raises(ValueError, match=r"cannot run architecture gemma3 \(GGUF\); supported: CwmForCausalLM"):
         build_graph(checkpoint.config)
 
 
@@ -211,12 +211,6 @@ def test_missing_metadata_is_named(tmp_path: Path) -> None:
     writer.add_tensor("token_embd.weight", np.zeros((4, 32), np.float32))
     finish(writer)
     with pytest.raises(CheckpointError, match=r"metadata llama\.embedding_length is missing"):
-        open_checkpoint(tmp_path)
-
-
-def test_split_files_are_refused(tiny_llama: Path, tmp_path: Path) -> None:
-    write_gguf(tmp_path / "m.gguf", tiny_llama, metadata={"split.count": 3})
-    with pytest.raises(CheckpointError, match="one of 3 parts; join them"):
         open_checkpoint(tmp_path)
 
 

@@ -108,7 +108,7 @@ def test_bad_headers(header: object, message: str, tmp_path: Path) -> None:
 def test_short_files(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     path.write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"too few for a header|header would have"):
+    with pytest.raises(CheckpointError, match=r"too few for a header|header would have|is empty"):
         read_safetensors(path)
 
 

@@ -268,7 +268,7 @@ def test_sequence_parallel_lengths(capsys):
 
 
 def test_an_incomplete_config(capsys, tmp_path):
-    (tmp_path / "config.json").write_text('{"architectures": ["LlamaForCausalLM"], "hidden_size": 64}')
+    (tmp_path / "config.json").write_text('{"architectures": ["Qwen3MoeForCausalLM"], "hidden_size": 64}')
     status, found = plan(capsys, tmp_path, "--max-model-len", "128")
     assert status == 1
     (fault,) = [fault for fault in found["faults"] if fault["name"] == "config.json"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -87,28 +88,82 @@ def expected_logprobs(model: Path) -> np.ndarray:
 
 # What a checkpoint brings.
 
-FORMS = {
-    "f8 by tensor": (to_f8, by_tensor, 448.0, "weight_scale", "f8"),
-    "f8 by row": (to_f8, by_row, 448.0, "weight_scale", "f8"),
-    "f8 by block": (to_f8, by_block, 448.0, "weight_scale_inv", "f8_block"),
-    "int8 by tensor": (to_int8, by_tensor, 127.0, "scale", "int8"),
-    "int8 by row": (to_int8, by_row, 127.0, "weight_scale", "int8"),
+Stored = dict[str, torch.Tensor]
+"""What lies in the file for a matrix, by the last part of its name."""
+Encode = Callable[[torch.Tensor], tuple[Stored, torch.Tensor]]
+"""A matrix as stored, and the values that this stands for."""
+
+
+def scaled(
+    round_to: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], scale_of: Any, largest: float, suffix: str
+) -> Encode:
+    def encode(weight: torch.Tensor) -> tuple[Stored, torch.Tensor]:
+        scale = scale_of(weight, largest)
+        codes = round_to(weight, spread(scale, weight.shape))
+        return {"weight": codes, suffix: scale}, codes.float() * spread(scale, weight.shape)
+
+    return encode
+
+
+def int8_by_group(weight: torch.Tensor) -> tuple[Stored, torch.Tensor]:
+    groups = weight.unflatten(1, (-1, 32))
+    scale = (groups.abs().amax(dim=2) / 127).half()
+    codes = to_int8(groups, scale.float()[..., None])
+    return {"weight": codes.flatten(1), "weight_scale": scale}, (codes.float() * scale.float()[..., None]).flatten(1)
+
+
+def int8_with_zero_points(weight: torch.Tensor) -> tuple[Stored, torch.Tensor]:
+    least = weight.amin(dim=1, keepdim=True) - 0.3
+    scale = (weight.amax(dim=1, keepdim=True) - least) / 255
+    zero = (-128 - least / scale).round().clamp(-128, 127)
+    codes = (weight / scale + zero).round().clamp(-128, 127)
+    stored = {"weight": codes.to(torch.int8), "weight_scale": scale, "weight_zero_point": zero.to(torch.int8)}
+    return stored, (codes - zero) * scale
+
+
+def int8_with_zeros_for_zero_points(weight: torch.Tensor) -> tuple[Stored, torch.Tensor]:
+    stored, values = scaled(to_int8, by_row, 127.0, "weight_scale")(weight)
+    return stored | {"weight_zero_point": torch.zeros_like(stored["weight_scale"], dtype=torch.int8)}, values
+
+
+def f8_with_powers_of_two(weight: torch.Tensor) -> tuple[Stored, torch.Tensor]:
+    exponents = by_block(weight, 448.0).log2().ceil()
+    scale = spread(exponents.exp2(), weight.shape)
+    codes = to_f8(weight, scale)
+    return {"weight": codes, "weight_scale_inv": exponents.exp2().to(torch.float8_e8m0fnu)}, codes.float() * scale
+
+
+def f8_of_two_mantissa_bits(weight: torch.Tensor) -> tuple[Stored, torch.Tensor]:
+    scale = by_row(weight, 57344.0)
+    codes = (weight / scale).to(torch.float8_e5m2)
+    return {"weight": codes, "weight_scale": scale}, codes.float() * scale
+
+
+FORMS: dict[str, tuple[Encode, str]] = {
+    "f8 by tensor": (scaled(to_f8, by_tensor, 448.0, "weight_scale"), "f8"),
+    "f8 by row": (scaled(to_f8, by_row, 448.0, "weight_scale"), "f8"),
+    "f8 by block": (scaled(to_f8, by_block, 448.0, "weight_scale_inv"), "f8_block"),
+    "f8 by block, powers of two": (f8_with_powers_of_two, "f8_block"),
+    "f8 of two mantissa bits": (f8_of_two_mantissa_bits, "bf16"),
+    "int8 by tensor": (scaled(to_int8, by_tensor, 127.0, "scale"), "int8"),
+    "int8 by row": (scaled(to_int8, by_row, 127.0, "weight_scale"), "int8"),
+    "int8 by group": (int8_by_group, "int8_group"),
+    "int8 with zero points": (int8_with_zero_points, "bf16"),
+    "int8 with zeros for zero points": (int8_with_zeros_for_zero_points, "int8"),
 }
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_checkpoints_with_scales(form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    round_to, scale_of, largest, suffix, packed = FORMS[form]
+def test_checkpoints_with_scales(form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # M1, M6
+    encode, packed = FORMS[form]
     shape = {"hidden_size": 160, "intermediate_size": 288, "num_attention_heads": 5, "num_key_value_heads": 5}
     source = make_checkpoint(tmp_path / "source", **shape)
     stored, values = {}, {}
     for name, tensor in load_file(source / "model.safetensors").items():
         stored[name] = values[name] = tensor
         if name.endswith("proj.weight"):
-            scale = scale_of(tensor, largest)
-            stored[name] = round_to(tensor, spread(scale, tensor.shape))
-            stored[f"{name.removesuffix('weight')}{suffix}"] = scale
-            values[name] = stored[name].float() * spread(scale, tensor.shape)
+            parts, values[name] = encode(tensor)
+            stored |= {f"{name.removesuffix('weight')}{suffix}": part for suffix, part in parts.items()}
     quantised = rewrite(source, tmp_path / "q", stored, quantization_config={"weight_block_size": [32, 128]})
     oracle = rewrite(source, tmp_path / "values", values)
 
@@ -137,14 +192,27 @@ def test_integers_without_scales_are_refused(tmp_path: Path) -> None:
         generate(rewrite(source, tmp_path / "q", tensors), [PROMPT], 1)
 
 
-@pytest.mark.parametrize("shape", [(3,), (2, 7), (128, 2)])
+def test_zero_points_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    source = make_checkpoint(tmp_path / "source")
+    tensors = load_file(source / "model.safetensors")
+    name = "model.layers.0.mlp.up_proj.weight"
+    parts, _ = int8_with_zero_points(tensors[name])
+    tensors |= {name: parts["weight"], f"{name}_scale": parts["weight_scale"]}
+    tensors[f"{name}_zero_point"] = parts["weight_zero_point"][:5].clone()
+    with pytest.raises(
+        ValueError, match=r"zero_point is i8 of shape \(5, 1\); expected integers of the shape \(128, 1\)"
+    ):
+        generate(rewrite(source, tmp_path / "q", tensors), [PROMPT], 1)
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 7), (128, 3)])
 def test_scales_of_no_meaning_are_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
     source = make_checkpoint(tmp_path / "source")
     tensors = load_file(source / "model.safetensors")
     name = "model.layers.0.mlp.up_proj.weight"
     tensors[name] = tensors[name].to(torch.float8_e4m3fn)
     tensors[f"{name}_scale"] = torch.ones(shape)
-    with pytest.raises(ValueError, match=r"fits .* neither by tensor, by row, nor in blocks of 128 x 128"):
+    with pytest.raises(ValueError, match=r"fits .* neither by tensor, by row, by group, nor in blocks of 128 x 128"):
         generate(rewrite(source, tmp_path / "q", tensors), [PROMPT], 1)
 
 

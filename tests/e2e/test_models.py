@@ -6,6 +6,8 @@ and biases are random too: with the usual ones and zeros, a forgotten one would 
 
 from __future__ import annotations
 
+import json
+import shutil
 import time
 from pathlib import Path
 
@@ -15,8 +17,10 @@ import torch
 
 from tests.e2e.steps import greedy, make_step
 from tests.hf import IS_OLD, load_model, rope_settings
-from tests.tiny import VOCAB_SIZE, make_checkpoint
+from tests.tiny import CONFIGS, VOCAB_SIZE, make_checkpoint
 from vllm.checkpoint import open_checkpoint
+from vllm.checkpoint.config_checks import LAYER_TYPES
+from vllm.checkpoint.tied import with_output_matrix
 from vllm.neuron.cpu.models import build_graph, supported_architectures
 from vllm.neuron.cpu.packing import lay_out
 from vllm.neuron.cpu.reference import ReferenceProgram, load_weights
@@ -30,6 +34,15 @@ def rope(kind: str, **settings: object) -> dict[str, object]:
 
 LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
 YARN = {"factor": 4.0, "original_max_position_embeddings": 32}
+NEWER_FAMILIES: list[tuple[str, str, dict[str, object]]] = [
+    ("ministral", "window", {"sliding_window": 6, "head_dim": 16}),
+    ("ministral", "window on one layer", {"sliding_window": 6, "head_dim": 16, "layer_types": list(LAYER_TYPES)}),
+    ("seed_oss", "plain", {"head_dim": 16}),
+    ("seed_oss", "biases", {"head_dim": 24, "attention_out_bias": True, "mlp_bias": True}),
+    ("seed_oss", "no bias", {"head_dim": 32, "attention_bias": False}),
+    ("cwm", "window by default on the second layer", {"sliding_window": 6, "head_dim": 16}),
+    ("cwm", "mlp bias", {"sliding_window": 8, "head_dim": 32, "mlp_bias": True, **rope("default")}),
+]
 CASES: list[tuple[str, str, dict[str, object]]] = [
     ("llama", "untied", {}),
     ("llama", "tied", {"tie_word_embeddings": True}),
@@ -59,6 +72,7 @@ CASES: list[tuple[str, str, dict[str, object]]] = [
     ("qwen3", "attention bias", {"attention_bias": True}),
     ("qwen3", "head size 16", {"head_dim": 16}),
     ("qwen3", "window", {"use_sliding_window": True, "sliding_window": 6, "max_window_layers": 0}),
+    *(case for case in NEWER_FAMILIES if case[0] in CONFIGS),
 ]
 if IS_OLD:
     CASES = [case for case in CASES if "yarn" not in case[1] and case[:2] != ("qwen2", "window")]
@@ -160,9 +174,7 @@ def test_bfloat16_rounding_is_close_and_not_equal(tiny_llama: Path) -> None:
 
 
 def test_unsupported_architecture_lists_the_supported() -> None:
-    with pytest.raises(
-        ValueError, match=r"Llama4ForCausalLM.*supported: LlamaForCausalLM, MistralForCausalLM"
-    ) as error:
+    with pytest.raises(ValueError, match=r"Llama4ForCausalLM.*supported: CwmForCausalLM, LlamaForCausalLM") as error:
         build_graph({"architectures": ["Llama4ForCausalLM"]})
     assert all(name in str(error.value) for name in supported_architectures())
 
@@ -198,3 +210,42 @@ def test_layers_that_are_not_there_are_refused_in_linear_time(tiny_llama: Path) 
     with pytest.raises(ValueError, match=r"has no tensor 'model\.layers\.2\."):
         lay_out(build_graph(config), checkpoint, "native")
     assert time.process_time() - started < 12
+
+
+@pytest.mark.parametrize("said", [False, None])
+def test_qwen2_has_its_biases_whatever_the_config_says(said: bool | None, tmp_path: Path) -> None:  # M3
+    directory = make_checkpoint(tmp_path, "qwen2")
+    change_config(directory, attention_bias=said)
+    tokens = random_tokens(20)
+    logits = load_reference(directory).run(make_step([(tokens, 0)], np.array([[0]]), 64))
+    np.testing.assert_allclose(logits, hf_logits(directory, tokens), atol=TOLERANCE, rtol=TOLERANCE)
+
+
+@pytest.mark.skipif(IS_OLD, reason="transformers 4 ties whatever the files hold")
+def test_an_output_matrix_that_differs_from_the_embedding_is_used(tmp_path: Path) -> None:
+    """A config that ties them notwithstanding, as in transformers."""
+    directory = make_checkpoint(tmp_path)
+    change_config(directory, tie_word_embeddings=True)
+    checkpoint = open_checkpoint(directory)
+    config = with_output_matrix(checkpoint.config, checkpoint)
+    assert config["tie_word_embeddings"] is False
+    tokens = random_tokens(20)
+    graph = build_graph(config)
+    logits = ReferenceProgram(graph, load_weights(graph, checkpoint), 1, 64).run(
+        make_step([(tokens, 0)], np.array([[0]]), 64)
+    )
+    np.testing.assert_allclose(logits, hf_logits(directory, tokens), atol=TOLERANCE, rtol=TOLERANCE)
+
+
+@pytest.mark.parametrize("architecture", ["LLaMAForCausalLM", "YiForCausalLM"])
+def test_older_names_of_architectures(architecture: str, tiny_llama: Path, tmp_path: Path) -> None:  # M12
+    directory = Path(shutil.copytree(tiny_llama, tmp_path / "model"))
+    change_config(directory, architectures=[architecture])
+    tokens = random_tokens(20)
+    logits = load_reference(directory).run(make_step([(tokens, 0)], np.array([[0]]), 64))
+    np.testing.assert_allclose(logits, hf_logits(tiny_llama, tokens), atol=TOLERANCE, rtol=TOLERANCE)
+
+
+def change_config(directory: Path, **entries: object) -> None:
+    file = directory / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | entries))

@@ -85,15 +85,6 @@ def test_a_renamed_gguf_file_hits_and_its_artifacts_lie_beside_it(tmp_path, targ
     assert start(tmp_path / "b.gguf", target).hit
 
 
-def test_weight_files_are_those_of_the_index(checkpoint):
-    (checkpoint / "consolidated.safetensors").write_bytes(b"x")
-    assert len(fingerprint.weight_files(checkpoint)) == 2
-    (checkpoint / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model.safetensors"}}')
-    assert fingerprint.weight_files(checkpoint) == [checkpoint / "model.safetensors"]
-    assert fingerprint.weight_files(checkpoint, "dummy") == []
-    assert fingerprint.weight_files(checkpoint, "gguf") == []
-
-
 @pytest.mark.parametrize(
     ("options", "line"),
     [

@@ -219,8 +219,9 @@ def test_float32_has_two_names():
     assert (config.model_config.dtype, config.neuron_config.torch_dtype) == ("float32", "float32")
 
 
-def test_quantised_gguf_files_may_say_so():
-    assert resolve(build(model_path="/m/model.gguf", quantization="gguf")).target == "cpu"
+def test_quantised_gguf_files_may_say_so(tmp_path):  # M12
+    (tmp_path / "blob").write_bytes(b"GGUF")
+    assert resolve(build(model_path=str(tmp_path / "blob"), quantization="gguf")).target == "cpu"
     assert "quantization" in faults_of(quantization="gguf")
 
 

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import difflib
-import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from vllm.checkpoint import hub
-from vllm.checkpoint.config import Config, normalise_config
+from vllm.checkpoint.config import Config, read_config
 from vllm.checkpoint.errors import CheckpointError
-from vllm.checkpoint.gguf_file import GgufFile, read_gguf
+from vllm.checkpoint.files import LOAD_FORMATS, WeightFiles, find_weights, read_json
+from vllm.checkpoint.forms import form_beside, quant_method
+from vllm.checkpoint.generation import read_generation_config
+from vllm.checkpoint.gguf_file import GgufFile, read_gguf_parts
 from vllm.checkpoint.gguf_model import gguf_config, gguf_generation_config, gguf_tensors
-from vllm.checkpoint.safetensors_file import read_safetensors
-from vllm.checkpoint.scaled import with_scales
+from vllm.checkpoint.kind import what_directory_instead, what_instead
+from vllm.checkpoint.safetensors_file import read_shards
+from vllm.checkpoint.scaled import with_scale
 from vllm.checkpoint.tensor import Tensor
-
-_INDEX = "model.safetensors.index.json"
-_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
-_LOAD_FORMATS = ("auto", "safetensors", "gguf", "dummy")
+from vllm.checkpoint.tensor_names import fit_config, spelled
 
 
 @dataclass(slots=True)
@@ -31,6 +31,7 @@ class Checkpoint:
     generation_config: default sampling parameters, as in generation_config.json; empty if there are none.
     tokenizer_config: as in tokenizer_config.json; empty if there is none.
     files: the files that hold the weights.
+    owners: the files that the index names, by tensor; empty without an index.
     gguf: the file itself, if it is one.
     """
 
@@ -39,6 +40,7 @@ class Checkpoint:
     generation_config: Config = field(default_factory=dict)
     tokenizer_config: Config = field(default_factory=dict)
     files: list[Path] = field(default_factory=list)
+    owners: Mapping[str, str] = field(default_factory=dict)
     gguf: GgufFile | None = None
     _tensors: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
@@ -50,12 +52,29 @@ class Checkpoint:
         return name in self._tensors
 
     def get(self, name: str) -> Tensor:
-        """A tensor, not yet read. Raises CheckpointError for a name that is not there."""
+        """A tensor, not yet read, with the scales that lie beside it.
+
+        Raises CheckpointError for a name that is not there, and for scales that do not fit.
+        """
         if name not in self._tensors:
-            nearest = difflib.get_close_matches(name, self._tensors, n=1)
-            hint = f" (nearest: {nearest[0]!r})" if nearest else ""
-            raise CheckpointError(f"{self.path} has no tensor {name!r}{hint}")
-        return self._tensors[name]
+            raise CheckpointError(f"{self.path} has no tensor {name!r}{self._why_not_there(name)}")
+        return with_scale(self._tensors[name], self._tensors, self.config)
+
+    def locate(self, name: str) -> tuple[Checkpoint, str]:
+        """Whose a tensor is, and its name there, as `DraftCheckpoint` says it over two checkpoints."""
+        return self, name
+
+    def stored(self) -> Mapping[str, Tensor]:
+        """All tensors as the files have them, by name: without their scales."""
+        return self._tensors
+
+    def _why_not_there(self, name: str) -> str:
+        if name in self.owners:
+            return f", though its index says that {self.owners[name]} holds it; is the download complete?"
+        nearest = difflib.get_close_matches(name, self._tensors, n=1)
+        hint = f" (nearest: {nearest[0]!r})" if nearest else ""
+        form = quant_method(self.config)
+        return f"{hint}; its config says that it is quantised by {form!r}" if form else hint
 
 
 def open_checkpoint(
@@ -68,132 +87,70 @@ def open_checkpoint(
 ) -> Checkpoint:
     """Open a directory (config.json and *.safetensors, or one *.gguf), a GGUF file, or a hub id.
 
-    No weight is read. load_format: "auto" takes safetensors before GGUF; "safetensors" or "gguf" insists; "dummy" reads
-    the config alone and invents the weights. Raises CheckpointError when it cannot be used, with what would work.
+    No weight is read. load_format: "auto" takes safetensors before GGUF; "safetensors" (or "hf") or "gguf" insists;
+    "dummy" reads the config alone and invents the weights. Raises CheckpointError when it cannot be used, with what
+    would work.
     """
-    if load_format not in _LOAD_FORMATS:
-        raise CheckpointError(f"unknown load_format {load_format!r}; known: {', '.join(_LOAD_FORMATS)}")
+    if load_format not in LOAD_FORMATS:
+        raise CheckpointError(f"unknown load_format {load_format!r}; known: {', '.join(LOAD_FORMATS)}")
     patterns = hub.METADATA + hub.TOKENIZER + hub.PROCESSOR + ([] if load_format == "dummy" else hub.WEIGHTS)
     path = hub.local_path(str(model), patterns=patterns, revision=revision, download_dir=download_dir, token=token)
+    found = find_weights(path, load_format)
+    if found.kind == "gguf":
+        return _open_gguf(found.files)
     if path.is_file():
-        return _open_file(path, load_format)
-    return _open_directory(path, load_format)
+        raise CheckpointError(_why_no_checkpoint(path, load_format))
+    if found.kind is None and load_format != "dummy":
+        raise CheckpointError(_why_no_weights(path, load_format))
+    return _open_hf(path, found)
 
 
-def _open_file(path: Path, load_format: str) -> Checkpoint:
-    if path.suffix == ".gguf" and load_format in ("auto", "gguf"):
-        return _open_gguf(path)
-    if path.suffix == ".safetensors" or path.name == "config.json":
-        raise CheckpointError(f"{path} is one file of a checkpoint; pass its directory, {path.parent}")
-    raise CheckpointError(f"{path} cannot be opened as {load_format}; expected a directory or a .gguf file")
+def _why_no_checkpoint(file: Path, load_format: str) -> str:
+    if file.suffix == ".safetensors" or file.name == "config.json":
+        return f"{file} is one file of a checkpoint; pass its directory, {file.parent}"
+    if reason := what_instead(file):
+        return f"{file} is not a checkpoint: {reason}"
+    return f"{file} cannot be opened as {load_format}; expected a directory or a GGUF file"
 
 
-def _open_directory(path: Path, load_format: str) -> Checkpoint:
-    has_safetensors = (path / _INDEX).is_file() or any(path.glob("*.safetensors"))
-    gguf_files = sorted(path.glob("*.gguf"))
-    if load_format == "dummy":
-        return _open_hf(path, tensors={}, files=[])
-    if load_format != "gguf" and has_safetensors:
-        tensors, files = _safetensors_files(path)
-        return _open_hf(path, tensors, files)
-    if load_format != "safetensors" and gguf_files:
-        if len(gguf_files) > 1:
-            names = ", ".join(file.name for file in gguf_files)
-            raise CheckpointError(f"{path} holds several GGUF files; pass the path of one of them: {names}")
-        return _open_gguf(gguf_files[0])
-    raise CheckpointError(_no_weights(path, load_format))
+def _why_no_weights(path: Path, load_format: str) -> str:
+    if load_format == "auto" and (reason := what_directory_instead(path)):
+        return f"{path} {reason}"
+    wanted = {"auto": "*.safetensors or *.gguf", "hf": "*.safetensors"}.get(load_format, f"*.{load_format}")
+    return f"{path} holds no {wanted} file (a GGUF file of a hub repository is named owner/name/file.gguf)"
 
 
-def _no_weights(path: Path, load_format: str) -> str:
-    wanted = {"auto": "*.safetensors or *.gguf"}.get(load_format, f"*.{load_format}")
-    pickles = sorted(file.name for pattern in _PICKLES for file in path.glob(pattern))
-    if not pickles:
-        return f"{path} holds no {wanted} file (a GGUF file of a hub repository is named owner/name/file.gguf)"
-    return (
-        f"{path} holds its weights as pickles ({', '.join(pickles[:3])}), which can run code when read and are never "
-        "opened. Convert them in an environment that you trust with them: "
-        "`AutoModelForCausalLM.from_pretrained(DIR).save_pretrained(NEW_DIR, safe_serialization=True)`, "
-        "and copy the tokenizer's files over"
-    )
-
-
-def _safetensors_files(path: Path) -> tuple[dict[str, Tensor], list[Path]]:
-    """The tensors of the files that the index names, or of all *.safetensors files if there is no index."""
-    if (path / _INDEX).is_file():
-        weight_map = read_json(path / _INDEX).get("weight_map")
-        if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
-            raise CheckpointError(f"{path / _INDEX} has no weight_map of tensor names to file names")
-        files = [_shard(path, name) for name in sorted(set(weight_map.values()))]
-    else:
-        weight_map = None
-        files = sorted(path.glob("*.safetensors"))
-    tensors: dict[str, Tensor] = {}
-    for file in files:
-        for name, tensor in read_safetensors(file).items():
-            if name in tensors:
-                raise CheckpointError(f"tensor {name!r} is in several files of {path}")
-            tensors[name] = tensor
-    if missing := sorted((weight_map or {}).keys() - tensors.keys()):
-        raise CheckpointError(
-            f"{path}: the index names {len(missing)} tensors that no file holds, such as {missing[0]!r}"
-        )
-    return tensors, files
-
-
-def _shard(path: Path, name: str) -> Path:
-    file = path / name
-    if Path(name).name != name or not file.is_file():
-        raise CheckpointError(
-            f"{path / _INDEX} names the file {name!r}, which is not in {path}; is the download complete?"
-        )
-    return file
-
-
-def _open_hf(path: Path, tensors: dict[str, Tensor], files: list[Path]) -> Checkpoint:
+def _open_hf(path: Path, found: WeightFiles) -> Checkpoint:
     if not (path / "config.json").is_file():
-        raise CheckpointError(f"{path} has no config.json, which says what its weights mean")
-    config = normalise_config(read_json(path / "config.json"))
-    tokenizer_config = read_json(path / "tokenizer_config.json")
+        reason = what_directory_instead(path) or "has no config.json, which says what its weights mean"
+        raise CheckpointError(f"{path} {reason}")
+    tensors = spelled(read_shards(found.files, found.owners))
+    config = read_config(path / "config.json", form_beside(path, tensors))
     checkpoint = Checkpoint(
         path,
-        config,
-        generation_config=read_json(path / "generation_config.json"),
-        tokenizer_config=tokenizer_config,
-        files=files,
-        _tensors=with_scales(tensors, config),
+        fit_config(config, tensors, path / "config.json"),
+        generation_config=read_generation_config(path / "generation_config.json"),
+        tokenizer_config=read_json(path / "tokenizer_config.json"),
+        files=found.files,
+        owners=found.owners,
+        _tensors=tensors,
     )
-    if not files:
+    if not found.files:
         from vllm.checkpoint.dummy import dummy_tensors
 
         checkpoint._tensors = dummy_tensors(config)
     return checkpoint
 
 
-def _open_gguf(path: Path) -> Checkpoint:
-    file = read_gguf(path)
-    if file.metadata.get("split.count", 1) > 1:
-        raise CheckpointError(
-            f"{path} is one of {file.metadata['split.count']} parts; join them (`llama-gguf-split --merge`)"
-        )
+def _open_gguf(parts: list[Path]) -> Checkpoint:
+    path, file = parts[0], read_gguf_parts(parts)
     config = gguf_config(file)
+    tensors = gguf_tensors(file, config)
     return Checkpoint(
         path,
-        config,
+        fit_config(config, tensors, path),
         generation_config=gguf_generation_config(file),
-        files=[path],
+        files=parts,
         gguf=file,
-        _tensors=gguf_tensors(file, config),
+        _tensors=tensors,
     )
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; empty if there is no such file."""
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text())
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} is not a JSON object")
-    return content

@@ -31,10 +31,13 @@ form and normalised again.
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from vllm.checkpoint.config_checks import LAYER_TYPES, check_entries, unusable
 from vllm.checkpoint.errors import CheckpointError
+from vllm.checkpoint.files import read_json
 from vllm.checkpoint.nested_config import raised
 
 Config = dict[str, Any]
@@ -72,7 +75,54 @@ FAMILIES: dict[str, Config] = {
         "sliding_window": 4096,
         "max_window_layers": 28,
     },
+    "ministral": {
+        "architecture": "MinistralForCausalLM",
+        "num_key_value_heads": 8,
+        "max_position_embeddings": 131072,
+        "sliding_window": 4096,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    },
+    "seed_oss": {
+        "architecture": "SeedOssForCausalLM",
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "max_position_embeddings": 524288,
+        "attention_bias": True,
+        "attention_output_bias": False,
+        "bos_token_id": 0,
+        "eos_token_id": 2,
+        "pad_token_id": 1,
+    },
+    "cwm": {
+        "architecture": "CwmForCausalLM",
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "max_position_embeddings": 131072,
+        "rms_norm_eps": 1e-5,
+        "sliding_window": 8192,
+        "bos_token_id": 128000,
+        "eos_token_id": [128001, 128008, 128009],
+        "rope_theta": 1e6,
+        "rope_scaling": {
+            "rope_type": "llama3",
+            "factor": 16.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 8192,
+        },
+    },
 }
+_ARCHITECTURES = {
+    **dict.fromkeys(("LLaMAForCausalLM", "YiForCausalLM", "LlamaModel"), "LlamaForCausalLM"),
+    "MistralModel": "MistralForCausalLM",
+    "Qwen2Model": "Qwen2ForCausalLM",
+    "Qwen3Model": "Qwen3ForCausalLM",
+}
+"""Other names of architectures: older ones, and those of models that were saved without their output matrix."""
+_SPELLINGS = {"attention_out_bias": "attention_output_bias"}
+_FULL_ATTENTION_EVERY = {"cwm": 4}
+"""By family: every how many layers one sees all positions, where the config has no layer_types."""
 _COMMON_DEFAULTS: Config = {
     "hidden_act": "silu",
     "rms_norm_eps": 1e-6,
@@ -84,26 +134,40 @@ _COMMON_DEFAULTS: Config = {
     "eos_token_id": None,
     "pad_token_id": None,
 }
-_REQUIRED = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
-_POSITIVE = (*_REQUIRED, "num_key_value_heads", "head_dim", "max_position_embeddings")
-_MAX_LAYERS = 10_000
+_NEVER_NULL = frozenset({"tie_word_embeddings", "attention_bias", "mlp_bias", "hidden_act", "rms_norm_eps"})
+"""Entries for which null means the default, as no value of theirs means none."""
 _DEFAULT_ROPE_THETA = 10_000.0
 
 
-def normalise_config(raw: Config) -> Config:
-    """The normal form of `raw`. Raises CheckpointError for missing or impossible entries, all of them at once."""
+def normalise_config(raw: Mapping[str, Any], names: Mapping[str, str] | None = None) -> Config:
+    """The normal form of `raw`. Raises CheckpointError for missing or impossible entries, all of them at once.
+
+    names: what the file that `raw` was read from calls an entry, where that is not its name here.
+    """
     config = {key: value for key, value in raised(raw).items() if key != "dtype"}
-    family = FAMILIES.get(str(config.get("model_type")))
+    check_entries(config, is_known=_family_of(config) is not None, names=names or {})
+    family = _family_of(config)
+    _normalise_architectures(config)
     if family is not None:
-        _fill_family_defaults(config, family)
-    _check(config, required=_REQUIRED if family is not None else ())
+        _fill_family_defaults(config, FAMILIES[family])
     _normalise_heads(config)
-    _normalise_rope(config)
+    _normalise_rope(config, family is not None)
     if family is not None:
-        _normalise_window(config)
+        _normalise_window(config, family)
     config["eos_token_id"] = _as_list(config.get("eos_token_id"))
     config["torch_dtype"] = _dtype_name(raw.get("torch_dtype") or raw.get("dtype") or config.get("torch_dtype"))
     return config
+
+
+def read_config(file: Path, beside: Mapping[str, Any] | None = None) -> Config:
+    """The normal form of a config.json. Raises CheckpointError that names the file.
+
+    beside: entries that other files say, for those that this one lacks.
+    """
+    try:
+        return normalise_config({**(beside or {}), **read_json(file)})
+    except CheckpointError as error:
+        raise CheckpointError(f"{file}: {error}") from None
 
 
 def context_length(config: Config) -> int | None:
@@ -121,31 +185,36 @@ def context_length(config: Config) -> int | None:
     return int(length * float(scaling.get("factor") or 1.0))
 
 
+def _family_of(config: Mapping[str, Any]) -> str | None:
+    """A name in FAMILIES: the model_type, else that of a known architecture; None for all others."""
+    model_type, architectures = config.get("model_type"), config.get("architectures") or []
+    if isinstance(model_type, str) and model_type in FAMILIES:
+        return model_type
+    names = [architectures] if isinstance(architectures, str) else architectures
+    known = {family["architecture"]: name for name, family in FAMILIES.items()}
+    usual = (_ARCHITECTURES.get(str(name), str(name)) for name in (names if isinstance(names, list) else ()))
+    return next((known[name] for name in usual if name in known), None)
+
+
+def _normalise_architectures(config: Config) -> None:
+    given = config.get("architectures")
+    if given:
+        names = [given] if isinstance(given, str) else given
+        config["architectures"] = [_ARCHITECTURES.get(name, name) for name in names]
+
+
 def _fill_family_defaults(config: Config, family: Config) -> None:
+    for given, usual in _SPELLINGS.items():
+        if given in config:
+            config.setdefault(usual, config[given])
     if not config.get("architectures"):
         config["architectures"] = [family["architecture"]]
     for key, value in {**_COMMON_DEFAULTS, **family}.items():
-        if key != "architecture":
-            config.setdefault(key, value)
+        if key != "architecture" and (config.get(key) is None if key in _NEVER_NULL else key not in config):
+            config[key] = value
     config.setdefault("attention_output_bias", config["attention_bias"])
     if config["hidden_act"] == "swish":
         config["hidden_act"] = "silu"
-
-
-def _check(config: Config, required: tuple[str, ...]) -> None:
-    faults = [f"{key} is missing" for key in required if config.get(key) is None]
-    for key in _POSITIVE:
-        value = config.get(key)
-        if value is not None and (type(value) is not int or value <= 0):
-            faults.append(f"{key} is {value!r}, expected a positive integer")
-    for key in ("rms_norm_eps", "rope_theta"):
-        value = config.get(key)
-        if value is not None and not (isinstance(value, (int, float)) and 0 < value < math.inf):
-            faults.append(f"{key} is {value!r}, expected a positive number")
-    if not faults and config.get("num_hidden_layers", 0) > _MAX_LAYERS:
-        faults.append(f"num_hidden_layers is {config['num_hidden_layers']}, more than {_MAX_LAYERS}")
-    if faults:
-        raise CheckpointError(f"the model's config cannot be used: {'; '.join(faults)}")
 
 
 def _normalise_heads(config: Config) -> None:
@@ -157,16 +226,17 @@ def _normalise_heads(config: Config) -> None:
     if config.get("head_dim") is None:
         config["head_dim"] = hidden_size // num_heads
     if num_heads % config["num_key_value_heads"]:
-        raise CheckpointError(
-            f"the model's config cannot be used: {num_heads} attention heads cannot share "
-            f"{config['num_key_value_heads']} key/value heads evenly"
-        )
+        kv_heads = config["num_key_value_heads"]
+        why = f"{num_heads} attention heads cannot share {kv_heads} key/value heads evenly"
+        raise CheckpointError(unusable(why))
 
 
-def _normalise_rope(config: Config) -> None:
+def _normalise_rope(config: Config, is_known: bool) -> None:
     parameters = config.pop("rope_parameters", None) or config.get("rope_scaling") or {}
-    if not isinstance(parameters, dict) or any(isinstance(value, dict) for value in parameters.values()):
-        # One set a layer type: no family here has it, and a target that does reads it as it stands.
+    if is_known:
+        parameters = _one_for_all_layers(parameters)
+    elif not isinstance(parameters, dict) or any(isinstance(value, dict) for value in parameters.values()):
+        # One set per layer type: a target that has such a family reads it as it stands.
         config["rope_parameters"] = parameters
         parameters = {}
     scaling = {key: value for key, value in parameters.items() if key not in ("type", "rope_theta")}
@@ -177,23 +247,39 @@ def _normalise_rope(config: Config) -> None:
     config["rope_scaling"] = None if scaling["rope_type"] == "default" else scaling
 
 
-def _normalise_window(config: Config) -> None:
-    """Which layers look back how far: as `layer_types` says, else all of them from `max_window_layers` on.
+def _one_for_all_layers(parameters: dict[str, Any]) -> dict[str, Any]:
+    """Parameters that are given by layer type, as one set. Raises CheckpointError where they differ."""
+    by_type = {name: value for name, value in parameters.items() if isinstance(value, dict)}
+    if not by_type:
+        return parameters
+    sets = list(by_type.values())
+    if len(by_type) < len(parameters) or any(each != sets[0] for each in sets):
+        why = f"rope_parameters has sets for {', '.join(by_type)} that differ; all layers of this family rotate alike"
+        raise CheckpointError(unusable(why))
+    return dict(sets[0])
 
-    Llama has no window, Mistral's holds for every layer whatever `layer_types` says, Qwen's only if it is switched on.
+
+def _normalise_window(config: Config, family: str) -> None:
+    """Which layers look back how far: as `layer_types` says, else all of them.
+
+    Llama and Seed-OSS have no window, Mistral's holds for every layer whatever `layer_types` says, Qwen's only if it is
+    switched on, and from `max_window_layers` on.
     """
-    model_type, num_layers = config["model_type"], config["num_hidden_layers"]
-    if model_type == "llama" or (model_type.startswith("qwen") and not config.get("use_sliding_window", False)):
+    num_layers, (full, sliding) = config["num_hidden_layers"], LAYER_TYPES
+    is_qwen = family.startswith("qwen")
+    if family in ("llama", "seed_oss") or (is_qwen and not config.get("use_sliding_window")):
         config["sliding_window"] = None
-    if config["sliding_window"] is None:
-        config["layer_types"] = ["full_attention"] * num_layers
-    elif model_type == "mistral" or not config.get("layer_types"):
-        num_full = min(config.get("max_window_layers", 0), num_layers)
-        config["layer_types"] = ["full_attention"] * num_full + ["sliding_attention"] * (num_layers - num_full)
+    if not config["sliding_window"]:
+        config["sliding_window"] = None
+        config["layer_types"] = [full] * num_layers
+    elif family in _FULL_ATTENTION_EVERY and not config.get("layer_types"):
+        every = _FULL_ATTENTION_EVERY[family]
+        config["layer_types"] = [sliding if layer % every else full for layer in range(num_layers)]
+    elif family == "mistral" or not config.get("layer_types"):
+        num_full = min(config.get("max_window_layers") or 0, num_layers) if is_qwen else 0
+        config["layer_types"] = [full] * num_full + [sliding] * (num_layers - num_full)
     if len(config["layer_types"]) != num_layers:
-        raise CheckpointError(
-            f"the model's config cannot be used: {len(config['layer_types'])} layer_types for {num_layers} layers"
-        )
+        raise CheckpointError(unusable(f"{len(config['layer_types'])} layer_types for {num_layers} layers"))
 
 
 def _as_list(ids: int | list[int] | None) -> list[int]:

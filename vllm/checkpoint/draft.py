@@ -28,8 +28,8 @@ class DraftCheckpoint:
 
     def __init__(self, draft: Checkpoint, target: Checkpoint) -> None:
         self.path: Path = draft.path
-        self._target = target
-        self._own = {DRAFT + _spelled(name): draft.get(name) for name in draft.tensors()}
+        self._draft, self._target = draft, target
+        self._own = {DRAFT + _spelled(name): name for name in draft.tensors()}
         for name in ("fc.weight", "layers.0.self_attn.q_proj.weight"):
             if DRAFT + name not in self._own:
                 raise CheckpointError(f"{draft.path} is not an EAGLE draft: it has no tensor {name!r}")
@@ -42,16 +42,21 @@ class DraftCheckpoint:
 
     def get(self, name: str) -> Tensor:
         """A tensor of either. Raises CheckpointError for a name that is not there."""
+        owner, own = self.locate(name)
+        return owner.get(own)
+
+    def locate(self, name: str) -> tuple[Checkpoint, str]:
+        """Whose a tensor is, and its name there. Raises CheckpointError for a name that is not there."""
         if not name.startswith(DRAFT):
-            return self._target.get(name)
+            return self._target.locate(name)
         if name not in self._own:
             raise CheckpointError(f"the draft {self.path} has no tensor {name.removeprefix(DRAFT)!r}")
-        return self._own[name]
+        return self._draft, self._own[name]
 
     def draft_ids(self) -> list[int]:
         """The target's ids of the draft's vocabulary, in its order; empty if they are the same."""
         name = f"{DRAFT}d2t"
-        return read_draft_ids(self._own[name], self.path) if name in self._own else []
+        return read_draft_ids(self.get(name), self.path) if name in self._own else []
 
     def _own_or(self, own: str, targets: str) -> str:
         return own if own in self._own else targets

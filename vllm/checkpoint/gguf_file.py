@@ -9,13 +9,16 @@ to `general.alignment` bytes; the data, where each offset is counted from. A str
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from vllm.checkpoint.config_checks import shown
 from vllm.checkpoint.errors import CheckpointError
+from vllm.checkpoint.kind import is_gguf, what_instead
 from vllm.checkpoint.tensor import Bytes, Tensor, bytes_per_row
 
 _VERSIONS = (2, 3)
@@ -40,7 +43,10 @@ _MAX_VALUES = 2**48
 
 @dataclass(frozen=True, slots=True)
 class GgufFile:
-    """metadata: Python scalars and strings; arrays as lists. tensors: by GGUF's own names, shapes in numpy's order."""
+    """metadata: Python scalars and strings; arrays as lists. tensors: by GGUF's own names, shapes in numpy's order.
+
+    Of a file that was split, path is the first part's, and so is metadata; tensors are those of all parts.
+    """
 
     path: Path
     metadata: dict[str, Any]
@@ -57,7 +63,29 @@ def read_gguf(path: Path) -> GgufFile:
         metadata = _read_metadata(cursor, num_entries)
         return GgufFile(path, metadata, _read_tensors(cursor, num_tensors, metadata))
     except CheckpointError as error:
-        raise CheckpointError(f"{path} is not a usable GGUF file: {error}") from None
+        reason = what_instead(path) if not is_gguf(path) else None
+        raise CheckpointError(f"{path} is not a usable GGUF file: {reason or error}") from None
+
+
+def read_gguf_parts(parts: Sequence[Path]) -> GgufFile:
+    """A model's file, or all parts of one that was split, in order. Raises CheckpointError for anything else."""
+    files = [read_gguf(part) for part in parts]
+    whole = files[0]
+    tensors: dict[str, Tensor] = {}
+    for number, file in enumerate(files):
+        count, place = (file.metadata.get(key) or 0 for key in ("split.count", "split.no"))
+        if (count, place) != (len(files), number) and not (len(files) == 1 and count in (0, 1)):
+            raise CheckpointError(
+                f"{file.path} is part {shown(place)} (counted from 0) of {shown(count)}, and was opened as part "
+                f"{number} of {len(files)}: parts are found by their names, such as NAME-00001-of-00003.gguf"
+            )
+        if twice := tensors.keys() & file.tensors.keys():
+            raise CheckpointError(f"tensor {min(twice)!r} is in several parts of {whole.path}")
+        tensors |= file.tensors
+    announced = whole.metadata.get("split.tensors.count")
+    if len(files) > 1 and announced is not None and announced != len(tensors):
+        raise CheckpointError(f"{whole.path} announces {announced} tensors, its parts hold {len(tensors)}")
+    return GgufFile(whole.path, whole.metadata, tensors)
 
 
 class _Cursor:

@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 
 from vllm.checkpoint.config import Config, normalise_config
+from vllm.checkpoint.config_checks import shown
 from vllm.checkpoint.errors import CheckpointError
+from vllm.checkpoint.generation import checked_generation_config
 from vllm.checkpoint.gguf_file import GgufFile
 from vllm.checkpoint.tensor import Tensor
 
@@ -37,6 +39,22 @@ _LAYER_NAMES = {
 }
 _LAYER_TENSOR = re.compile(r"blk\.(\d+)\.(\w+)\.(weight|bias)")
 _ROPE_FACTORS = "rope_freqs.weight"
+_NEEDED = {
+    "hidden_size": "embedding_length",
+    "intermediate_size": "feed_forward_length",
+    "num_hidden_layers": "block_count",
+    "num_attention_heads": "attention.head_count",
+    "max_position_embeddings": "context_length",
+    "rms_norm_eps": "attention.layer_norm_rms_epsilon",
+}
+_OPTIONAL = {
+    "num_key_value_heads": "attention.head_count_kv",
+    "head_dim": "attention.key_length",
+    "rope_theta": "rope.freq_base",
+}
+"""Entries of the config by their names, and their metadata keys under the architecture's prefix."""
+_IDS = "tokenizer.ggml."
+_SPECIAL_IDS = {"bos": "bos", "eos": "eos", "pad": "padding"}
 _DTYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
 _SAMPLING = {
     "temp": "temperature",
@@ -52,6 +70,7 @@ def gguf_config(file: GgufFile) -> Config:
     architecture = str(_need(file, "general.architecture"))
     if not architecture.isprintable():
         raise CheckpointError(f"{file.path}: general.architecture is {architecture!r}, which names no architecture")
+    _check_kind(file, architecture)
     keys = _ArchitectureKeys(file, architecture)
     if architecture not in ARCHITECTURES or keys.get("expert_count"):
         # The target's registry refuses it by this name, and lists what it supports.
@@ -59,30 +78,44 @@ def gguf_config(file: GgufFile) -> Config:
         return normalise_config({"architectures": [f"{name} (GGUF)"], "model_type": architecture})
     config: Config = {
         "model_type": ARCHITECTURES[architecture],
-        "hidden_size": keys.need("embedding_length"),
-        "intermediate_size": keys.need("feed_forward_length"),
-        "num_hidden_layers": keys.need("block_count"),
-        "num_attention_heads": keys.need("attention.head_count"),
-        "num_key_value_heads": keys.get("attention.head_count_kv"),
-        "head_dim": keys.get("attention.key_length"),
+        **{name: keys.need(key) for name, key in _NEEDED.items()},
+        **{name: keys.get(key) for name, key in _OPTIONAL.items()},
         "vocab_size": _embedding(file).shape[0],
-        "max_position_embeddings": keys.need("context_length"),
-        "rms_norm_eps": keys.need("attention.layer_norm_rms_epsilon"),
-        "rope_theta": keys.get("rope.freq_base"),
         "rope_scaling": _rope_scaling(file, keys),
         "tie_word_embeddings": "output.weight" not in file.tensors,
         "attention_bias": "blk.0.attn_q.bias" in file.tensors,
         "attention_output_bias": "blk.0.attn_output.bias" in file.tensors,
         "mlp_bias": "blk.0.ffn_down.bias" in file.tensors,
         "torch_dtype": _DTYPES.get(_embedding(file).format),
-        **{f"{name}_token_id": file.metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos")},
-        "pad_token_id": file.metadata.get("tokenizer.ggml.padding_token_id"),
+        **{f"{name}_token_id": file.metadata.get(f"{_IDS}{key}_token_id") for name, key in _SPECIAL_IDS.items()},
     }
     if window := keys.get("attention.sliding_window"):
         config |= {"model_type": "mistral", "sliding_window": window} if architecture == "llama" else {}
-    config = normalise_config(config)
-    _set_partial_rotation(config, keys)
-    return normalise_config(config)
+    names = {name: f"{architecture}.{key}" for name, key in {**_NEEDED, **_OPTIONAL}.items()}
+    names |= {"sliding_window": f"{architecture}.attention.sliding_window"}
+    names |= {f"{name}_token_id": f"{_IDS}{key}_token_id" for name, key in _SPECIAL_IDS.items()}
+    try:
+        config = normalise_config(config, names)
+        _set_partial_rotation(config, keys)
+        return normalise_config(config, names)
+    except CheckpointError as error:
+        raise CheckpointError(f"{file.path}: {error}") from None
+
+
+def _check_kind(file: GgufFile, architecture: str) -> None:
+    """Raises CheckpointError for a file that goes with a model, and is none itself."""
+    kind = file.metadata.get("general.type")
+    if kind in (None, "model") and architecture != "clip":
+        if file.tensors:
+            return
+        said, fix = "a vocabulary without weights", "Pass the model's own GGUF file"
+    elif kind == "adapter":
+        said, fix = "an adapter (LoRA), not a model", "Merge it into its base (llama-export-lora), and pass the result"
+    elif architecture == "clip" or kind == "mmproj":
+        said, fix = "a projector of images, not a model", "Pass the model that it goes with"
+    else:
+        said, fix = f"of the type {shown(kind)}, not a model", "Pass the model that it goes with"
+    raise CheckpointError(f"{file.path} is {said} (general.type {shown(kind)}). {fix}")
 
 
 def gguf_generation_config(file: GgufFile) -> Config:
@@ -95,7 +128,7 @@ def gguf_generation_config(file: GgufFile) -> Config:
         "eos_token_id": list(dict.fromkeys(end for end in ends if end is not None)),
         **sampling,
     }
-    return {key: value for key, value in config.items() if value is not None}
+    return checked_generation_config(config, str(file.path))
 
 
 def gguf_tensors(file: GgufFile, config: Config) -> dict[str, Tensor]:

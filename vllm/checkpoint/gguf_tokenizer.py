@@ -12,39 +12,19 @@ Two kinds of `tokenizer.ggml.model`:
 
 from __future__ import annotations
 
-import difflib
 from typing import Any
 
 import tokenizers
-from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, decoders, models, normalizers
 
 from vllm.checkpoint.errors import CheckpointError
+from vllm.checkpoint.gguf_splits import begins_with_bos, looks_words_up_whole, normalizer, pre_tokenizer
 from vllm.logger import init_logger
 
 logger = init_logger(__name__)
 
 _NORMAL, _CONTROL, _USER_DEFINED = 1, 3, 4
 _SPACE = "▁"
-
-_CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
-_SYMBOLS_AND_SPACE = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-_WORD = r"[^\r\n\p{L}\p{N}]?\p{L}+"
-_LLAMA3_SPLIT = rf"{_CONTRACTIONS}|{_WORD}|\p{{N}}{{1,3}}|{_SYMBOLS_AND_SPACE}"
-_QWEN2_SPLIT = rf"{_CONTRACTIONS}|{_WORD}|\p{{N}}|{_SYMBOLS_AND_SPACE}"
-_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
-_CASED_WORD = rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*"
-_TEKKEN_SPLIT = rf"{_CASED_WORD}|\p{{N}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-
-_GPT2_NAMES = ("default", "gpt-2", "phi-2", "olmo", "mpt", "jais")
-_DIGIT_NAMES = ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone")
-_SPLITS = {
-    **dict.fromkeys(("llama-bpe", "llama3", "llama-v3", "falcon3", "pixtral", "smaug-bpe", "dbrx"), _LLAMA3_SPLIT),
-    **dict.fromkeys(("qwen2", "deepseek-r1-qwen", "megrez"), _QWEN2_SPLIT),
-    "tekken": _TEKKEN_SPLIT,
-}
-_WHOLE_WORDS_FIRST = ("llama-bpe", "llama3", "llama-v3", "falcon3", "pixtral", "tekken")
-"""Pre-tokenizers whose words are looked up whole before any merging."""
-_BOS_BY_DEFAULT = ("llama-bpe", "llama3", "llama-v3")
 
 
 def build_gguf_tokenizer(metadata: dict[str, Any]) -> tokenizers.Tokenizer:
@@ -57,9 +37,11 @@ def build_gguf_tokenizer(metadata: dict[str, Any]) -> tokenizers.Tokenizer:
             "original tokenizer (--tokenizer DIR)"
         )
     tokens = metadata.get("tokenizer.ggml.tokens")
-    types = metadata.get("tokenizer.ggml.token_type") or [_NORMAL] * len(tokens or [])
-    if not isinstance(tokens, list) or len(types) != len(tokens) or not all(isinstance(t, str) for t in tokens):
-        raise CheckpointError("the file's tokenizer has no usable list of tokens and their types")
+    if not tokens or not _is_list_of(tokens, str):
+        raise CheckpointError("the file's tokenizer has no usable list of tokens (tokenizer.ggml.tokens)")
+    types = metadata.get("tokenizer.ggml.token_type") or [_NORMAL] * len(tokens)
+    if not _is_list_of(types, int, len(tokens)):
+        raise CheckpointError("the file's tokenizer has no usable types of its tokens (tokenizer.ggml.token_type)")
     tokenizer = builders[model](metadata, tokens, types)
     _add_tokens(tokenizer, tokens, types)
     return tokenizer
@@ -67,64 +49,77 @@ def build_gguf_tokenizer(metadata: dict[str, Any]) -> tokenizers.Tokenizer:
 
 def adds_bos(metadata: dict[str, Any]) -> bool:
     """Whether text is to begin with bos; where the file does not say, what its kind of tokenizer does."""
-    is_default = (
-        metadata.get("tokenizer.ggml.model") == "llama" or metadata.get("tokenizer.ggml.pre") in _BOS_BY_DEFAULT
+    is_default = metadata.get("tokenizer.ggml.model") == "llama" or begins_with_bos(
+        str(metadata.get("tokenizer.ggml.pre"))
     )
     return bool(metadata.get("tokenizer.ggml.add_bos_token", is_default))
 
 
+def token_at(metadata: dict[str, Any], name: str) -> str | None:
+    """The token that `tokenizer.ggml.<name>_token_id` names; None without that key, or for an id of no token.
+
+    Raises CheckpointError for a value that is not an id.
+    """
+    index, tokens = metadata.get(f"tokenizer.ggml.{name}_token_id"), metadata["tokenizer.ggml.tokens"]
+    if index is None:
+        return None
+    if type(index) is not int or index < 0:
+        raise CheckpointError(f"tokenizer.ggml.{name}_token_id is {index!r}, expected a token id")
+    return str(tokens[index]) if index < len(tokens) else None
+
+
+def _is_list_of(values: Any, kind: type | tuple[type, ...], length: int | None = None) -> bool:
+    return isinstance(values, list) and length in (None, len(values)) and all(isinstance(v, kind) for v in values)
+
+
 def _byte_level_bpe(metadata: dict[str, Any], tokens: list[str], types: list[int]) -> tokenizers.Tokenizer:
     merges = metadata.get("tokenizer.ggml.merges")
-    if merges is None:
-        raise CheckpointError("the file's tokenizer has no merges (tokenizer.ggml.merges)")
-    pairs = [tuple(merge.split(" ", 1)) for merge in merges]
+    if merges is None or not _is_list_of(merges, str):
+        raise CheckpointError("the file's tokenizer has no usable list of merges (tokenizer.ggml.merges)")
     pre = metadata.get("tokenizer.ggml.pre")
     if pre is None:
         logger.warning("the GGUF file does not say how text is split before merging; splitting as GPT-2 does")
+    pre = "default" if pre is None else str(pre)
     vocab = {token: index for index, token in enumerate(tokens)}
+    pairs = _known_pairs(merges, vocab)
     try:
-        model = models.BPE(vocab=vocab, merges=pairs, ignore_merges=pre in _WHOLE_WORDS_FIRST)
-    except Exception as error:  # the library raises plain Exception for merges that the vocabulary lacks
+        model = models.BPE(vocab=vocab, merges=pairs, ignore_merges=looks_words_up_whole(pre))
+    except Exception as error:  # the library raises plain Exception
         raise CheckpointError(f"the file's tokenizer is inconsistent: {error}") from None
     tokenizer = tokenizers.Tokenizer(model)
-    if pre in ("qwen2", "deepseek-r1-qwen"):
-        tokenizer.normalizer = normalizers.NFC()
-    tokenizer.pre_tokenizer = _pre_tokenizer(pre or "default")
+    if (normal_form := normalizer(pre)) is not None:
+        tokenizer.normalizer = normal_form
+    tokenizer.pre_tokenizer = pre_tokenizer(pre)
     tokenizer.decoder = decoders.ByteLevel()
     return tokenizer
 
 
-def _pre_tokenizer(name: str) -> pre_tokenizers.PreTokenizer:
-    if name in _GPT2_NAMES:
-        return pre_tokenizers.ByteLevel(add_prefix_space=False)
-    if name in _DIGIT_NAMES:
-        return pre_tokenizers.Sequence(
-            [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+def _known_pairs(merges: list[str], vocab: dict[str, int]) -> list[tuple[str, str]]:
+    """Merges as pairs, less those of tokens that the vocabulary lacks: what they would make cannot be written."""
+    pairs = [(left, right) for left, _, right in (merge.partition(" ") for merge in merges)]
+    known = [pair for pair in pairs if pair[0] in vocab and pair[1] in vocab and "".join(pair) in vocab]
+    if len(known) < len(pairs):
+        first = next(pair for pair in pairs if not (pair[0] in vocab and pair[1] in vocab and "".join(pair) in vocab))
+        logger.warning(
+            "%d of the file's %d merges are left out, such as %r with %r: its vocabulary lacks the tokens",
+            len(pairs) - len(known),
+            len(pairs),
+            *first,
         )
-    if name in _SPLITS:
-        split = pre_tokenizers.Split(Regex(_SPLITS[name]), behavior="isolated")
-        return pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
-    known = [*_GPT2_NAMES, *_DIGIT_NAMES, *_SPLITS]
-    nearest = difflib.get_close_matches(name, known, n=1)
-    raise CheckpointError(
-        f"the file's tokenizer splits text by the rule {name!r}, which is not known"
-        f"{f' (nearest: {nearest[0]})' if nearest else ''}; known: {', '.join(sorted(known))}. "
-        "Pass the model's original tokenizer (--tokenizer DIR)"
-    )
+    return known
 
 
 def _sentencepiece_bpe(metadata: dict[str, Any], tokens: list[str], types: list[int]) -> tokenizers.Tokenizer:
     scores = metadata.get("tokenizer.ggml.scores")
-    if scores is None or len(scores) != len(tokens):
+    if scores is None or not _is_list_of(scores, (int, float), len(tokens)):
         raise CheckpointError("the file's tokenizer has no usable scores (tokenizer.ggml.scores)")
     vocab = {token: index for index, token in enumerate(tokens)}
     mergeable = {tokens[i]: scores[i] for i in range(len(tokens)) if types[i] in (_NORMAL, _USER_DEFINED)}
-    unknown = metadata.get("tokenizer.ggml.unknown_token_id")
     tokenizer = tokenizers.Tokenizer(
         models.BPE(
             vocab=vocab,
             merges=_merges_by_score(mergeable),
-            unk_token=tokens[unknown] if unknown is not None and unknown < len(tokens) else None,
+            unk_token=token_at(metadata, "unknown"),
             fuse_unk=True,
             byte_fallback=True,
         )

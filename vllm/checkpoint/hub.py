@@ -7,11 +7,22 @@ import re
 from pathlib import Path
 
 from vllm.checkpoint.errors import CheckpointError
+from vllm.checkpoint.files import parts_by_name
+from vllm.checkpoint.kind import settled_directory
 
 WEIGHTS = ["*.safetensors", "*.safetensors.index.json"]
 SECOND_COPIES = ["consolidated*.safetensors", "original/*"]
 """Weights under the names of the model's authors, which some repositories hold beside those that are read."""
-METADATA = ["config.json", "generation_config.json", "chat_template*", "additional_chat_templates/*"]
+METADATA = [
+    "config.json",
+    "generation_config.json",
+    "chat_template*",
+    "additional_chat_templates/*",
+    "*quant*_config.json",
+    "adapter_config.json",
+    "params.json",
+]
+"""What says what the weights mean, or that they are none."""
 PROCESSOR = ["preprocessor_config.json", "processor_config.json"]
 TOKENIZER = ["tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model"]
 
@@ -33,7 +44,7 @@ def local_path(
     """
     path = Path(name).expanduser()
     if path.exists():
-        return path.resolve()
+        return settled_directory(path.resolve(), revision)
     if not (_HUB_ID.fullmatch(name) or _HUB_FILE.fullmatch(name)):
         raise CheckpointError(f"{name!r} does not exist, and is not a hub id either.{_nearest(path)}")
     return _download(name, patterns, revision, download_dir, token)
@@ -47,11 +58,11 @@ def _download(
 
     try:
         if match := _HUB_FILE.fullmatch(name):
-            return Path(
-                huggingface_hub.hf_hub_download(
-                    match[1], match[2], revision=revision, cache_dir=download_dir, token=token
-                )
-            )
+            paths = [
+                huggingface_hub.hf_hub_download(match[1], file, revision=revision, cache_dir=download_dir, token=token)
+                for file in parts_by_name(match[2])
+            ]
+            return Path(paths[0])
         return Path(
             huggingface_hub.snapshot_download(
                 name,

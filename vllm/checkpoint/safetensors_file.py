@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from vllm.checkpoint.errors import CheckpointError
+from vllm.checkpoint.kind import what_instead
 from vllm.checkpoint.tensor import Tensor, bytes_per_row
 
 _FORMATS = {
@@ -30,6 +32,10 @@ _FORMATS = {
     "I8": "i8",
     "U8": "u8",
     "BOOL": "bool",
+    "F8_E8M0": "f8e8m0",
+    "U16": "u16",
+    "U32": "u32",
+    "U64": "u64",
 }
 _MAX_HEADER_BYTES = 100_000_000
 _MAX_VALUES = 2**48
@@ -40,7 +46,30 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return _read(path)
     except CheckpointError as error:
-        raise CheckpointError(f"{path} is not a usable safetensors file: {error}") from None
+        reason = what_instead(path) or str(error)
+        raise CheckpointError(f"{path} is not a usable safetensors file: {reason}") from None
+
+
+def read_shards(files: Sequence[Path], owners: Mapping[str, str]) -> dict[str, Tensor]:
+    """Every tensor of several files. owners: the name of the file that a tensor is read from, where several have it.
+
+    Raises CheckpointError for a tensor of several files that no owner decides.
+    """
+    tensors: dict[str, Tensor] = {}
+    elsewhere: dict[str, Tensor] = {}
+    origin: dict[str, str] = {}
+    for file in files:
+        for name, tensor in read_safetensors(file).items():
+            if owners.get(name, file.name) != file.name:
+                elsewhere[name] = tensor
+            elif name in tensors:
+                raise CheckpointError(
+                    f"tensor {name!r} is in several files of {file.parent}, {origin[name]} and {file.name}, and no "
+                    "index says which is meant; leave one of them out"
+                )
+            else:
+                tensors[name], origin[name] = tensor, file.name
+    return {**elsewhere, **tensors}
 
 
 def _read(path: Path) -> dict[str, Tensor]:

@@ -3,7 +3,8 @@
 A tensor is seen as rows: its last dimension is one row, all others count rows; a vector is one row. Quantised formats
 pack a row into blocks of a fixed number of values, so every row starts on a block and has the same number of bytes.
 
-Formats are named in lower case. Plain ones, little-endian: f64 f32 f16 bf16 f8e4m3 f8e5m2 i64 i32 i16 i8 u8 bool.
+Formats are named in lower case. Plain ones, little-endian: f64 f32 f16 bf16 f8e4m3 f8e5m2 f8e8m0 i64 i32 i16 i8
+u64 u32 u16 u8 bool.
 Block formats are GGML's, by GGML's names (q4_0 q4_1 q5_0 q5_1 q8_0 q2_k ... q6_k, iq4_nl, ...); their layouts are
 those of ggml's `block_*` structures, and `gguf.quants` is what decodes them here.
 """
@@ -35,6 +36,10 @@ PLAIN_DTYPES: dict[str, str] = {
     "i16": "<i2",
     "i8": "i1",
     "u8": "u1",
+    "u16": "<u2",
+    "u32": "<u4",
+    "u64": "<u8",
+    "f8e8m0": "u1",
     "bool": "?",
 }
 BLOCKS: dict[str, tuple[int, int]] = {
@@ -114,6 +119,9 @@ def _plain_values(values: NDArray[Any], format: str) -> Floats:
     if format == "bf16":
         widened: NDArray[np.uint32] = np.left_shift(values, 16, dtype=np.uint32)
         return widened.view(np.float32)
+    if format == "f8e8m0":
+        powers: Floats = np.ldexp(np.float32(1), values.astype(np.int32) - 127)
+        return np.where(values == 0xFF, np.float32(np.nan), powers)
     if format.startswith("f8"):
         decoded: Floats = _float8_values(format)[values]
         return decoded

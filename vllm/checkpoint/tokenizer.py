@@ -16,14 +16,16 @@ from tokenizers import AddedToken, processors
 
 from vllm.checkpoint import hub
 from vllm.checkpoint.chat_templates import ChatTemplate, directory_templates, gguf_templates
-from vllm.checkpoint.checkpoint import Checkpoint, read_json
+from vllm.checkpoint.checkpoint import Checkpoint
 from vllm.checkpoint.errors import CheckpointError
-from vllm.checkpoint.gguf_file import read_gguf
-from vllm.checkpoint.gguf_tokenizer import adds_bos, build_gguf_tokenizer
+from vllm.checkpoint.files import find_weights, read_json
+from vllm.checkpoint.gguf_file import GgufFile, read_gguf
+from vllm.checkpoint.gguf_tokenizer import adds_bos, build_gguf_tokenizer, token_at
+from vllm.checkpoint.kind import is_gguf, note_or_page
+from vllm.checkpoint.tokenizer_config import read_tokenizer_config
 
-_NAMED_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
+_MAX_ID = 2**32
 _SLOW_FILES = ("tokenizer.model", "vocab.json", "spiece.model")
-_UNLIMITED = 10**18
 
 
 @dataclass(slots=True)
@@ -94,13 +96,12 @@ def load_tokenizer(
     path = hub.local_path(
         str(source), patterns=hub.METADATA + hub.TOKENIZER, revision=revision, download_dir=download_dir, token=token
     )
-    if path.suffix == ".gguf":
-        return _from_gguf(read_gguf(path).metadata)
-    if path.is_file():
+    if path.is_file() and not is_gguf(path):
         path = path.parent
-    gguf_files = sorted(path.glob("*.gguf"))
-    if not (path / "tokenizer.json").is_file() and len(gguf_files) == 1:
-        return _from_gguf(read_gguf(gguf_files[0]).metadata)
+    if path.is_file() or not any((path / name).is_file() for name in ("tokenizer.json", *_SLOW_FILES)):
+        found = find_weights(path, "gguf")
+        if found.files:
+            return _from_gguf(read_gguf(found.files[0]))
     return _from_directory(path, read_json(path / "config.json"))
 
 
@@ -124,7 +125,7 @@ def check_same_tokens(target: Checkpoint, draft: Checkpoint) -> None:
 
 def _from_checkpoint(checkpoint: Checkpoint) -> TokenizerData:
     if checkpoint.gguf is not None:
-        return _from_gguf(checkpoint.gguf.metadata)
+        return _from_gguf(checkpoint.gguf)
     return _from_directory(checkpoint.path, checkpoint.config)
 
 
@@ -132,27 +133,31 @@ def _from_directory(path: Path, model_config: dict[str, Any]) -> TokenizerData:
     backend = _read_backend(path)
     backend.no_truncation()
     backend.no_padding()
-    config = read_json(path / "special_tokens_map.json") | read_json(path / "tokenizer_config.json")
-    special_tokens = {name: text for name in _NAMED_TOKENS if (text := _token_text(config.get(name)))}
+    config = read_tokenizer_config(path)
+    special_tokens = config.special_tokens
     for name in ("bos_token", "eos_token"):
-        if not (path / "tokenizer_config.json").is_file() and (text := _token_of_id(backend, model_config, name)):
+        if not config.entries and (text := _token_of_id(backend, model_config, name)):
             special_tokens.setdefault(name, text)
-    _add_missing_tokens(backend, special_tokens, config.get("added_tokens_decoder") or {})
+    _add_missing_tokens(backend, special_tokens, config.added_tokens)
+    template_json = read_json(path / "chat_template.json").get("chat_template")
     data = TokenizerData(
         backend,
         special_tokens,
-        chat_template=directory_templates(path, config, read_json(path / "chat_template.json").get("chat_template")),
-        model_max_length=_limit(config.get("model_max_length")),
+        chat_template=directory_templates(path, config.entries, template_json),
+        model_max_length=config.model_max_length,
     )
     _read_post_processor(data)
     return data
 
 
-def _from_gguf(metadata: dict[str, Any]) -> TokenizerData:
-    backend = build_gguf_tokenizer(metadata)
-    keys = {"bos_token": "bos", "eos_token": "eos", "pad_token": "padding", "unk_token": "unknown"}
-    ids = {name: metadata.get(f"tokenizer.ggml.{key}_token_id") for name, key in keys.items()}
-    special_tokens = {name: text for name, i in ids.items() if i is not None and (text := backend.id_to_token(i))}
+def _from_gguf(file: GgufFile) -> TokenizerData:
+    metadata = file.metadata
+    names = {"bos_token": "bos", "eos_token": "eos", "pad_token": "padding", "unk_token": "unknown"}
+    try:
+        backend = build_gguf_tokenizer(metadata)
+        special_tokens = {name: text for name, key in names.items() if (text := token_at(metadata, key))}
+    except CheckpointError as error:
+        raise CheckpointError(f"{file.path}: {error}") from None
     backend.add_special_tokens([AddedToken(text, normalized=False, special=True) for text in special_tokens.values()])
     data = TokenizerData(backend, special_tokens, chat_template=gguf_templates(metadata))
     _set_post_processor(data, adds_bos(metadata), bool(metadata.get("tokenizer.ggml.add_eos_token", False)))
@@ -173,11 +178,12 @@ def _read_backend(path: Path) -> tokenizers.Tokenizer:
         try:
             return tokenizers.Tokenizer.from_file(str(file))
         except Exception as error:  # the library raises plain Exception
-            raise CheckpointError(f"{file} is not a usable tokenizer: {error}") from None
+            raise CheckpointError(f"{file} is not a usable tokenizer: {note_or_page(file) or error}") from None
     found = [name for name in _SLOW_FILES if (path / name).is_file()]
     if not found:
+        instead = "; its tekken.json, in Mistral's own format, is not read" if (path / "tekken.json").is_file() else ""
         raise CheckpointError(
-            f"{path} holds no tokenizer.json; pass a tokenizer (--tokenizer DIR) or --skip-tokenizer-init"
+            f"{path} holds no tokenizer.json{instead}. Pass a tokenizer (--tokenizer DIR) or --skip-tokenizer-init"
         )
     return _converted(path, found[0])
 
@@ -198,31 +204,20 @@ def _converted(path: Path, file_name: str) -> tokenizers.Tokenizer:
     return backend
 
 
-def _token_text(entry: Any) -> str | None:
-    """A token of tokenizer_config.json: its text, or an object that holds it."""
-    return entry.get("content") if isinstance(entry, dict) else entry
-
-
 def _token_of_id(backend: tokenizers.Tokenizer, model_config: dict[str, Any], name: str) -> str | None:
     ids = model_config.get(f"{name}_id")
     first = ids[0] if isinstance(ids, list) and ids else ids
-    return backend.id_to_token(first) if isinstance(first, int) else None
+    return backend.id_to_token(first) if isinstance(first, int) and 0 <= first < _MAX_ID else None
 
 
-def _add_missing_tokens(backend: tokenizers.Tokenizer, named: dict[str, str], decoder: dict[str, Any]) -> None:
+def _add_missing_tokens(backend: tokenizers.Tokenizer, named: dict[str, str], added: list[AddedToken]) -> None:
     """Tokens that the configuration knows and tokenizer.json does not mark."""
     known = {token.content for token in backend.get_added_tokens_decoder().values()}
-    for _, entry in sorted(decoder.items(), key=lambda item: int(item[0])):
-        if entry["content"] not in known:
-            flags = {key: bool(entry.get(key)) for key in ("lstrip", "rstrip", "single_word", "normalized", "special")}
-            backend.add_tokens([AddedToken(entry["content"], **flags)])
-            known.add(entry["content"])
+    for token in added:
+        if token.content not in known:
+            backend.add_tokens([token])
+            known.add(token.content)
     backend.add_special_tokens([AddedToken(text, special=True) for text in named.values() if text not in known])
-
-
-def _limit(length: Any) -> int | None:
-    """transformers writes a huge number for "no limit"."""
-    return int(length) if length is not None and length < _UNLIMITED else None
 
 
 def _set_post_processor(data: TokenizerData, add_bos: bool, add_eos: bool) -> None:

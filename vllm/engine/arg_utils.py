@@ -21,7 +21,7 @@ import msgspec
 
 from vllm import envs
 from vllm.checkpoint import Checkpoint, CheckpointError, context_length, normalise_config, open_checkpoint
-from vllm.checkpoint.checkpoint import read_json
+from vllm.checkpoint.generation import checked_generation_config, read_generation_config
 from vllm.checkpoint.nested_config import with_overrides
 from vllm.checkpoint.tokenizer import check_same_tokens
 from vllm.config import (
@@ -385,8 +385,8 @@ def _generation_config(model: ModelConfig, checkpoint: Checkpoint) -> dict[str, 
                 f"generation_config={model.generation_config!r} is neither auto, vllm, nor a directory with a "
                 "generation_config.json"
             )
-        given = read_json(path)
-    return {**given, **model.override_generation_config}
+        given = read_generation_config(path)
+    return {**given, **checked_generation_config(model.override_generation_config, "override_generation_config")}
 
 
 def _chat_template(given: str | None) -> str | None:

@@ -21,12 +21,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vllm import envs
+from vllm.checkpoint.files import weight_files
 from vllm.config import SpeculativeConfig, VllmConfig
 from vllm.logger import init_logger
 from vllm.neuron.artifact_manifest import MANIFEST, ArtifactError, DamagedArtifact, Manifest, key_hash, verify
 from vllm.neuron.artifact_store import REMEDY, ArtifactStore, FullStore, trust_fault
 from vllm.neuron.device import DeviceModel, Progress
-from vllm.neuron.fingerprint import adapter_files, cache_root, fingerprint, weight_files
+from vllm.neuron.fingerprint import adapter_files, cache_root, fingerprint
 from vllm.neuron.neuron_config import heeded
 from vllm.neuron.target import find_target
 

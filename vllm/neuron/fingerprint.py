@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from vllm import envs
+from vllm.checkpoint.files import content_name
 from vllm.logger import init_logger
 from vllm.neuron.ownership import write_fault_within
 from vllm.sizes import GIB, MIB
@@ -28,21 +29,9 @@ CLOCK_GRANULARITY_SECONDS = 2.0
 """Files changed more recently than this are hashed again at the next start; the coarsest file system clocks tick so."""
 
 _PIECE = 8 * MIB
-_INDEX = "model.safetensors.index.json"
 
 Read = Callable[[int], None]
 """Called with the number of bytes just read."""
-
-
-def weight_files(model_path: Path, load_format: str = "auto") -> list[Path]:
-    """The files that hold a checkpoint's weights, found without opening them; empty for dummy weights."""
-    if load_format == "dummy":
-        return []
-    if model_path.is_file():
-        return [model_path]
-    if load_format != "gguf" and (safetensors := _safetensors(model_path)):
-        return safetensors
-    return sorted(model_path.glob("*.gguf"))
 
 
 def adapter_files(directory: Path) -> list[Path]:
@@ -50,17 +39,9 @@ def adapter_files(directory: Path) -> list[Path]:
     return [directory / "adapter_config.json", *sorted(directory.glob("*.safetensors"))]
 
 
-def _safetensors(directory: Path) -> list[Path]:
-    index = directory / _INDEX
-    if not index.is_file():
-        return sorted(directory.glob("*.safetensors"))
-    names = set(json.loads(index.read_text())["weight_map"].values())
-    return [file for name in sorted(names) if (file := directory / name).is_file()]
-
-
 def fingerprint(files: list[Path], read: Read = lambda count: None) -> dict[str, str]:
-    """SHA-256 by file name. A GGUF file is called "gguf", since its name says nothing that its content does not."""
-    return {"gguf" if file.suffix == ".gguf" else file.name: file_sha256(file, read) for file in files}
+    """SHA-256 by file name, as far as that says something that the content does not (`content_name`)."""
+    return {content_name(file): file_sha256(file, read) for file in files}
 
 
 def file_sha256(file: Path, read: Read = lambda count: None) -> str:

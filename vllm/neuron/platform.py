@@ -67,7 +67,11 @@ def resolve_quietly(config: VllmConfig, target: str | None = None) -> tuple[Vllm
         neuron_config=neuron_config,
         neuron_options=replace(config.neuron_options, additional_config={}, override_neuron_config=override),
     )
-    return resolved, list(_notices(resolved, neuron_config, examined.target.profile))
+    notices = list(_notices(resolved, neuron_config, examined.target.profile))
+    if (asked := config.model_config.dtype) != "auto" == resolved.model_config.dtype:
+        name = examined.target.profile.name
+        notices.append(f"dtype={asked} is what the checkpoint is stored in; the {name} target computes in bfloat16")
+    return resolved, notices
 
 
 class Examined(NamedTuple):
@@ -89,7 +93,7 @@ def examine(config: VllmConfig, target: str | None = None) -> Examined:
     chosen = find_target(target) if target else choose_target(config.neuron_options.device, faults)
     profile = chosen.profile
     override = merged_override(config.neuron_options, faults)
-    config = _with_kv_bound(config, chosen)
+    config = _with_stored_dtype(_with_kv_bound(config, chosen), profile)
     _check_environment(override, faults)
     refuse_options(config, profile, faults)
     config = config.replace(lora_config=settle_lora(config, override, _why_no_lora(profile), faults))
@@ -368,6 +372,15 @@ def _with_kv_bound(config: VllmConfig, target: Target) -> VllmConfig:
     if config.cache_config.kv_cache_memory_bytes is not None:
         return config
     return config.replace(cache_config=replace(config.cache_config, kv_cache_memory_bytes=target.default_kv_bytes()))
+
+
+def _with_stored_dtype(config: VllmConfig, profile: TargetProfile) -> VllmConfig:
+    """The config with dtype "auto" where its own is what the checkpoint is stored in, and not what is computed in."""
+    model = config.model_config
+    dtype = torch_dtype(model.dtype)
+    if dtype in profile.dtypes or dtype != model.hf_config.get("torch_dtype"):
+        return config
+    return config.replace(model_config=replace(model, dtype="auto"))
 
 
 def _check_kv_memory(config: VllmConfig, faults: Faults) -> None:

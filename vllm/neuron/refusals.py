@@ -6,7 +6,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
+from vllm.checkpoint.forms import plain_method, quant_method
+from vllm.checkpoint.kind import is_gguf
 from vllm.config import CacheConfig, ModelConfig, VllmConfig
 from vllm.core.profile import KeyRule, TargetProfile
 from vllm.neuron.faults import Faults
@@ -52,12 +55,13 @@ def _refuse_parallelism(config: VllmConfig, faults: Faults) -> None:
 def _refuse_model_options(model: ModelConfig, faults: Faults) -> None:
     if model.trust_remote_code:
         faults.add("trust_remote_code", True, "code that comes with a checkpoint is never run", "Leave it out")
-    is_gguf = (model.model_path or model.model).endswith(".gguf")
-    if model.quantization is not None and not (model.quantization == "gguf" and is_gguf):
+    path = Path(model.model_path or model.model)
+    stored = "gguf" if is_gguf(path) else quant_method(model.hf_config)
+    if model.quantization is not None and plain_method(model.quantization) != stored:
         faults.add(
             "quantization",
             model.quantization,
-            "quantisation is a matter of the Neuron config, and of the checkpoint where that is quantised already",
+            f"the checkpoint is {stored or 'not quantised'}, and plain weights are quantised by the Neuron config",
             'Use override_neuron_config={"quantized": true, "quantization_dtype": "int8"}, or leave it out',
         )
 

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 
 from vllm.checkpoint import Checkpoint, CheckpointError, open_checkpoint
 from vllm.checkpoint.draft import DRAFT, DraftCheckpoint, read_draft_ids
+from vllm.checkpoint.tied import with_output_matrix
 from vllm.config import SpeculativeConfig
+from vllm.neuron.cpu.coverage import Source
 from vllm.neuron.cpu.draft_graph import with_vocabulary
 from vllm.neuron.cpu.graph import Graph
 from vllm.neuron.cpu.models import build_graph
 from vllm.neuron.cpu.models.eagle import build_eagle, build_eagle3, with_kept_states
-from vllm.neuron.cpu.packing import Checkpoint as Tensors
 
 _EAGLE = {"eagle": build_eagle, "eagle3": build_eagle3}
 _INPUT_NORM = f"{DRAFT}layers.0.input_layernorm.weight"
@@ -26,9 +27,9 @@ class Pair:
     """Target and draft, and a checkpoint for each that has all of its weights."""
 
     target: Graph
-    target_weights: Tensors
+    target_weights: Source
     draft: Graph
-    draft_weights: Tensors
+    draft_weights: Source
 
 
 def keeps_drafts(method: str) -> bool:
@@ -64,7 +65,7 @@ def build_pair(
 
 def _draft_model(own: Checkpoint, max_len: int) -> Graph:
     """A model as it is, or, with a `d2t` beside its weights, with fewer tokens to choose from."""
-    graph = build_graph(own.config, max_len)
+    graph = build_graph(with_output_matrix(own.config, own), max_len)
     if "d2t" not in own:
         return graph
     head = graph.weights["lm_head"].sources[0]

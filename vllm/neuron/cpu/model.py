@@ -23,9 +23,12 @@ from typing import Any
 import numpy as np
 
 from vllm.checkpoint import open_checkpoint
+from vllm.checkpoint.kind import is_gguf
+from vllm.checkpoint.tied import with_output_matrix
 from vllm.config import VllmConfig
 from vllm.core.contract import HOST_SAMPLING, Capabilities
 from vllm.logger import init_logger
+from vllm.neuron.cpu.coverage import Source, check_all_read, growth
 from vllm.neuron.cpu.draft_pair import build_pair
 from vllm.neuron.cpu.drafts import Drafter, draft_program_shape
 from vllm.neuron.cpu.graph import Graph
@@ -33,7 +36,7 @@ from vllm.neuron.cpu.memory import COMPILE_BYTES, check_memory
 from vllm.neuron.cpu.models import build_graph, resolve_architecture
 from vllm.neuron.cpu.models.eagle import kept_width
 from vllm.neuron.cpu.ops import HiddenCache, KvDtype, NativeModel, ThreadPool, memory_needed
-from vllm.neuron.cpu.packing import LAYOUT_VERSION, Checkpoint, Scheme, lay_out, pack
+from vllm.neuron.cpu.packing import LAYOUT_VERSION, Scheme, lay_out, pack
 from vllm.neuron.cpu.plan import ProgramSpec, plan
 from vllm.neuron.cpu.profile import KV_DTYPES, QUANTISED, SCHEMES, TARGET
 from vllm.neuron.cpu.step import build_step
@@ -42,7 +45,7 @@ from vllm.neuron.model_input import ByteArray, Kind, ModelInput, ModelOutput
 
 logger = init_logger(__name__)
 
-COMPILER_VERSION = 3
+COMPILER_VERSION = 4
 SCORED_AT_ONCE = 64
 """Positions whose logits are in memory at once."""
 
@@ -92,7 +95,9 @@ class CpuDeviceModel(DeviceModel):
     @classmethod
     def compile(cls, config: VllmConfig, directory: Path, progress: Progress) -> None:
         check_memory(config, {"compiling": COMPILE_BYTES})
-        for part in _parts(config):
+        parts = _parts(config)
+        check_all_read((part.graph, part.weights) for part in parts)
+        for part in parts:
             part.write(config, directory, progress)
 
     @classmethod
@@ -174,7 +179,7 @@ class _Part:
 
     name: str
     graph: Graph
-    weights: Checkpoint
+    weights: Source
     scheme: Scheme
     shapes: Mapping[str, tuple[int, int]]
 
@@ -190,6 +195,8 @@ class _Part:
     def write(self, config: VllmConfig, directory: Path, progress: Progress) -> None:
         directory = directory / self.name
         (directory / "programs").mkdir(parents=True)
+        if grown := growth(self.graph, self.weights, lay_out(self.graph, self.weights, self.scheme)):
+            logger.info("weights take more memory than room in their files: %s a value (README: Models)", grown)
         index = pack(self.graph, self.weights, self.scheme, directory / "weights.bin", progress)
         (directory / "index.json").write_text(json.dumps(self._described(index)))
         for name, spec in self._programs(config).items():
@@ -209,8 +216,8 @@ def _parts(config: VllmConfig) -> list[_Part]:
     """The target and, if one drafts, its draft; of their checkpoints nothing but headers is read."""
     model, speculation = config.model_config, config.speculative_config
     resolve_architecture(model.hf_config)
-    graph = build_graph(model.hf_config, model.max_len)
     checkpoint = open_checkpoint(model.model_path or model.model, load_format=model.load_format)
+    graph = build_graph(with_output_matrix(model.hf_config, checkpoint), model.max_len)
     if speculation is None or not speculation.uses_model:
         return [_Part("", graph, checkpoint, weight_scheme(config), program_shapes(config))]
     needs_norm = bool(config.program_config.eagle_draft_input_norm)
@@ -308,7 +315,7 @@ def draft_scheme(config: VllmConfig) -> Scheme:
     """
     scheme, speculation = weight_scheme(config), config.speculative_config
     own = (speculation.model_path or speculation.model) if speculation is not None else ""
-    return "int8" if scheme == "native" and not own.endswith(".gguf") else scheme
+    return "int8" if scheme == "native" and not is_gguf(Path(own)) else scheme
 
 
 def kv_dtype(config: VllmConfig) -> KvDtype:

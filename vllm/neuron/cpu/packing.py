@@ -63,7 +63,12 @@ Piece = Callable[[], NDArray[Any]]
 """Makes some packed bytes; runs on any thread."""
 
 _NATIVE = {"q4_0": "q4", "q4_1": "q4_min", "q8_0": "int8_group", "q4_k": "q4_k"}
-_BITS_8 = {"q5_0", "q5_1", "q5_k", "q6_k", "q3_k", "q2_k", "q8_k", "iq4_nl", "iq4_xs"}
+_BITS_8 = {
+    *("q5_0", "q5_1", "q5_k", "q6_k", "q3_k", "q2_k", "q8_k", "iq4_nl", "iq4_xs", "iq3_s", "iq3_xxs"),
+    *("iq2_s", "iq2_xs", "iq2_xxs", "iq1_m", "iq1_s", "tq1_0", "tq2_0", "mxfp4", "nvfp4"),
+}
+"""Formats without a kernel of their own whose values become 8-bit codes with a scale for each 32: fewer bits than that
+make a grid so coarse that rounding to those codes is small beside it."""
 
 
 class Tensor(Protocol):

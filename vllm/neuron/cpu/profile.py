@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from vllm import envs
+from vllm.checkpoint.forms import INSTEAD, READ, unsupported_form
 from vllm.config import VllmConfig
 from vllm.core.profile import BlockRule, KeyRule, TargetProfile
 from vllm.neuron.cpu.models import supported_architectures
-from vllm.neuron.faults import Faults
+from vllm.neuron.faults import NOTHING, Faults
 from vllm.neuron.neuron_config import NeuronConfig
 from vllm.neuron.target import PlannedFile, Support, Target, Version, rules_of_own_programs
 from vllm.sizes import GIB
@@ -51,6 +52,16 @@ class CpuTarget(Target):
 
     def default_kv_bytes(self) -> int | None:
         return int(envs.VLLM_CPU_KVCACHE_SPACE * GIB) if envs.VLLM_CPU_KVCACHE_SPACE else None
+
+    def check(self, config: VllmConfig, neuron_config: NeuronConfig, faults: Faults) -> None:
+        speculation = config.speculative_config
+        for name, hf_config in (
+            ("model", config.model_config.hf_config),
+            ("speculative_config", speculation.hf_config if speculation is not None else {}),
+        ):
+            if form := unsupported_form(hf_config):
+                why = f"its weights are quantised by {form}, which the cpu target does not read. It reads {READ}"
+                faults.add(name, NOTHING, why, INSTEAD)
 
     def support(self, hf_config: Mapping[str, Any]) -> Support:
         runs = any(name in supported_architectures() for name in hf_config.get("architectures") or [])

@@ -87,16 +87,30 @@ def _codes_of_q4_k(rows: NDArray[np.uint8]) -> Codes:
 def native_format(tensor: ScaledTensor) -> str | None:
     """The packed format that takes a scaled tensor's codes and scales as they are; None: there is none."""
     one_scale = tensor.scale.shape[1] == 1
+    if tensor.zero_point is not None or tensor.format == "f8e5m2":
+        return None
     if tensor.format == "i8":
-        return "int8" if one_scale else None
+        return "int8" if one_scale else "int8_group" if _fits_groups(tensor) else None
     return "f8" if one_scale else "f8_block" if tensor.k_block == F8_GROUP else None
+
+
+def _fits_groups(tensor: ScaledTensor) -> bool:
+    """Whether each scale holds for whole groups of 32, and is itself to 11 bits when in half precision."""
+    with np.errstate(over="ignore"):
+        halves = tensor.scale.astype(np.float16).astype(np.float32)
+    return tensor.k_block % GROUP == 0 and bool((np.abs(halves - tensor.scale) <= np.abs(tensor.scale) / 2**11).all())
 
 
 def codes_of_scaled(tensor: ScaledTensor, rows: NDArray[np.int64]) -> Codes:
     """Those rows of a scaled tensor that has a `native_format`. Raises ValueError where a value is not a number."""
     codes, scales = tensor.raw()[rows], tensor.scale[rows // tensor.row_block]
     if tensor.format == "i8":
-        return Codes(_padded(codes ^ np.uint8(0x80), 128), (scales,))
+        codes = codes ^ np.uint8(0x80)
+        if tensor.scale.shape[1] == 1:
+            return Codes(_padded(codes, 128), (scales,))
+        codes = _padded(codes, 128)
+        groups = np.repeat(scales, tensor.k_block // GROUP, axis=1)[:, : codes.shape[1] // GROUP]
+        return Codes(codes, (groups.astype(np.float16),))
     if ((codes & 0x7F) == 0x7F).any():
         raise ValueError(f"{tensor.name} holds values that are not numbers (NaN)")
     return Codes(codes, (scales,))

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from vllm.checkpoint.kind import is_gguf
 from vllm.config import VllmConfig
 from vllm.neuron.faults import Faults
 from vllm.neuron.neuron_config import NeuronConfig
@@ -147,10 +148,10 @@ def check_quantized(neuron: NeuronConfig, faults: Faults) -> None:
 def check_files(config: VllmConfig, neuron: NeuronConfig, faults: Faults) -> None:
     """What the library reads from disk."""
     model = Path(config.model_config.model_path or config.model_config.model)
-    if model.suffix == ".gguf":
+    if is_gguf(model):
         fix = "Use the model's safetensors checkpoint"
         faults.add("model", str(model), "NxD Inference does not read GGUF files", fix)
-    if config.model_config.load_format not in ("auto", "safetensors"):
+    if config.model_config.load_format not in ("auto", "safetensors", "hf"):
         given = config.model_config.load_format
         faults.add("load_format", given, "NxD Inference reads safetensors checkpoints", 'Use "auto"')
     path = neuron.quantized_checkpoints_path

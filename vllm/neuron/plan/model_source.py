@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vllm.checkpoint import Checkpoint, CheckpointError, hub, normalise_config, open_checkpoint
-from vllm.checkpoint.checkpoint import read_json
-from vllm.checkpoint.safetensors_file import read_safetensors
-from vllm.neuron.fingerprint import weight_files
+from vllm.checkpoint import Checkpoint, CheckpointError, hub, open_checkpoint
+from vllm.checkpoint.config import read_config
+from vllm.checkpoint.files import find_weights
+from vllm.checkpoint.kind import is_gguf, what_directory_instead
+from vllm.checkpoint.safetensors_file import read_shards
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,7 @@ class ModelSource:
 
     @property
     def is_gguf(self) -> bool:
-        return self.path.suffix == ".gguf"
+        return is_gguf(self.path)
 
     @property
     def origin(self) -> str:
@@ -50,30 +51,21 @@ def read_source(
     """The model that `model` names; of a hub id only config.json is fetched. Raises CheckpointError."""
     path = hub.local_path(model, patterns=hub.METADATA, revision=revision, download_dir=download_dir, token=token)
     if path.is_file() and path.suffix == ".json":
-        return ModelSource(path.parent, _config_of(path))
-    files = weight_files(path, load_format)
-    if path.is_file() or (files and files[0].suffix == ".gguf"):
-        return _gguf(path if path.is_file() else files[0])
+        return ModelSource(path.parent, read_config(path))
+    found = find_weights(path, load_format)
+    if path.is_file() or found.kind == "gguf":
+        return _gguf(path if path.is_file() else found.files[0])
     if not (path / "config.json").is_file():
-        raise CheckpointError(f"{path} has no config.json, which says how large the model is")
-    return _with_headers(path, _config_of(path / "config.json"), files)
-
-
-def _config_of(file: Path) -> dict[str, Any]:
-    return normalise_config(read_json(file))
-
-
-def _with_headers(path: Path, config: dict[str, Any], files: list[Path]) -> ModelSource:
-    shapes: dict[str, tuple[int, ...]] = {}
-    size = 0
-    for file in files:
-        for name, tensor in read_safetensors(file).items():
-            shapes[name] = tensor.shape
-            size += tensor.data.nbytes
-    return ModelSource(path, config, shapes, size)
+        reason = what_directory_instead(path) or "has no config.json, which says how large the model is"
+        raise CheckpointError(f"{path} {reason}")
+    tensors = read_shards(found.files, found.owners)
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    size = sum(tensor.num_bytes for tensor in tensors.values())
+    return ModelSource(path, read_config(path / "config.json"), shapes, size)
 
 
 def _gguf(path: Path) -> ModelSource:
     checkpoint = open_checkpoint(path)
-    shapes = {name: checkpoint.get(name).shape for name in checkpoint.tensors()}
-    return ModelSource(path, checkpoint.config, shapes, path.stat().st_size)
+    shapes = {name: tensor.shape for name, tensor in checkpoint.stored().items()}
+    size = sum(file.stat().st_size for file in checkpoint.files)
+    return ModelSource(checkpoint.path, checkpoint.config, shapes, size)

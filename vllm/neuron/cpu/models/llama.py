@@ -1,4 +1,7 @@
-"""Llama 2 and 3, TinyLlama, SmolLM2, and Mistral, which adds only a sliding window."""
+"""Llama 2 and 3, TinyLlama, SmolLM2, Yi, and what differs from them in their config alone.
+
+Mistral has a window on all layers, Ministral and CWM on some; Seed-OSS has biases.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,13 @@ from typing import Any
 from vllm.neuron.cpu.graph import Graph
 from vllm.neuron.cpu.layers import Decoder, window_of
 
-ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM")
+ARCHITECTURES = (
+    "LlamaForCausalLM",
+    "MistralForCausalLM",
+    "MinistralForCausalLM",
+    "SeedOssForCausalLM",
+    "CwmForCausalLM",
+)
 
 
 def build(config: dict[str, Any], max_len: int | None = None) -> Graph:
