@@ -1,5 +1,7 @@
 """Decides what runs: which requests are admitted, how many tokens of each the next step computes, and when one ends.
 
+Only what every model and every target needs stands here; a rarer feature lives in a file of its own and is called.
+
 There are no phases. A request catches up `num_computed_tokens` with its known tokens; whole prompts, pieces of prompts,
 prefix hits and decodes all follow from that rule. Steps in which every request decodes may speculate: the device drafts
 as many tokens as it is granted (`speculation.DraftController`), verifies them and returns one token or several.
@@ -49,11 +51,14 @@ from vllm.core.contract import (
     Tokens,
     Vector,
 )
+from vllm.core.integrity import find_faults
 from vllm.core.kv_traffic import KVTraffic
+from vllm.core.lengths import LengthLimits
 from vllm.core.outputs import EngineCoreOutput, SchedulerStats
 from vllm.core.request import Request, RequestQueue, RequestStatus
 from vllm.core.speculation import DraftController
 from vllm.core.stalls import StallMeter
+from vllm.core.step import Step
 
 
 class Scheduler:
@@ -96,12 +101,20 @@ class Scheduler:
             max_loads=max(self.max_num_batched_tokens // self.block_size, 1),
         )
         self._loading = self.kv_traffic.requests
+        self._lengths = LengthLimits(
+            max_model_len=self.max_model_len,
+            max_prompt_len=self.max_prompt_len,
+            max_step_tokens=None if self._prompts_in_pieces else self.max_num_batched_tokens,
+            num_lookahead_tokens=self.num_lookahead_tokens,
+            block_size=self.block_size,
+            num_blocks=self.pool.num_blocks,
+        )
         self._clock = clock
         self._serves_adapters = False
         self._waiting = RequestQueue(by_priority=limits.scheduling_policy == "priority")
         self._running: dict[str, Request] = {}
         self._finished_req_ids: list[str] = []
-        self._steps: deque[_Step] = deque()
+        self._steps: deque[Step] = deque()
         self._num_consecutive_prefills = 0
         self._prefix_cache_queries = 0
         self._prefix_cache_hits = 0
@@ -146,7 +159,8 @@ class Scheduler:
 
     def add_request(self, request: Request) -> None:
         """Queue a request. Raises ValueError for one that can never run, saying why."""
-        self._check_request(request)
+        self._check_id(request.req_id)
+        self._lengths.plan(request)
         request.times.queued = self._clock()
         self._serves_adapters |= request.lora_id != 0
         self._waiting.push(request)
@@ -174,7 +188,7 @@ class Scheduler:
         """The next step. Without work it holds at most the ids of finished requests."""
         output = SchedulerOutput(finished_req_ids=self._finished_req_ids)
         self._finished_req_ids = []
-        step = _Step(output, self._clock())
+        step = Step(output, self._clock())
         prefilling = [request for request in self._running.values() if request.is_prefilling]
         decoding = [request for request in self._running.values() if not request.is_prefilling]
         step.has_streams = bool(decoding)
@@ -275,10 +289,10 @@ class Scheduler:
 
     def check_integrity(self) -> None:
         """Raises IntegrityError for a leaked row, block, promise or queue entry. For tests and debugging."""
-        if faults := self._find_faults():
+        if faults := find_faults(self._waiting, self._running, self.kv_traffic, self.pool, self.max_num_seqs):
             raise IntegrityError("; ".join(faults))
 
-    def _schedule_one_kind(self, step: _Step, prefilling: list[Request], decoding: list[Request]) -> None:
+    def _schedule_one_kind(self, step: Step, prefilling: list[Request], decoding: list[Request]) -> None:
         if not decoding or self._num_consecutive_prefills < self.max_consecutive_prefills:
             self._schedule_prompts(step, prefilling)
         if step.progress and decoding:
@@ -288,14 +302,14 @@ class Scheduler:
         if not step.progress:
             self._schedule_decodes(step, decoding)
 
-    def _schedule_decodes(self, step: _Step, requests: list[Request]) -> None:
+    def _schedule_decodes(self, step: Step, requests: list[Request]) -> None:
         for request in requests:
             num_tokens = request.num_expected_tokens - request.num_computed_tokens
             if num_tokens and not request.will_end:
                 step.decodes = True
                 self._schedule_known(step, request, num_tokens)
 
-    def _grant_drafts(self, step: _Step) -> None:
+    def _grant_drafts(self, step: Step) -> None:
         """Let the device draft, if the step is one of decodes alone."""
         requests = [request for request, _ in step.progress]
         step.decodes_only = bool(requests) and all(request.num_output_tokens for request in requests)
@@ -313,7 +327,7 @@ class Scheduler:
             return 0
         return min(request.max_total_tokens, self._max_draft_len) - request.num_tokens - 1
 
-    def _observe_drafts(self, step: _Step, result: ModelRunnerOutput) -> None:
+    def _observe_drafts(self, step: Step, result: ModelRunnerOutput) -> None:
         rows = []
         for request, _ in step.progress:
             got = result.results.get(request.req_id)
@@ -321,7 +335,7 @@ class Scheduler:
             rows.append((request.drafts, drafted, max(min(taken - 1, drafted), 0)))
         self._drafts.observe(rows, result.device_seconds, result.num_caught_up)
 
-    def _schedule_prompts(self, step: _Step, prefilling: list[Request]) -> None:
+    def _schedule_prompts(self, step: Step, prefilling: list[Request]) -> None:
         """Go on with prompts under way, then admit."""
         budget = self.max_num_batched_tokens - step.num_tokens
         if self.max_prefill_tokens:
@@ -348,14 +362,14 @@ class Scheduler:
             budget -= num_admitted
             num_free -= num_admitted > 0
 
-    def _schedule_known(self, step: _Step, request: Request, num_tokens: int) -> None:
+    def _schedule_known(self, step: Step, request: Request, num_tokens: int) -> None:
         """Schedule tokens of a request that the device side already holds."""
         req_id, start = request.req_id, request.num_computed_tokens
         new_block_ids = self._allocate(request, start + num_tokens)
         step.output.cached_requests.append(CachedRequest(req_id, start, new_block_ids))
         step.add(request, num_tokens)
 
-    def _admit_next(self, step: _Step, budget: int) -> int | None:
+    def _admit_next(self, step: Step, budget: int) -> int | None:
         """Admit the head of the queue if all it needs is there.
 
         Returns how many of its tokens are scheduled: 0 if it left the queue and waits for KV. None: it stays.
@@ -389,7 +403,7 @@ class Scheduler:
             return num_tokens
         return budget if self._prompts_in_pieces else 0
 
-    def _start(self, step: _Step, request: Request, budget: int) -> int:
+    def _start(self, step: Step, request: Request, budget: int) -> int:
         """Run a request that holds the blocks of its cached prefix and the promise of all others."""
         num_tokens = self._tokens_that_fit(request, request.num_loaded_blocks, budget)
         request.status = RequestStatus.RUNNING
@@ -521,7 +535,7 @@ class Scheduler:
         hashes = request.block_hashes(self._num_shareable_blocks(request), self.block_size)
         return self.kv_traffic.stored_beginning(hashes[num_cached:])
 
-    def _start_loaded(self, step: _Step, request: Request, budget: int) -> int:
+    def _start_loaded(self, step: Step, request: Request, budget: int) -> int:
         """Run a request whose KV is there; 0 if its prompt must be whole and does not fit into this step."""
         if not budget or not self._tokens_that_fit(request, request.num_loaded_blocks, budget):
             return 0
@@ -567,90 +581,6 @@ class Scheduler:
                 f"block_size={self.block_size} holds a whole sequence (try block_size=32)"
             )
 
-    def _check_request(self, request: Request) -> None:
-        """Raises ValueError for a request that no state of the queue and the pool would let run."""
-        req_id, prompt_len = request.req_id, request.num_prompt_tokens
+    def _check_id(self, req_id: str) -> None:
         if req_id in self._running or req_id in self._waiting or req_id in self._loading:
             raise ValueError(f"request id {req_id!r} is in use; ids must be unique among unfinished requests")
-        if not prompt_len:
-            raise ValueError("the prompt is empty; at least one token is needed")
-        if prompt_len >= self.max_model_len:
-            raise ValueError(
-                f"the prompt has {prompt_len} tokens, but max_model_len={self.max_model_len} leaves room for "
-                f"{self.max_model_len - 1} and one of output; shorten the prompt or raise max_model_len"
-            )
-        if prompt_len > self.max_prompt_len:
-            raise ValueError(
-                f"the prompt has {prompt_len} tokens, but the longest compiled prompt has {self.max_prompt_len} "
-                "(max_context_length); shorten the prompt or compile for longer ones"
-            )
-        if prompt_len > self.max_num_batched_tokens and not self._prompts_in_pieces:
-            raise ValueError(
-                f"the prompt has {prompt_len} tokens, but a step computes whole prompts of at most "
-                f"max_num_batched_tokens={self.max_num_batched_tokens}; shorten the prompt, raise the limit or "
-                "enable chunked prefill"
-            )
-        max_tokens = request.sampling_params.max_tokens
-        wanted = self.max_model_len if max_tokens is None else prompt_len + max_tokens
-        request.max_total_tokens = min(wanted, self.max_model_len)
-        last_slot = min(request.max_total_tokens + self.num_lookahead_tokens, self.max_model_len)
-        request.max_num_blocks = -(-last_slot // self.block_size)
-        if request.max_num_blocks > self.pool.num_blocks:
-            num_output = request.max_total_tokens - prompt_len
-            raise ValueError(
-                f"{prompt_len} tokens of prompt and up to {num_output} of output need {request.max_num_blocks} KV "
-                f"blocks of {self.block_size} tokens, but there are {self.pool.num_blocks}; lower max_tokens, shorten "
-                "the prompt or raise num_gpu_blocks_override"
-            )
-
-    def _find_faults(self) -> list[str]:
-        faults = self.pool.find_faults()
-        if len(self._running) + len(self._loading) > self.max_num_seqs:
-            faults.append(f"{len(self._running)} requests run, {len(self._loading)} load in {self.max_num_seqs} rows")
-        faults += [f"{request} is in the queue" for request in self._waiting if request.status != RequestStatus.WAITING]
-        waiting_tokens = sum(request.num_prompt_tokens for request in self._waiting)
-        if waiting_tokens != self._waiting.num_tokens:
-            faults.append(f"the queue counts {self._waiting.num_tokens} tokens but holds {waiting_tokens}")
-        refs = [0] * self.pool.num_blocks
-        for block_id in self.kv_traffic.held_blocks():
-            refs[block_id] += 1
-        num_promised = 0
-        places = [(self._running, RequestStatus.RUNNING), (self._loading, RequestStatus.WAITING_FOR_KV)]
-        for request, status in ((request, status) for place, status in places for request in place.values()):
-            if request.status is not status or request.req_id in self._waiting:
-                faults.append(f"{request} is where requests are {status.name}")
-            num_promised += request.max_num_blocks - len(request.block_ids)
-            for block_id in request.block_ids:
-                refs[block_id] += 1
-        faults += [
-            f"block {block_id} is held {held} times by the pool's books, {refs[block_id]} times by requests and loads"
-            for block_id, held in enumerate(self.pool.refs)
-            if held != refs[block_id]
-        ]
-        if num_promised != self.pool.num_promised:
-            faults.append(f"{self.pool.num_promised} blocks are promised, {num_promised} to running requests")
-        return faults
-
-
-class _Step:
-    """A step under way. progress: its requests, each with how many of its tokens it will have computed.
-
-    started: when it was scheduled. has_streams: sequences were able to decode. decodes, has_prompts: what is in it.
-    decodes_only: nothing but decodes is in it, so that drafts may be.
-    """
-
-    __slots__ = ("decodes", "decodes_only", "has_prompts", "has_streams", "num_tokens", "output", "progress", "started")
-
-    def __init__(self, output: SchedulerOutput, started: float) -> None:
-        self.output = output
-        self.started = started
-        self.progress: list[tuple[Request, int]] = []
-        self.num_tokens = 0
-        self.has_streams = self.decodes = self.has_prompts = self.decodes_only = False
-
-    def add(self, request: Request, num_tokens: int) -> None:
-        self.output.num_scheduled_tokens[request.req_id] = num_tokens
-        self.num_tokens += num_tokens
-        request.num_computed_tokens += num_tokens
-        request.num_pending += request.num_computed_tokens == request.num_expected_tokens
-        self.progress.append((request, request.num_computed_tokens))
