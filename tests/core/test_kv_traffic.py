@@ -40,7 +40,7 @@ def test_others_run_while_one_waits_for_its_kv(engine: Engine) -> None:
     outputs = engine.step()
     assert [output.req_id for output in outputs] == [other]
     assert engine.told[waiting].request.status is RequestStatus.WAITING_FOR_KV
-    assert engine.scheduler.num_waiting == 1 and waiting in engine.scheduler.request_ids()
+    assert engine.scheduler.num_waiting == 1 and engine.told[waiting].request in engine.scheduler.requests()
     engine.run()
     assert engine.told[waiting].request.num_external_tokens == 11
     engine.check_clean()

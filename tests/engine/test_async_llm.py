@@ -250,7 +250,7 @@ async def test_a_dead_engine_fails_every_request(tiny_llama, monkeypatch):
         tasks = [asyncio.create_task(_all(engine, PROMPTS[0], greedy(80), f"r{i}")) for i in range(6)]
         while engine.output_processor.num_unfinished < 6:
             await asyncio.sleep(0)
-        os.kill(engine.engine_core.process.pid, signal.SIGKILL)
+        os.kill(engine.engine_core.handle.process.pid, signal.SIGKILL)
         results = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), PATIENCE)
         assert all(isinstance(result, EngineDeadError) for result in results)
         assert AsyncEngineDeadError is EngineDeadError
@@ -299,4 +299,4 @@ async def test_after_shutdown_requests_fail(tiny_llama):
         await running
     with pytest.raises(EngineDeadError, match="shut down"):
         await _all(engine, PROMPTS[0], greedy(), "late")
-    assert engine.engine_core.process.poll() is not None
+    assert engine.engine_core.handle.process.poll() is not None

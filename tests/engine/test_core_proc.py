@@ -120,7 +120,7 @@ async def _call(client: ProcessClient, method: str):
 
 
 async def test_a_killed_child_is_noticed_and_said(client):
-    os.kill(client.process.pid, signal.SIGKILL)
+    os.kill(client.handle.process.pid, signal.SIGKILL)
     with pytest.raises(EngineDeadError, match="killed by signal 9"):
         while True:
             await asyncio.wait_for(client.receive(), PATIENCE)
@@ -132,8 +132,8 @@ async def test_a_killed_child_is_noticed_and_said(client):
 
 def test_what_is_sent_to_a_killed_child_is_refused(client):
     """Also while its end has not been noticed, when there is nobody to send to."""
-    client.process.kill()
-    client.process.wait()
+    client.handle.process.kill()
+    client.handle.process.wait()
     with pytest.raises(EngineDeadError):
         for i in itertools.count():
             client.add_request(_request(f"r{i}", [4]))
@@ -142,7 +142,7 @@ def test_what_is_sent_to_a_killed_child_is_refused(client):
 
 async def test_a_signal_to_the_whole_group_is_the_parents_to_handle(client):
     for number in (signal.SIGINT, signal.SIGTERM):
-        os.kill(client.process.pid, number)
+        os.kill(client.handle.process.pid, number)
     client.add_request(_request("good", [4, 5]))
     assert (await _collect(client, {"good"}))["good"][1] == "length"
 
@@ -157,19 +157,19 @@ def test_a_stopped_child_is_noticed_and_forgiven(client):
             return str(error)
         return ""
 
-    os.kill(client.process.pid, signal.SIGSTOP)
+    os.kill(client.handle.process.pid, signal.SIGSTOP)
     wait_until(lambda: "no life" in health())
-    os.kill(client.process.pid, signal.SIGCONT)
+    os.kill(client.handle.process.pid, signal.SIGCONT)
     wait_until(lambda: not health())
 
 
 async def test_a_child_that_stays_silent_is_given_up_and_its_requests_hear_of_it(client, monkeypatch):
     monkeypatch.setattr(core_client, "GIVE_UP_SECONDS", 2.5)
-    os.kill(client.process.pid, signal.SIGSTOP)
+    os.kill(client.handle.process.pid, signal.SIGSTOP)
     client.add_request(_request("waiting", [4, 5]))
     with pytest.raises(EngineDeadError, match="no life"):
         await asyncio.wait_for(client.receive(), PATIENCE)
-    assert client.process.wait(PATIENCE) == -signal.SIGKILL
+    assert client.handle.process.wait(PATIENCE) == -signal.SIGKILL
 
 
 def test_a_child_that_cannot_start_says_why_in_its_own_words(config, monkeypatch):
@@ -182,8 +182,8 @@ def test_a_child_that_cannot_start_says_why_in_its_own_words(config, monkeypatch
 def test_the_child_ends_with_its_parent(config):
     client = ProcessClient(config)
     client._closing = True
-    assert client.process.stdin is not None
-    client.process.stdin.close()
-    assert client.process.wait(PATIENCE) == 0
+    assert client.handle.process.stdin is not None
+    client.handle.process.stdin.close()
+    assert client.handle.process.wait(PATIENCE) == 0
     client._closing = False
     client.shutdown()

@@ -27,7 +27,7 @@ from vllm.engine.admission import SharedDoor
 from vllm.engine.async_llm import AsyncLLM
 from vllm.engine.core_client import InprocClient, ProcessClient
 from vllm.engine.front_table import Column, FrontTable
-from vllm.engine.fronts import RECORDER, Attachment, Place, front_of, shares
+from vllm.engine.fronts import RECORDER, Attachment, Place, shares
 from vllm.engine.messages import EngineCoreRequest, StepOutput
 from vllm.exceptions import EngineDeadError, QueueFullError
 from vllm.sampling_params import SamplingParams
@@ -138,11 +138,11 @@ async def test_every_front_hears_of_the_cores_silence_and_of_its_end(config, mon
         running = [asyncio.create_task(generated(front, [5, 6], "r", max_tokens=60)) for front in group.fronts]
         while total(group.fronts[0], "vllm:num_requests_running") < 2:
             await asyncio.sleep(0.01)
-        os.kill(group.owner.process.pid, signal.SIGSTOP)
+        os.kill(group.owner.handle.process.pid, signal.SIGSTOP)
         for front in group.fronts:
             while "no life" not in await health(front):
                 await asyncio.sleep(0.01)
-        os.kill(group.owner.process.pid, signal.SIGKILL)
+        os.kill(group.owner.handle.process.pid, signal.SIGKILL)
         while group.owner.dead_error is None:
             await asyncio.sleep(0.01)
         group.obituary = str(group.owner.dead_error)
@@ -168,11 +168,12 @@ def test_each_output_reaches_its_own_front():
     rng = random.Random(0)
     for _ in range(200):
         count = rng.randrange(2, 6)
-        names = [Place(rng.randrange(count), count).core_id(f"a:{n}") for n in range(rng.randrange(8))]
-        step = StepOutput([EngineCoreOutput(name, [1]) for name in names], SchedulerStats(num_running=3), num_tokens=7)
+        asked = [(rng.randrange(count), f"a:{n}") for n in range(rng.randrange(8))]
+        outputs = [EngineCoreOutput(name, [1], front=front) for front, name in asked]
+        step = StepOutput(outputs, SchedulerStats(num_running=3), num_tokens=7)
         told = dict(shares(step, count))
         heard = [(front, output.req_id) for front, share in told.items() for output in share.outputs]
-        assert sorted(heard) == sorted((front_of(name), name) for name in names)
+        assert sorted(heard) == sorted(asked)
         assert told[RECORDER].stats == step.stats and told[RECORDER].num_tokens == 7
         assert all(share.stats is None and not share.num_tokens for front, share in told.items() if front != RECORDER)
         assert all(share.outputs for front, share in told.items() if front != RECORDER)

@@ -52,7 +52,7 @@ async def dies(client: ProcessClient) -> str:
             await asyncio.wait_for(client.receive(), PATIENCE)
     with pytest.raises(EngineDeadError):
         client.check_health()
-    assert client.process.wait(PATIENCE) != 0
+    assert client.handle.process.wait(PATIENCE) != 0
     return str(caught.value)
 
 
@@ -64,9 +64,9 @@ async def test_the_heartbeat_fails(client: ProcessClient, fault: Path) -> None:
 async def test_the_watch_over_the_parent_fails(client: ProcessClient, fault: Path) -> None:
     """The engine would outlive its parent."""
     fault.write_text("parent-watch")
-    assert client.process.stdin is not None
-    client.process.stdin.write(b"x")
-    client.process.stdin.flush()
+    assert client.handle.process.stdin is not None
+    client.handle.process.stdin.write(b"x")
+    client.handle.process.stdin.flush()
     assert "ended with code 1" in await dies(client)
 
 

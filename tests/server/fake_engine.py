@@ -88,10 +88,12 @@ class FakeEngine:
         self.failure: BaseException | None = None
         self.fail_after: int | None = None
         self.errored = self.stuck = False
+        self.dead_error = EngineDeadError("told to")
         self.text: str | None = None
         self.stop_reason: int | str | None = None
         self.tokenizer = FakeTokenizer()
-        self.input_processor = SimpleNamespace(images=None)
+        self.images = None
+        self.eos_token_ids: list[int] = []
         self.metrics = SimpleNamespace(registry=CollectorRegistry())
 
     async def check_structured_outputs(self, params: SamplingParams) -> None:

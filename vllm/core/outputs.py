@@ -53,6 +53,7 @@ class EngineCoreOutput(msgspec.Struct, array_like=True, gc=False):
     num_external_tokens: how many of them came from the KV store.
     error: what went wrong, with finish_reason "error".
     vector: float32 [dimensions], in this machine's byte order: the end of a request that pools.
+    front: the index of the front end that asked.
     times: with the first token and with the end. spec_decode_metrics: so far, if there were drafts.
     """
 
@@ -68,6 +69,7 @@ class EngineCoreOutput(msgspec.Struct, array_like=True, gc=False):
     spec_decode_metrics: SpecDecodeMetrics | None = None
     num_external_tokens: int = 0
     vector: bytes | None = None
+    front: int = 0
 
     @property
     def finished(self) -> bool:

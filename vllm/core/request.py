@@ -59,6 +59,7 @@ class Request:
     eos_token_ids: what ends the sequence, unless the parameters say ignore_eos.
     arrival_time: monotonic seconds.
     priority: lower goes first, under the priority policy.
+    front: the index of the front end that asked, among those of one core.
     has_grammar: each token needs its own mask, which only the tokens before it decide: nothing is drafted.
     lora_id, cache_salt, image_hashes: part of the identity of the request's KV: prefixes are shared only between equals
         (`block_pool.root_hash`).
@@ -81,6 +82,7 @@ class Request:
         "cache_salt",
         "drafts",
         "eos_token_ids",
+        "front",
         "has_grammar",
         "images",
         "lora_id",
@@ -119,8 +121,10 @@ class Request:
         cache_salt: str | None = None,
         has_grammar: bool = False,
         images: PromptImages | None = None,
+        front: int = 0,
     ) -> None:
         self.req_id = req_id
+        self.front = front
         self.prompt_token_ids = prompt_token_ids
         self.sampling_params = sampling_params
         self.eos_token_ids = frozenset(() if sampling_params.ignore_eos else eos_token_ids)
@@ -247,13 +251,14 @@ class Request:
             new_token_ids,
             logprobs,
             prompt_logprobs,
-            self.status.finish_reason,
-            self.stop_reason,
-            self.num_cached_tokens,
-            error,
-            self.times if with_times else None,
-            self._spec_decode_metrics(),
-            self.num_external_tokens,
+            finish_reason=self.status.finish_reason,
+            stop_reason=self.stop_reason,
+            num_cached_tokens=self.num_cached_tokens,
+            error=error,
+            times=self.times if with_times else None,
+            spec_decode_metrics=self._spec_decode_metrics(),
+            num_external_tokens=self.num_external_tokens,
+            front=self.front,
         )
 
     def _spec_decode_metrics(self) -> SpecDecodeMetrics | None:

@@ -38,7 +38,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from vllm.config import VllmConfig
 from vllm.core.block_pool import BlockPool, IntegrityError
@@ -135,9 +135,11 @@ class Scheduler:
         """Prompt tokens of the waiting requests."""
         return self._waiting.num_tokens + sum(request.num_prompt_tokens for request in self._loading.values())
 
-    def request_ids(self) -> list[str]:
-        """Of unfinished requests, waiting or running."""
-        return [*(request.req_id for request in self._waiting), *self._loading, *self._running]
+    def requests(self) -> Iterator[Request]:
+        """Unfinished requests, waiting or running."""
+        yield from self._waiting
+        yield from self._loading.values()
+        yield from self._running.values()
 
     def has_unfinished_requests(self) -> bool:
         return bool(self._running or self._loading) or len(self._waiting) > 0

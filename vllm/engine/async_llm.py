@@ -16,22 +16,19 @@ from typing import Any
 from vllm.config import ModelConfig, VllmConfig
 from vllm.engine.admission import make_door
 from vllm.engine.arg_utils import AsyncEngineArgs, EngineArgs
+from vllm.engine.client import CoreClient
 from vllm.engine.core_client import AttachedClient, ProcessClient
-from vllm.engine.fronts import Attachment, Place
-from vllm.engine.input_processor import InputProcessor, ProcessedRequest
-from vllm.engine.llm_engine import (
+from vllm.engine.frontend import (
+    Frontend,
     fixed_adapters,
     load_config_tokenizer,
-    make_preparer,
-    record_arrival,
     refuse_resetting_running,
     refuse_tracing,
-    required_tokenizer,
 )
-from vllm.engine.metrics import EngineMetrics, SharedTally, served_name
-from vllm.engine.output_processor import OutputProcessor
+from vllm.engine.fronts import Attachment, Place
+from vllm.engine.input_processor import ProcessedRequest
+from vllm.engine.metrics import SharedTally, served_name
 from vllm.engine.startup import StartProgress
-from vllm.engine.tokenizer import Tokenizer
 from vllm.engine.tracing import RequestTracer
 from vllm.exceptions import EngineDeadError, QueueFullError, VLLMClientError
 from vllm.inputs import PromptType
@@ -80,7 +77,7 @@ class RequestOutputCollector:
         return output
 
 
-class AsyncLLM:
+class AsyncLLM(Frontend):
     """Requests in, streams of `RequestOutput` out. Used from one event loop; made inside or outside of one."""
 
     def __init__(
@@ -98,28 +95,24 @@ class AsyncLLM:
         """
         progress = progress or StartProgress()
         place = attachment.place if attachment else Place()
-        self.vllm_config = vllm_config
         endpoint = vllm_config.observability_config.otlp_traces_endpoint
         self.tracer = RequestTracer(endpoint, served_name(vllm_config)) if endpoint else None
         self.log_requests = log_requests
-        self.log_stats = not vllm_config.observability_config.disable_log_stats
-        self.tokenizer = load_config_tokenizer(vllm_config)
-        self.engine_core: ProcessClient | AttachedClient = (
+        tokenizer = load_config_tokenizer(vllm_config)
+        self.engine_core: CoreClient = (
             AttachedClient(attachment, progress) if attachment else ProcessClient(vllm_config, progress)
         )
         progress.finish()
-        self.input_processor = InputProcessor(vllm_config, self.engine_core.capabilities, self.tokenizer, place)
-        self.output_processor = OutputProcessor(
-            self.tokenizer, with_metrics=self.log_stats, stream_interval=vllm_config.scheduler_config.stream_interval
-        )
-        self.metrics = EngineMetrics(
+        super().__init__(
             vllm_config,
-            {**self.engine_core.executor_stats, "startup_seconds": progress.seconds_by_phase},
+            self.engine_core,
+            tokenizer,
+            place=place,
+            startup={"startup_seconds": progress.seconds_by_phase},
             tally=SharedTally(attachment) if attachment else None,
         )
         self._logs_stats = self.log_stats and place.is_recorder
         self._door = make_door(vllm_config.scheduler_config, self.output_processor, attachment)
-        self.grammars = make_preparer(vllm_config, self.engine_core, self.tokenizer, self.input_processor)
         if self.grammars.prepare():
             self.engine_core.call_at_start("wait_for_vocabulary")
         self._read_error: EngineDeadError | None = None
@@ -254,10 +247,7 @@ class AsyncLLM:
             self._door.publish()
         self._collectors[request_id] = collector
         try:
-            for core_request in request.core_requests:
-                if self.log_stats:
-                    record_arrival(self.metrics, core_request, params.n)
-                self.engine_core.add_request(core_request)
+            self._submit(request, params.n)
         except BaseException:
             self._collectors.pop(request_id, None)
             self._abort([request_id])
@@ -304,15 +294,6 @@ class AsyncLLM:
     # State.
 
     @property
-    def model_config(self) -> ModelConfig:
-        return self.vllm_config.model_config
-
-    @property
-    def default_sampling_params(self) -> dict[str, Any]:
-        """The checkpoint's defaults, as fields of `SamplingParams`."""
-        return self.input_processor.default_sampling_params
-
-    @property
     def is_running(self) -> bool:
         return not self.errored and not self._closed
 
@@ -327,10 +308,6 @@ class AsyncLLM:
     @property
     def dead_error(self) -> Exception:
         return self.engine_core.dead_error or self._read_error or EngineDeadError("the engine was shut down")
-
-    def get_tokenizer(self) -> Tokenizer:
-        """Raises ValueError where there is none."""
-        return required_tokenizer(self.tokenizer)
 
     async def get_vllm_config(self) -> VllmConfig:
         return self.vllm_config
@@ -351,10 +328,6 @@ class AsyncLLM:
 
     async def do_log_stats(self) -> None:
         self.metrics.log()
-
-    def get_metrics(self) -> list[Any]:
-        """Every metric of this engine, at this moment."""
-        return list(self.metrics.snapshot())
 
     async def executor_stats(self) -> dict[str, Any]:
         """Start-up seconds by phase, artifact and whether it was found, bytes by kind, padding by bucket."""

@@ -16,8 +16,10 @@ from operator import itemgetter
 from typing import Any
 
 from vllm.core.contract import Capabilities
+from vllm.engine.client import EngineClient
 from vllm.engine.tokenizer import Tokenizer
 from vllm.exceptions import EngineGenerateError, VLLMValidationError
+from vllm.inputs import TokensPrompt
 from vllm.logprobs import Logprob
 from vllm.lora.request import LoRARequest
 from vllm.outputs import BeamSearchSequence, CompletionOutput, RequestOutput
@@ -136,8 +138,8 @@ def next_logprobs(output: RequestOutput) -> dict[int, Logprob]:
 
 
 async def search_async(
-    engine: Any,
-    prompt: dict[str, Any],
+    engine: EngineClient,
+    prompt: TokensPrompt,
     params: BeamSearchParams,
     request_id: str,
     eos_token_ids: Sequence[int],
@@ -156,9 +158,7 @@ async def search_async(
     step = 0
     while search.beams:
         beams = [
-            _one_token(
-                engine, {**prompt, "prompt_token_ids": beam.tokens}, of_step, f"{request_id}-{step}-{i}", options
-            )
+            _one_token(engine, _continued(prompt, beam.tokens), of_step, f"{request_id}-{step}-{i}", options)
             for i, beam in enumerate(search.beams)
         ]
         search.advance(await _all(beams))
@@ -167,8 +167,14 @@ async def search_async(
     return RequestOutput(request_id, prompt.get("prompt"), token_ids, None, outputs, True)
 
 
+def _continued(prompt: TokensPrompt, token_ids: list[int]) -> TokensPrompt:
+    longer = prompt.copy()
+    longer["prompt_token_ids"] = token_ids
+    return longer
+
+
 async def _one_token(
-    engine: Any, prompt: dict[str, Any], params: SamplingParams, request_id: str, options: dict[str, Any]
+    engine: EngineClient, prompt: TokensPrompt, params: SamplingParams, request_id: str, options: dict[str, Any]
 ) -> dict[int, Logprob]:
     final = None
     async with aclosing(engine.generate(prompt, params, request_id, **options)) as outputs:
@@ -191,7 +197,7 @@ async def _all(work: list[Any]) -> list[Any]:
 
 
 def _completion(
-    index: int, beam: BeamSearchSequence, num_prompt: int, engine: Any, params: BeamSearchParams
+    index: int, beam: BeamSearchSequence, num_prompt: int, engine: EngineClient, params: BeamSearchParams
 ) -> CompletionOutput:
     token_ids = beam.tokens[num_prompt:]
     text = "" if engine.tokenizer is None else engine.tokenizer.decode(token_ids, params.skip_special_tokens)

@@ -54,7 +54,7 @@ class EngineCore:
             else:
                 self.grammars.add(request)
         except Exception as error:
-            return self._refuse(request.req_id, error)
+            return self._refuse(request, error)
         return None
 
     def abort(self, req_ids: list[str]) -> list[EngineCoreOutput]:
@@ -62,9 +62,10 @@ class EngineCore:
         outputs = (self.grammars.abort(req_id) or self.scheduler.finish_request(req_id) for req_id in req_ids)
         return [output for output in outputs if output is not None]
 
-    def request_ids(self) -> list[str]:
-        """Of all that wait or run."""
-        return self.grammars.waiting_ids() + self.scheduler.request_ids()
+    def request_ids(self, front: int) -> list[str]:
+        """Ids of the requests of one front end that wait or run."""
+        waiting = [request.req_id for request in self.grammars.waiting() if request.front == front]
+        return waiting + [request.req_id for request in self.scheduler.requests() if request.front == front]
 
     @property
     def has_work(self) -> bool:
@@ -123,16 +124,16 @@ class EngineCore:
                 self.scheduler.add_request(request.to_request())
             except Exception as reason:
                 self.grammars.drop(request.req_id)
-                refused.append(self._refuse(request.req_id, reason))
+                refused.append(self._refuse(request, reason))
         return refused
 
     def _end(self, endings: list[Ending]) -> list[EngineCoreOutput]:
         outputs = (self.scheduler.finish_request(ending.req_id, ending.reason, ending.error) for ending in endings)
         return [output for output in outputs if output is not None]
 
-    def _refuse(self, req_id: str, error: Exception) -> EngineCoreOutput:
-        logger.warning("request %s refused: %s", req_id, error)
-        return EngineCoreOutput(req_id, [], finish_reason="error", error=str(error))
+    def _refuse(self, request: EngineCoreRequest, error: Exception) -> EngineCoreOutput:
+        logger.warning("request %s refused: %s", request.req_id, error)
+        return EngineCoreOutput(request.req_id, [], finish_reason="error", error=str(error), front=request.front)
 
     def reset_prefix_cache(self, reset_store: bool = False) -> bool:
         """Forget cached prefixes, and with `reset_store` those in the KV store; running requests keep their blocks."""

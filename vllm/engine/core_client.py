@@ -1,21 +1,19 @@
 """How the front reaches an engine core: in the same process, in a child, or in a child of somebody else's.
 
-`InprocClient` is driven by its caller, step by step. `ProcessClient` owns a child process (`core_proc`) and a private
-directory with its sockets: an ended child is seen at once; one that shows no life for STALL_SECONDS, or hangs in a
-step, is unhealthy by `check_health`, and well again when it goes on (`liveness`); one that stays silent for
-GIVE_UP_SECONDS, or whose step takes longer than any may, is killed, and every request hears of it. `AttachedClient` is
-one of several fronts before a core that another process owns, and is told of its end.
+`InprocClient` is driven by its caller, step by step. `ProcessClient` owns a core in a process of its own (`core_proc`,
+started by a `launcher`) and a private directory with its sockets: an ended core is seen at once; one that shows no life
+for STALL_SECONDS, or hangs in a step, is unhealthy by `check_health`, and well again when it goes on (`liveness`); one
+that stays silent for GIVE_UP_SECONDS, or whose step takes longer than any may, is killed, and every request hears of
+it. `AttachedClient` is one of several fronts before a core that another process owns, and is told of its end.
 """
 
 from __future__ import annotations
 
 import contextlib
 import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
-from typing import IO, Any
+from typing import Any
 
 import zmq
 
@@ -24,8 +22,8 @@ from vllm.config import VllmConfig
 from vllm.core.contract import Capabilities
 from vllm.engine.core import CALLS, EngineCore
 from vllm.engine.core_connection import CoreConnection
-from vllm.engine.core_proc import encode_config
 from vllm.engine.fronts import Attachment
+from vllm.engine.launcher import ChildLauncher, Launcher
 from vllm.engine.messages import EngineCoreRequest, Leave, Shutdown, StepOutput, encoder
 from vllm.engine.startup import StartCancelled, StartProgress
 from vllm.engine.structured_outputs.matcher_tokenizer import GrammarTokenizer
@@ -82,30 +80,31 @@ class InprocClient:
 
 
 class ProcessClient(CoreConnection):
-    """An engine core in a child process.
+    """An engine core in a process of its own.
 
-    Construction blocks until the child is ready; its log goes where this process's does. Raises EngineDeadError with
-    the child's own words if it fails to start, StartCancelled if `progress` says so meanwhile.
+    Construction blocks until the core is ready; a child's log goes where this process's does. Raises EngineDeadError
+    with the core's own words if it fails to start, StartCancelled if `progress` says so meanwhile.
     """
 
     def __init__(
-        self, config: VllmConfig, progress: StartProgress | None = None, front_addresses: Sequence[str] = ()
+        self,
+        config: VllmConfig,
+        progress: StartProgress | None = None,
+        front_addresses: Sequence[str] = (),
+        launcher: Launcher | None = None,
     ) -> None:
-        """front_addresses: of several fronts that ask and are answered in this process's stead."""
+        """front_addresses: of several fronts that ask and are answered in this process's stead.
+        launcher: where the core runs; by default in a child process."""
         progress = progress or StartProgress()
         self._directory = tempfile.mkdtemp(prefix="vllm-", dir=envs.VLLM_RPC_BASE_PATH or None)
         address = f"ipc://{self._directory}/core"
         super().__init__(address)
-        command = [sys.executable, "-m", "vllm.engine.core_proc", address, *front_addresses]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE)
+        self.handle = (launcher or ChildLauncher()).start(config, [address, *front_addresses])
         try:
             progress.report("process")
-            self._stdin.write(encode_config(config))
-            self._stdin.flush()
             self.wait_until_ready(progress)
         except (StartCancelled, KeyboardInterrupt):
-            self.process.kill()
-            self.process.wait()
+            self.handle.kill()
             self.shutdown()
             raise
         except BaseException:
@@ -118,34 +117,21 @@ class ProcessClient(CoreConnection):
             self._input.send(encoder.encode(Leave(front)), zmq.NOBLOCK)
 
     def shutdown(self) -> None:
-        """Stop the child, kindly at first, and remove the sockets. Safe to call twice."""
+        """Stop the core, kindly at first, and remove the sockets. Safe to call twice."""
         if self._closing:
             return
         self._closing = True
-        if self.process.poll() is None:
+        if self.handle.lost() is None:
             with contextlib.suppress(zmq.Again):  # it has not connected yet
                 self._input.send(encoder.encode(Shutdown()), zmq.NOBLOCK)
-            try:
-                self.process.wait(_GRACE_SECONDS)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
-        self._stdin.close()
+            if not self.handle.wait(_GRACE_SECONDS):
+                self.handle.kill()
+        self.handle.close()
         self._close()
         shutil.rmtree(self._directory, ignore_errors=True)
 
-    @property
-    def _stdin(self) -> IO[bytes]:
-        if self.process.stdin is None:
-            raise RuntimeError("the engine process was started without a pipe")
-        return self.process.stdin
-
     def _lost(self) -> str | None:
-        code = self.process.poll()
-        if code is None:
-            return None
-        how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
-        return f"the engine process {how}; its log has the cause"
+        return self.handle.lost()
 
     def _look(self, silence: float, step_age: float) -> None:
         limit = envs.VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS
@@ -155,7 +141,7 @@ class ProcessClient(CoreConnection):
             self._give_up(f"a step of the engine took more than VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS={limit:g} s")
 
     def _give_up(self, reason: str) -> None:
-        self.process.kill()
+        self.handle.kill()
         self._die(reason)
 
     def _die(self, reason: str) -> None:

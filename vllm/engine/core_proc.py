@@ -22,7 +22,7 @@ import zmq
 
 from vllm.config import VllmConfig
 from vllm.engine.core import CALLS, EngineCore
-from vllm.engine.fronts import front_of, shares
+from vllm.engine.fronts import shares
 from vllm.engine.liveness import StepWatch
 from vllm.engine.messages import (
     Abort,
@@ -160,12 +160,11 @@ class CoreProcess:
             _send(self.fronts[message.front], encoder.encode(self._answer(core, message)))
         elif isinstance(message, Leave):
             self.fronts[message.front].close(linger=0)
-            theirs = [req_id for req_id in core.request_ids() if front_of(req_id) == message.front]
-            self._report_step(StepOutput(core.abort(theirs), core.stats()))
+            self._report_step(StepOutput(core.abort(core.request_ids(message.front)), core.stats()))
 
     def _has_left(self, request: EngineCoreRequest) -> bool:
         """Whether its front is gone: this was still on its way."""
-        return len(self.fronts) > 1 and self.fronts[front_of(request.req_id)].closed
+        return len(self.fronts) > 1 and self.fronts[request.front].closed
 
     def _answer(self, core: EngineCore, call: Call) -> Reply:
         if call.method not in CALLS:

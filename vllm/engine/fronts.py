@@ -1,8 +1,8 @@
 """Several fronts before one core: whose a request is, and what of a step concerns whom.
 
-A front is a process that serves users. Requests of several meet in the core, so each front marks its own: `2:cmpl-…` is
-the third front's. A step's outputs go to the fronts that asked; what concerns the engine as a whole goes to one of
-them, the recorder, so that it is counted once.
+A front is a process that serves users. A request and each of its outputs name the front that asked. A step's outputs go
+to the fronts that asked; what concerns the engine as a whole goes to one of them, the recorder, so that it is counted
+once.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Place:
         return self.index == RECORDER
 
     def core_id(self, req_id: str) -> str:
-        """What a request is called in the core: fronts may be given the same id by their users."""
+        """The request's id in the core, unlike that of any other front: users may give the same id to several."""
         return req_id if self.count == 1 else f"{self.index}:{req_id}"
 
     def numbered(self, nth: int) -> int:
@@ -52,16 +52,11 @@ class Attachment:
     lost: Callable[[], str | None]
 
 
-def front_of(req_id: str) -> int:
-    """The index of the front that `Place.core_id` named."""
-    return int(req_id[: req_id.index(":")])
-
-
 def shares(step: StepOutput, num_fronts: int) -> Iterator[tuple[int, StepOutput]]:
     """What each of several fronts is to hear of a step; nothing for those that it does not concern."""
     outputs: list[list[EngineCoreOutput]] = [[] for _ in range(num_fronts)]
     for output in step.outputs:
-        outputs[front_of(output.req_id)].append(output)
+        outputs[output.front].append(output)
     for front, own in enumerate(outputs):
         if front == RECORDER:
             yield front, msgspec.structs.replace(step, outputs=own)

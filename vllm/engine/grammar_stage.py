@@ -51,8 +51,9 @@ class GrammarStage:
     def num_waiting(self) -> int:
         return len(self._waiting)
 
-    def waiting_ids(self) -> list[str]:
-        return list(self._waiting)
+    def waiting(self) -> list[EngineCoreRequest]:
+        """Requests whose grammars are being compiled."""
+        return [waiting.request for waiting in self._waiting.values()]
 
     @property
     def num_waiting_tokens(self) -> int:
@@ -85,9 +86,10 @@ class GrammarStage:
     def abort(self, req_id: str) -> EngineCoreOutput | None:
         """The last output of a request that waits here. One that runs is the scheduler's to end."""
         self._running.pop(req_id, None)
-        if self._waiting.pop(req_id, None) is None:
+        waiting = self._waiting.pop(req_id, None)
+        if waiting is None:
             return None
-        return EngineCoreOutput(req_id, [], finish_reason="abort")
+        return EngineCoreOutput(req_id, [], finish_reason="abort", front=waiting.request.front)
 
     def drop(self, req_id: str) -> None:
         self._running.pop(req_id, None)

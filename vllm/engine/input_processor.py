@@ -344,6 +344,7 @@ class InputProcessor:
                     lora_id,
                     cache_salt,
                     images=images,
+                    front=self._place.index,
                 )
             )
         return requests

@@ -9,14 +9,14 @@ from vllm.config import ModelConfig, VllmConfig
 from vllm.core.outputs import EngineCoreOutput
 from vllm.engine.arg_utils import EngineArgs
 from vllm.engine.core_client import InprocClient
-from vllm.engine.core_connection import CoreConnection
-from vllm.engine.input_processor import InputProcessor
-from vllm.engine.messages import EngineCoreRequest, StepOutput
-from vllm.engine.metrics import EngineMetrics
-from vllm.engine.output_processor import OutputProcessor
-from vllm.engine.structured_outputs.defaults import OutputDefaults
-from vllm.engine.structured_outputs.preparer import GrammarPreparer
-from vllm.engine.tokenizer import Tokenizer
+from vllm.engine.frontend import (
+    Frontend,
+    fixed_adapters,
+    load_config_tokenizer,
+    refuse_resetting_running,
+    refuse_tracing,
+)
+from vllm.engine.messages import StepOutput
 from vllm.exceptions import VLLMClientError
 from vllm.inputs import PromptType
 from vllm.lora.request import LoRARequest
@@ -25,23 +25,16 @@ from vllm.sampling_params import SamplingParams
 from vllm.usage.usage_lib import UsageContext
 
 
-class LLMEngine:
+class LLMEngine(Frontend):
     """Requests in, `RequestOutput`s out, one step at a time. Not thread-safe."""
 
     def __init__(self, vllm_config: VllmConfig) -> None:
         """`vllm_config` is resolved, as `EngineArgs.create_engine_config` gives it."""
         if vllm_config.observability_config.otlp_traces_endpoint:
             raise VLLMClientError("otlp_traces_endpoint: requests are traced by servers (AsyncLLM), not offline")
-        self.vllm_config = vllm_config
-        self.tokenizer = load_config_tokenizer(vllm_config)
+        tokenizer = load_config_tokenizer(vllm_config)
         self.engine_core = InprocClient(vllm_config)
-        self.log_stats = not vllm_config.observability_config.disable_log_stats
-        self.input_processor = InputProcessor(vllm_config, self.engine_core.capabilities, self.tokenizer)
-        self.output_processor = OutputProcessor(
-            self.tokenizer, with_metrics=self.log_stats, stream_interval=vllm_config.scheduler_config.stream_interval
-        )
-        self.metrics = EngineMetrics(vllm_config, self.engine_core.executor_stats)
-        self.grammars = make_preparer(vllm_config, self.engine_core, self.tokenizer, self.input_processor)
+        super().__init__(vllm_config, self.engine_core, tokenizer)
         self._closed = False
 
     @classmethod
@@ -55,15 +48,6 @@ class LLMEngine:
         cls, vllm_config: VllmConfig, usage_context: UsageContext = UsageContext.ENGINE_CONTEXT
     ) -> LLMEngine:
         return cls(vllm_config)
-
-    @property
-    def model_config(self) -> ModelConfig:
-        return self.vllm_config.model_config
-
-    @property
-    def default_sampling_params(self) -> dict[str, Any]:
-        """The checkpoint's defaults, as fields of `SamplingParams`."""
-        return self.input_processor.default_sampling_params
 
     def add_request(
         self,
@@ -91,10 +75,7 @@ class LLMEngine:
         )
         self.grammars.attach(request, self.grammars.check(params))
         self.output_processor.add(request)
-        for core_request in request.core_requests:
-            if self.log_stats:
-                record_arrival(self.metrics, core_request, params.n)
-            self.engine_core.add_request(core_request)
+        self._submit(request, params.n)
         return request_id
 
     def step(self) -> list[RequestOutput]:
@@ -129,10 +110,6 @@ class LLMEngine:
     def get_num_unfinished_requests(self) -> int:
         return self.output_processor.num_unfinished
 
-    def get_tokenizer(self) -> Tokenizer:
-        """Raises ValueError where there is none."""
-        return required_tokenizer(self.tokenizer)
-
     def get_model_config(self) -> ModelConfig:
         return self.model_config
 
@@ -141,10 +118,6 @@ class LLMEngine:
 
     def get_supported_tasks(self) -> tuple[str, ...]:
         return ("generate",)
-
-    def get_metrics(self) -> list[Any]:
-        """Every metric of this engine, at this moment."""
-        return list(self.metrics.snapshot())
 
     def executor_stats(self) -> dict[str, Any]:
         """Start-up seconds by phase, artifact and whether it was found, bytes by kind, padding by bucket."""
@@ -178,55 +151,3 @@ class LLMEngine:
             self._closed = True
             self.grammars.close()
             self.engine_core.shutdown()
-
-
-def make_preparer(
-    config: VllmConfig, core: InprocClient | CoreConnection, tokenizer: Tokenizer | None, inputs: InputProcessor
-) -> GrammarPreparer:
-    return GrammarPreparer(
-        core.capabilities,
-        tokenizer,
-        config.model_config.vocab_size,
-        inputs.eos_token_ids,
-        core.set_grammar_tokenizer,
-        OutputDefaults.parse(config.structured_outputs_config),
-    )
-
-
-def load_config_tokenizer(config: VllmConfig) -> Tokenizer | None:
-    """The tokenizer that a config names; None with skip_tokenizer_init."""
-    model = config.model_config
-    if model.skip_tokenizer_init:
-        return None
-    return Tokenizer.load(
-        model.tokenizer or model.model_path or model.model,
-        chat_template=model.chat_template,
-        revision=model.tokenizer_revision if model.tokenizer else model.revision,
-        download_dir=model.download_dir,
-        token=model.hf_token,
-    )
-
-
-def record_arrival(metrics: EngineMetrics, request: EngineCoreRequest, n: int) -> None:
-    max_tokens = request.sampling_params.max_tokens or 0
-    metrics.record_arrival(request.req_id, request.arrival_time, len(request.prompt_token_ids), max_tokens, n)
-
-
-def required_tokenizer(tokenizer: Tokenizer | None) -> Tokenizer:
-    if tokenizer is None:
-        raise ValueError("there is no tokenizer: the engine was made with skip_tokenizer_init")
-    return tokenizer
-
-
-def fixed_adapters() -> VLLMClientError:
-    return VLLMClientError("LoRA adapters are those named by lora_modules; they stay as long as the engine runs")
-
-
-def refuse_resetting_running(reset_running_requests: bool) -> None:
-    if reset_running_requests:
-        raise VLLMClientError("reset_running_requests: a running sequence keeps its KV until it ends")
-
-
-def refuse_tracing(trace_headers: Mapping[str, str] | None) -> None:
-    if trace_headers:
-        raise VLLMClientError("trace_headers are not supported: requests are not traced")

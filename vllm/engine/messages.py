@@ -20,6 +20,7 @@ class EngineCoreRequest(msgspec.Struct, tag="add", omit_defaults=True, gc=False)
     """A generation, as the core takes it: tokens, and parameters in which everything is resolved.
 
     arrival_time: monotonic seconds. grammar: of a structured output, as `structured_outputs.checker` let it through.
+    front: the index of the front end that asks.
     """
 
     req_id: str
@@ -32,6 +33,7 @@ class EngineCoreRequest(msgspec.Struct, tag="add", omit_defaults=True, gc=False)
     cache_salt: str | None = None
     grammar: str | None = None
     images: PromptImages | None = None
+    front: int = 0
 
     def to_request(self) -> Request:
         return Request(
@@ -45,6 +47,7 @@ class EngineCoreRequest(msgspec.Struct, tag="add", omit_defaults=True, gc=False)
             self.cache_salt,
             has_grammar=self.grammar is not None,
             images=self.images,
+            front=self.front,
         )
 
 

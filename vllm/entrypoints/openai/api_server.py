@@ -29,6 +29,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from vllm import envs
 from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.engine.client import EngineClient
 from vllm.engine.startup import StartProgress
 from vllm.entrypoints.openai import routes
 from vllm.entrypoints.openai.bodies import LARGEST_BYTES, BodyBounds, BodyReader
@@ -86,7 +87,7 @@ def engine_args(args: argparse.Namespace) -> AsyncEngineArgs:
 
 
 @contextlib.asynccontextmanager
-async def build_async_engine_client(args: argparse.Namespace) -> AsyncIterator[Any]:
+async def build_async_engine_client(args: argparse.Namespace) -> AsyncIterator[EngineClient]:
     """An `AsyncLLM` made from the arguments; shut down at the end."""
     engine_client = start_engine(args)
     try:
@@ -169,7 +170,7 @@ def _add_named_middleware(app: FastAPI, name: str) -> None:
         raise ValueError(f"--middleware {name!r} is neither a class nor a coroutine function")
 
 
-async def init_app_state(engine_client: Any, state: State, args: argparse.Namespace) -> None:
+async def init_app_state(engine_client: EngineClient, state: State, args: argparse.Namespace) -> None:
     """Put on `state` what the routes read, and let requests in."""
     config = engine_client.model_config
     models = OpenAIServingModels(engine_client)
@@ -180,7 +181,7 @@ async def init_app_state(engine_client: Any, state: State, args: argparse.Namesp
         content_format=args.chat_template_content_format,
         default_template_kwargs=args.default_chat_template_kwargs,
         trust_request_template=args.trust_request_chat_template,
-        images=engine_client.input_processor.images,
+        images=engine_client.images,
     )
     if args.enable_auto_tool_choice and renderer.has_chat_template and not await renderer.shows_tools():
         logger.warning("tools %s", NOT_SHOWN)
@@ -209,7 +210,7 @@ async def init_app_state(engine_client: Any, state: State, args: argparse.Namesp
     state.openai_serving_chat = OpenAIServingChat(*shared)
     if not hasattr(state, "bodies"):
         state.bodies = BodyReader(BodyBounds())
-    takes_images = engine_client.input_processor.images is not None
+    takes_images = engine_client.images is not None
     if connections := getattr(state, "connections", None):
         connections.fit()
     state.bodies.bounds = BodyBounds.of_model(args.max_body_bytes, config.max_len, takes_images=takes_images)
@@ -263,7 +264,7 @@ async def run_server(args: argparse.Namespace) -> int:
     if args.disable_access_log_for_endpoints:
         hide_from_access_log(args.disable_access_log_for_endpoints.split(","))
 
-    async def install(engine_client: Any) -> None:
+    async def install(engine_client: EngineClient) -> None:
         await init_app_state(engine_client, app.state, args)
         logger.info(SERVING, ", ".join(app.state.openai_serving_models.names), address)
 

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, GCCollector, PlatformCollector, ProcessCollector
 from starlette.datastructures import State
@@ -54,7 +54,22 @@ class Readiness:
         READY.set(0)
 
 
-class EngineLife:
+class Mortal(Protocol):
+    """An engine, or a core, of which only its end concerns."""
+
+    @property
+    def errored(self) -> bool: ...
+
+    @property
+    def dead_error(self) -> BaseException | None: ...
+
+    def shutdown(self) -> None: ...
+
+
+E = TypeVar("E", bound=Mortal)
+
+
+class EngineLife(Generic[E]):
     """Starts, watches, restarts and ends the engine of one server.
 
     start(progress) makes an engine, blocking; install(engine) makes the server use it. reports: whether ends are logged
@@ -64,8 +79,8 @@ class EngineLife:
     def __init__(
         self,
         state: State,
-        start: Callable[[StartProgress], Any],
-        install: Callable[[Any], Awaitable[None]],
+        start: Callable[[StartProgress], E],
+        install: Callable[[E], Awaitable[None]],
         max_restarts: int = 0,
         *,
         reports: bool = True,
@@ -75,44 +90,45 @@ class EngineLife:
         self._install = install
         self._max_restarts = max_restarts
         self._reports = reports
-        self.engine: Any = None
+        self.engine: E | None = None
 
     async def run(self) -> None:
         """Returns when the engine is dead for good. Raises what a start fails with; cancelled, calls off a start."""
-        await self._bring_up()
+        engine = await self._bring_up()
         for restart in range(1, self._max_restarts + 1):
-            await died(self.engine, reports=self._reports)
+            await died(engine, reports=self._reports)
             if self._reports:
                 logger.error("the engine is dead and is started anew (%d of %d)", restart, self._max_restarts)
                 RESTARTS.inc()
             self._readiness.close()
-            await asyncio.to_thread(self.engine.shutdown)
-            await self._bring_up()
-        await died(self.engine, reports=self._reports)
+            await asyncio.to_thread(engine.shutdown)
+            engine = await self._bring_up()
+        await died(engine, reports=self._reports)
 
     def shutdown(self) -> None:
         if self.engine is not None:
             self.engine.shutdown()
 
-    async def _bring_up(self) -> None:
+    async def _bring_up(self) -> E:
         progress = self._readiness.progress
         started = in_thread(lambda: self._start(progress))
         try:
-            self.engine = await asyncio.shield(started)
+            engine = self.engine = await asyncio.shield(started)
         except asyncio.CancelledError:
             progress.cancel()
             with contextlib.suppress(Exception):  # what is called off may fail as it likes
                 self.engine = await asyncio.wait_for(started, _CANCEL_SECONDS)
             raise
-        await self._install(self.engine)
+        await self._install(engine)
+        return engine
 
 
-async def died(engine: Any, *, reports: bool = True) -> None:
+async def died(engine: Mortal, *, reports: bool = True) -> None:
     """Returns when the engine is dead, having said why."""
     while not engine.errored:
         await asyncio.sleep(CHECK_SECONDS)
     if reports:
-        logger.error("the engine is dead: %s", getattr(engine, "dead_error", "no reason known"))
+        logger.error("the engine is dead: %s", engine.dead_error)
 
 
 def in_thread(work: Callable[[], T]) -> asyncio.Future[T]:

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from vllm import envs
 from vllm.core.outputs import GRAMMAR_FAULT
 from vllm.engine.beam_search import check_search, search_async
+from vllm.engine.client import EngineClient
 from vllm.engine.logprobs import add_texts
 from vllm.entrypoints.fields import in_terms_of, note, renamed
 from vllm.entrypoints.openai.errors import error_from
@@ -32,6 +33,7 @@ from vllm.entrypoints.openai.serving_models import OpenAIServingModels
 from vllm.entrypoints.openai.sse import Events
 from vllm.entrypoints.utils import merge_generators
 from vllm.exceptions import EngineGenerateError, VLLMValidationError
+from vllm.inputs import TokensPrompt
 from vllm.logprobs import Logprob
 from vllm.outputs import RequestOutput
 from vllm.sampling_params import SamplingParams
@@ -74,7 +76,7 @@ class Generation:
 class OpenAIServing:
     def __init__(
         self,
-        engine_client: Any,
+        engine_client: EngineClient,
         models: OpenAIServingModels,
         renderer: PromptRenderer,
         options: ServingOptions,
@@ -145,7 +147,7 @@ class OpenAIServing:
     def _submit(
         self, request: SamplingFields, response_id: str, prompt: RenderedPrompt, params: SamplingParams
     ) -> AsyncGenerator[RequestOutput, None]:
-        inputs: dict[str, Any] = {"prompt_token_ids": prompt.token_ids}
+        inputs = TokensPrompt(prompt_token_ids=prompt.token_ids)
         if prompt.text is not None:
             inputs["prompt"] = prompt.text
         if request.cache_salt is not None:
@@ -154,19 +156,17 @@ class OpenAIServing:
             inputs["multi_modal_data"] = prompt.images
         engine_id = f"{response_id}-{self._nonce}{next(self._numbers)}"
         if request.use_beam_search:
-            check_search(request.num_choices, self.engine_client.input_processor.capabilities, "n")
-            self.engine_client.input_processor.check_params(params)
+            check_search(request.num_choices, self.engine_client.capabilities, "n")
+            self.engine_client.check_params(params)
             return self._beam_search(request, inputs, params, engine_id)
         adapter = self.models.lora_request(request.model)
-        return self.engine_client.generate(  # type: ignore[no-any-return]
-            inputs, params, engine_id, lora_request=adapter, priority=request.priority
-        )
+        return self.engine_client.generate(inputs, params, engine_id, lora_request=adapter, priority=request.priority)
 
     async def _beam_search(
-        self, request: SamplingFields, inputs: dict[str, Any], params: SamplingParams, engine_id: str
+        self, request: SamplingFields, inputs: TokensPrompt, params: SamplingParams, engine_id: str
     ) -> AsyncGenerator[RequestOutput, None]:
         beams = request.beam_search_params(params.max_tokens or 1)
-        eos = self.engine_client.input_processor.eos_token_ids
+        eos = list(self.engine_client.eos_token_ids)
         options: dict[str, Any] = {
             "num_logprobs": params.logprobs or 0,
             "priority": request.priority,

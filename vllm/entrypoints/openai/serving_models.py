@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from vllm.engine.client import EngineClient
 from vllm.entrypoints.openai.protocol import ModelCard, ModelList, ModelPermission
 from vllm.entrypoints.openai.protocol.base import now
 from vllm.exceptions import VLLMNotFoundError
@@ -15,7 +14,7 @@ _SHOWN = 128
 class OpenAIServingModels:
     """The base model under all its names, and its adapters, which have it as their parent."""
 
-    def __init__(self, engine_client: Any, names: list[str] | None = None) -> None:
+    def __init__(self, engine_client: EngineClient, names: list[str] | None = None) -> None:
         config = engine_client.model_config
         self.names: list[str] = list(names or config.served_model_name or [config.model])
         adapters = engine_client.vllm_config.lora_config.adapters

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from vllm.engine.client import EngineClient
 from vllm.engine.limits import check_token_ids
 from vllm.entrypoints.openai.errors import error_from
 from vllm.entrypoints.openai.protocol import (
@@ -19,7 +18,7 @@ from vllm.entrypoints.openai.serving_models import OpenAIServingModels
 
 
 class OpenAIServingTokenization:
-    def __init__(self, engine_client: Any, models: OpenAIServingModels, renderer: PromptRenderer) -> None:
+    def __init__(self, engine_client: EngineClient, models: OpenAIServingModels, renderer: PromptRenderer) -> None:
         config = engine_client.model_config
         self._models = models
         self._renderer = renderer
