@@ -445,6 +445,16 @@ def test_remains_are_removed_only_when_they_are_ours_and_dead(maker, removed, tm
     assert other.exists()
 
 
+def test_a_checkpoint_in_an_installed_package_keeps_no_artifacts(checkpoint, target, tmp_path):
+    """What is beside it already is found all the same."""
+    installed = tmp_path / "lib" / "site-packages" / "models" / "tiny"
+    shutil.copytree(checkpoint, installed)
+    made = start(installed, target).directory
+    assert made.is_relative_to(tmp_path / "cache") and not (installed / artifacts.STORE_NAME).exists()
+    shutil.move(made.parent, installed / artifacts.STORE_NAME)
+    assert start(installed, target).directory.is_relative_to(installed)
+
+
 def test_nothing_in_the_loader_deletes_artifacts(checkpoint, target):
     made = [start(checkpoint, target, max_model_len=length).directory for length in (128, 256, 512)]
     start(checkpoint, target, max_model_len=256)

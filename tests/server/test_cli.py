@@ -96,6 +96,54 @@ def test_options_of_vllm_that_ask_for_nothing() -> None:
     server_args("--no-headless", "--no-enable-auto-tool-choice", "--log-error-stack", "--fingerprint-mode", "x")
 
 
+@pytest.mark.parametrize(
+    ("asked", "shown", "hidden"),
+    [
+        ("max-num-seqs", ["--max-num-seqs"], ["--max-num-queued-reqs", "--port"]),
+        ("max_num_seqs", ["--max-num-seqs"], ["--port"]),
+        ("ModelConfig", ["ModelConfig:", "--dtype", "--chat-template"], ["--max-num-seqs", "--port"]),
+        ("queued", ["--max-num-queued-reqs", "--max-num-queued-tokens"], ["--port"]),
+        ("carries a comment", ["--sse-keep-alive-interval"], []),
+        ("listgroup", ["--help=ModelConfig", "--help=Frontend"], ["--port"]),
+        ("all", ["--port", "--max-num-seqs"], []),
+    ],
+)
+def test_help_about(asked: str, shown: list[str], hidden: list[str], capsys: pytest.CaptureFixture[str]) -> None:  # A21
+    with pytest.raises(SystemExit) as ended:
+        main(["serve", "--help=" + asked, "model"])
+    out = capsys.readouterr().out
+    assert ended.value.code == 0
+    assert all(word in out for word in shown) and not any(f"{word} " in out for word in hidden)
+
+
+def test_help_about_nothing_known(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["serve", "--help=max-model-lem"])
+    assert ended.value.code == 2 and "did you mean --max-model-len?" in capsys.readouterr().err
+    parser = FlexibleArgumentParser()
+    parser.add_argument("words", nargs="*")
+    assert parser.parse_args(["--", "--help=x"]).words == ["--help=x"]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("serve:\n  port: 9000\n", "'serve' is not an option, and the file has no sections"),
+        ("prot: 9000\n", "unknown option 'prot'; did you mean 'port'?"),
+        ("additional-confg.a: 1\n", "additional-confg"),
+    ],
+)
+def test_file_with_what_is_no_option(text: str, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "server.yaml"
+    file.write_text(text)
+    with pytest.raises(SystemExit):
+        parse_server_args(make_arg_parser(FlexibleArgumentParser()), ["model", "--config", str(file)])
+    assert says in capsys.readouterr().err
+    file.write_text("additional-config.override_neuron_config.enable_bucketing: false\n")
+    args = parse_server_args(make_arg_parser(FlexibleArgumentParser()), ["model", "--config", str(file)])
+    assert args.additional_config == {"override_neuron_config": {"enable_bucketing": False}}
+
+
 def test_file_of_options(tmp_path: Path) -> None:
     file = tmp_path / "server.yaml"
     file.write_text("port: 9000\nresponse_role: bot\napi-key: [a, b]\ndisable-fastapi-docs: true\nuds: null\n")

@@ -400,6 +400,17 @@ async def test_a_conversation_that_is_too_long_may_lose_its_beginning(
     assert len(engine.seen[-1][1]["prompt_token_ids"]) == 999 and engine.seen[-1][2].max_tokens == 1
 
 
+async def test_input_tokens_are_counted(http: httpx.AsyncClient, engine: FakeEngine) -> None:
+    answer = await http.post(f"{RESPONSES}/input_tokens", json={"input": "hi", "instructions": "Be brief."})
+    assert answer.json() == {
+        "object": "response.input_tokens",
+        "input_tokens": len("system: Be brief.\nuser: hi\nassistant:"),
+    }
+    assert not engine.seen
+    refused = await http.post(f"{RESPONSES}/input_tokens", json={"input": []})
+    assert refused.json()["error"]["param"] == "input"
+
+
 # Names.
 
 

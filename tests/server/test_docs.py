@@ -19,7 +19,7 @@ def test_reference_is_up_to_date() -> None:
 def test_options_named_in_the_guide_exist() -> None:
     guide = (DOCS / "server.md").read_text(encoding="utf-8")
     reference = page()
-    terminal = {"--stats", "--max-tokens", "--config"}
+    terminal = {"--stats", "--max-tokens", "--config", "--help"}
     named = set(re.findall(r"--[a-z][a-z-]+", guide)) - terminal
     assert len(named) > 10
     assert not [option for option in named if f"`{option}`" not in reference]

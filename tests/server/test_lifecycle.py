@@ -116,6 +116,15 @@ async def test_keep_alive_comments(engine: FakeEngine) -> None:
     assert len(texts) == 3 and text.endswith("data: [DONE]\n\n")
 
 
+async def test_head_is_answered_without_a_body(engine: FakeEngine) -> None:
+    """Claude Code asks so first. Afterwards the connection can still be used."""
+    async with live_server(engine) as server, server.client() as client:
+        for path, status in (("/", 200), ("/health", 200), ("/v1/models", 200), ("/v1/completions", 405), ("/x", 404)):
+            response = await client.head(path)
+            assert (response.status_code, response.content) == (status, b"")
+        assert (await client.get("/health")).status_code == 200
+
+
 async def test_drain_lets_running_streams_finish(engine: FakeEngine) -> None:
     engine.gate.clear()
     async with live_server(engine) as server, server.client() as client:

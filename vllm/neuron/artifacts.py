@@ -8,7 +8,8 @@ Where, in this order:
   1. NEURON_COMPILED_ARTIFACTS: if it is itself an artifact and its key is the one needed, it is loaded as it is;
      otherwise it is a store, and artifacts are `<it>/<hash>`.
   2. Without that variable `<checkpoint directory>/neuron-compiled-artifacts/<hash>`.
-  3. Where that cannot be written, or is full, `<VLLM_CACHE_ROOT>/neuron-compiled-artifacts/<hash>`.
+  3. Where that cannot be written, or is full, `<VLLM_CACHE_ROOT>/neuron-compiled-artifacts/<hash>`; of a checkpoint
+     that an installed Python package holds, there first.
 
 A store or an artifact that somebody else may have written is passed over, with a line in the log.
 """
@@ -45,6 +46,7 @@ __all__ = [
 logger = init_logger(__name__)
 
 STORE_NAME = "neuron-compiled-artifacts"
+_PACKAGES = frozenset(("site-packages", "dist-packages"))
 _FOREIGN = "model.pt"
 """What other integrations of NxD Inference leave directly in their artifact directory."""
 
@@ -278,8 +280,10 @@ def _stores(config: VllmConfig) -> list[ArtifactStore]:
     if envs.NEURON_COMPILED_ARTIFACTS:
         return [ArtifactStore(Path(envs.NEURON_COMPILED_ARTIFACTS).expanduser())]
     model = Path(config.model_config.model_path or config.model_config.model)
-    beside = model.parent if model.is_file() else model
-    return [ArtifactStore(beside / STORE_NAME), ArtifactStore(cache_root() / STORE_NAME)]
+    beside = ArtifactStore((model.parent if model.is_file() else model) / STORE_NAME)
+    shared = ArtifactStore(cache_root() / STORE_NAME)
+    is_installed = not _PACKAGES.isdisjoint(model.resolve().parts)
+    return [shared, beside] if is_installed else [beside, shared]
 
 
 def _candidates(stores: list[ArtifactStore], name: str) -> list[Path]:

@@ -42,6 +42,7 @@ from vllm.entrypoints.openai.in_flight import InFlight
 from vllm.entrypoints.openai.launcher import address_of, create_socket, is_loopback, serve_http
 from vllm.entrypoints.openai.middleware.access import HTTP_REGISTRY, AccessMiddleware, hide_from_access_log
 from vllm.entrypoints.openai.middleware.authentication import AuthenticationMiddleware
+from vllm.entrypoints.openai.middleware.head import HeadMiddleware
 from vllm.entrypoints.openai.middleware.limits import LimitsMiddleware
 from vllm.entrypoints.openai.middleware.readiness import ReadinessMiddleware
 from vllm.entrypoints.openai.middleware.request_id import RequestIdMiddleware
@@ -131,6 +132,7 @@ def build_app(args: argparse.Namespace, shared: Shared | None = None) -> FastAPI
 
 def _add_middleware(app: FastAPI, args: argparse.Namespace) -> None:
     """From the inside out: what is added last is met first."""
+    app.add_middleware(HeadMiddleware)
     app.add_middleware(ReadinessMiddleware, readiness=app.state.readiness)
     for name in args.middleware:
         _add_named_middleware(app, name)

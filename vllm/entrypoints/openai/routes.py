@@ -45,6 +45,7 @@ from vllm.entrypoints.openai.protocol.messages import (
     MessagesRequest,
     MessagesResponse,
 )
+from vllm.entrypoints.openai.protocol.responses import CountedInput
 from vllm.entrypoints.openai.sse import Events, EventStream
 from vllm.version import __version__
 
@@ -135,6 +136,12 @@ async def invoke(request: Invocation, raw_request: Request) -> Response:
 async def create_response(request: ResponsesRequest, raw_request: Request) -> Response:
     serving = raw_request.app.state.openai_serving_responses
     return await answer(raw_request, serving.create_response(request))
+
+
+@api_router.post("/v1/responses/input_tokens", response_model=CountedInput)
+async def count_input_tokens(request: ResponsesRequest, raw_request: Request) -> Response:
+    serving = raw_request.app.state.openai_serving_responses
+    return await answer(raw_request, serving.count_input_tokens(request))
 
 
 @api_router.get("/v1/responses/{response_id}", response_model=ResponsesResponse)

@@ -18,6 +18,7 @@ from vllm.entrypoints.openai.errors import error_from
 from vllm.entrypoints.openai.in_flight import InFlight, ServerShutdown
 from vllm.entrypoints.openai.protocol import ChatCompletionRequest, ErrorResponse, ResponsesRequest, ResponsesResponse
 from vllm.entrypoints.openai.protocol.responses import (
+    CountedInput,
     DeletedResponse,
     InputTokensDetails,
     OutputTokensDetails,
@@ -54,6 +55,9 @@ class OpenAIServingResponses:
     async def create_response(self, request: ResponsesRequest) -> ResponsesResponse | Events | ErrorResponse:
         return await self._chat.answer(self._create(request))
 
+    async def count_input_tokens(self, request: ResponsesRequest) -> CountedInput | ErrorResponse:
+        return await self._chat.answer(self._count(request))
+
     async def retrieve_response(self, response_id: str) -> ResponsesResponse | ErrorResponse:
         return await self._chat.answer(self._retrieve(response_id))
 
@@ -78,9 +82,15 @@ class OpenAIServingResponses:
             return await self._chat.stream(work.events(events), events.failure)
         return await work.run()
 
+    async def _count(self, request: ResponsesRequest) -> CountedInput:
+        chat_request = request.to_chat(self._conversation(request), request.chat_tools())
+        return CountedInput(input_tokens=await self._chat.count_tokens(chat_request))
+
+    def _conversation(self, request: ResponsesRequest) -> list[dict[str, Any]]:
+        return self._earlier_messages(request.previous_response_id) + chat_messages(request.input)
+
     async def _begin(self, request: ResponsesRequest) -> _Work:
-        messages = self._earlier_messages(request.previous_response_id) + chat_messages(request.input)
-        tools = request.chat_tools()
+        messages, tools = self._conversation(request), request.chat_tools()
         chat_request = request.to_chat(messages, tools)
         if request.wants_logprobs and (self._chat.options.reasoning_parser or chat_request.wants_tool_calls):
             raise VLLMValidationError(

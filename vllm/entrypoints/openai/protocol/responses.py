@@ -244,6 +244,11 @@ class ResponsesResponse(ClosedModel):
     user: str | None = None
 
 
+class CountedInput(ClosedModel):
+    object: Literal["response.input_tokens"] = "response.input_tokens"
+    input_tokens: int
+
+
 class DeletedResponse(ClosedModel):
     id: str
     object: Literal["response"] = "response"
