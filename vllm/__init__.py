@@ -18,6 +18,7 @@ _HOMES = {
     "AsyncEngineArgs": "vllm.engine.arg_utils",
     "SamplingParams": "vllm.sampling_params",
     "PoolingParams": "vllm.pooling_params",
+    "ModelRegistry": "vllm.model_executor.models",
     "PromptType": "vllm.inputs",
     "TextPrompt": "vllm.inputs",
     "TokensPrompt": "vllm.inputs",
@@ -33,7 +34,6 @@ _HOMES = {
     "ScoringRequestOutput": "vllm.outputs",
 }
 _ABSENT = {
-    "ModelRegistry": "models are compiled ahead of time: see docs on adding a model",
     "initialize_ray_cluster": "one process drives all NeuronCores of a host; run one server a replica",
 }
 
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from vllm.engine.llm_engine import LLMEngine
     from vllm.entrypoints.llm import LLM
     from vllm.inputs import PromptType, TextPrompt, TokensPrompt
+    from vllm.model_executor.models import ModelRegistry
     from vllm.outputs import (
         ClassificationOutput,
         ClassificationRequestOutput,

@@ -108,7 +108,9 @@ class CacheConfig:
         choices=["auto", "bfloat16", "float32", "fp8", "fp8_e4m3", "int8"],
     )
     gpu_memory_utilization: float = option(
-        0.92, "Share of the device's memory, or on cpu of the machine's, that the model may take."
+        0.92,
+        "Share of the device's memory, or on cpu of the machine's, that the model may take.",
+        aliases=["--device-memory-utilization"],
     )
     kv_cache_memory_bytes: int | None = option(None, "Most bytes the KV cache may take.", type="human_int")
     kv_offloading_size: float | None = option(
@@ -218,6 +220,7 @@ class SpeculativeOptions:
         None,
         'Speculative decoding, as in vLLM: {"method": "ngram", "num_speculative_tokens": 5} and the like.',
         type="json",
+        aliases=["-sc"],
     )
     spec_method: str | None = option(None, "The same as speculative_config's method.")
     spec_model: str | None = option(None, "The same as speculative_config's model.")

@@ -17,6 +17,10 @@ class VLLMClientError(VLLMError):
     """What the caller asked for cannot be done as asked."""
 
 
+class VLLMServerError(VLLMError):
+    """The engine's own fault."""
+
+
 class VLLMValidationError(VLLMClientError, ValueError):
     """A parameter is wrong. `parameter` names it, `value` is what was given.
 
@@ -41,9 +45,9 @@ class QueueFullError(VLLMError):
     """The waiting queue is at its bound: the request was not taken, and may be tried again later."""
 
 
-class EngineGenerateError(VLLMError):
+class EngineGenerateError(VLLMServerError):
     """One request ended with an error of the engine's own. The engine goes on."""
 
 
-class EngineDeadError(VLLMError):
+class EngineDeadError(VLLMServerError):
     """The engine died or is stuck; nothing more can be asked of it. The message says what was its first fault."""

@@ -20,7 +20,7 @@ LogprobsOnePosition = dict[int, Logprob]
 
 
 @dataclass
-class FlatLogprobs(MutableSequence["LogprobsOnePosition | None"]):
+class FlatLogprobs(MutableSequence[LogprobsOnePosition | None]):
     """The same, in a few flat lists: positions are made into dicts only when they are read.
 
     Position i's entries are token_ids[start_indices[i]:end_indices[i]], and so for the other lists.
@@ -79,5 +79,5 @@ class FlatLogprobs(MutableSequence["LogprobsOnePosition | None"]):
 SampleLogprobs = list[LogprobsOnePosition] | FlatLogprobs
 """One entry an output token."""
 
-PromptLogprobs = list["LogprobsOnePosition | None"] | FlatLogprobs
+PromptLogprobs = list[LogprobsOnePosition | None] | FlatLogprobs
 """One entry a prompt token; the first has none (None, or an empty position)."""

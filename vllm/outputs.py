@@ -20,6 +20,7 @@ class RequestStateStats:
 
     arrival_time: seconds since the epoch. The others are monotonic seconds, 0.0 if it did not happen.
     first_token_latency: seconds from arrival to the first token. is_corrupted: NaN or infinite logits ended an output.
+    num_preemptions: always 0.
     """
 
     num_generation_tokens: int = 0
@@ -30,6 +31,7 @@ class RequestStateStats:
     last_token_ts: float = 0.0
     first_token_latency: float = 0.0
     is_corrupted: bool = False
+    num_preemptions: int = 0
 
 
 @dataclass(slots=True)
@@ -75,7 +77,8 @@ class RequestOutput:
     """A request's progress or result.
 
     prompt: its text, None if it was given as token ids. prompt_logprobs: one entry a prompt token, the first None.
-    num_cached_tokens: prompt tokens whose KV was found in the prefix cache.
+    num_cached_tokens: prompt tokens whose KV was found in the prefix cache. What belongs to features that are not here
+    (encoders, transfers of caches) is None.
     """
 
     request_id: str
@@ -91,6 +94,8 @@ class RequestOutput:
     num_cached_tokens: int | None = None
     num_cache_creation_tokens: int | None = None
     kv_transfer_params: dict[str, Any] | None = None
+    ec_transfer_params: dict[str, Any] | None = None
+    prompt_token_id_logprobs: list[Any] | None = None
 
     def add(self, next_output: RequestOutput, aggregate: bool) -> None:
         """Take in a later output of the same request: joined to what is here (aggregate), or in its place."""

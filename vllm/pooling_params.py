@@ -19,6 +19,9 @@ class PoolingParams(msgspec.Struct, omit_defaults=True):
     returned_token_ids: list[int] | None = None
     task: str | None = None
     extra_kwargs: dict[str, Any] | None = None
+    requires_token_ids: bool = False
+    skip_reading_prefix_cache: bool | None = None
+    late_interaction_params: Any = None
     output_kind: RequestOutputKind = RequestOutputKind.FINAL_ONLY
 
     def __post_init__(self) -> None:

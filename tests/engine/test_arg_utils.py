@@ -166,11 +166,24 @@ def test_what_cannot_be_had_is_refused_by_name(tiny_llama, options, message):
         _config(tiny_llama, **options)
 
 
-@pytest.mark.parametrize("name", [name for name, option in FOREIGN_OPTIONS.items() if not option.refused])
-def test_options_without_effect_are_noted(tiny_llama, notices, name):
-    value = {bool: not FOREIGN_OPTIONS[name].default, int: 7, float: 7.5, str: "x"}[FOREIGN_OPTIONS[name].type]
-    _config(tiny_llama, **{name: value})
-    assert f"{name}={value!r} has no effect" in notices.text
+def _asked_for(option):
+    return {bool: not option.default, int: 7, float: 7.5, str: "x", list: ["x"]}.get(option.type, {"a": 1})
+
+
+def test_options_without_effect_are_noted(tiny_llama, notices):
+    asked = {name: _asked_for(option) for name, option in FOREIGN_OPTIONS.items() if not option.refused}
+    _config(tiny_llama, **asked)
+    for name, value in asked.items():
+        assert f"{name}={value!r} has no effect: {FOREIGN_OPTIONS[name].reason}" in notices.text
+
+
+def test_options_that_are_refused_say_why():
+    """All of them in one go, as `plan` tells them."""
+    asked = {name: _asked_for(option) for name, option in FOREIGN_OPTIONS.items() if option.refused}
+    faults = EngineArgs(model="x", **asked).option_faults()
+    assert faults == {
+        name: f"{name}={value!r} is not supported: {FOREIGN_OPTIONS[name].reason}" for name, value in asked.items()
+    }
 
 
 def test_options_of_ours_without_effect_are_noted(tiny_llama, notices):

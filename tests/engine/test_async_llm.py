@@ -15,7 +15,7 @@ from tests.waiting import PATIENCE
 from vllm import LLM, SamplingParams
 from vllm.engine.async_llm import AsyncLLM, RequestOutputCollector
 from vllm.engine.async_llm_engine import AsyncEngineDeadError, AsyncLLMEngine
-from vllm.exceptions import EngineDeadError, QueueFullError, VLLMValidationError
+from vllm.exceptions import EngineDeadError, QueueFullError, VLLMClientError, VLLMValidationError
 from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.sampling_params import RequestOutputKind
 
@@ -191,6 +191,14 @@ async def test_pausing(engine):
     assert not later.done()
     await engine.resume_generation()
     assert (await later)[-1].finished
+    whole = asyncio.create_task(_all(engine, PROMPTS[0], greedy(8), "whole"))
+    while not engine._collectors:
+        await asyncio.sleep(0)
+    await engine.pause_generation(mode="wait")
+    assert (await whole)[-1].outputs[0].finish_reason == "length"
+    await engine.resume_generation()
+    with pytest.raises(VLLMClientError, match="mode='keep' is not supported"):
+        await engine.pause_generation(mode="keep")
 
 
 async def test_what_third_parties_ask(engine, tiny_llama):
@@ -209,7 +217,8 @@ async def test_what_third_parties_ask(engine, tiny_llama):
     await engine.do_log_stats()
     await engine.wait_for_requests_to_drain()
     with pytest.raises(ValueError, match="pooling"):
-        await engine.encode("x")
+        async for _ in engine.encode("x"):
+            pass
     with pytest.raises(NotImplementedError):
         await engine.sleep()
 

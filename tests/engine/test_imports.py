@@ -51,9 +51,15 @@ def test_top_level_names_resolve(name):
     assert name in dir(vllm)
 
 
+def test_models_are_listed_and_cannot_be_registered():
+    assert "LlamaForCausalLM" in vllm.ModelRegistry.get_supported_archs()
+    with pytest.raises(NotImplementedError, match=r"Mine cannot be registered.*compiled ahead of time"):
+        vllm.ModelRegistry.register_model("Mine", "mine:Mine")
+
+
 def test_names_that_are_not_there_say_why():
-    with pytest.raises(AttributeError, match="compiled ahead of time"):
-        _ = vllm.ModelRegistry
+    with pytest.raises(AttributeError, match="one server a replica"):
+        _ = vllm.initialize_ray_cluster
     with pytest.raises(AttributeError, match="no attribute 'LLMM'"):
         _ = vllm.LLMM
 

@@ -146,6 +146,12 @@ def test_enqueue_and_wait(llm):
     assert [output.prompt for output in outputs] == [PROMPTS[0], PROMPTS[1], PROMPTS[3]]
     assert between[0].prompt == PROMPTS[2]
     assert llm.wait_for_completion(use_tqdm=False) == []
+    conversation = [{"role": "user", "content": "hi"}]
+    options = {"add_generation_prompt": False, "chat_template_kwargs": {"bos_token": ""}, "use_tqdm": False}
+    llm.enqueue_chat(conversation, greedy(), priority=0, **options)
+    (queued,) = llm.wait_for_completion(use_tqdm=False)
+    (plain,) = llm.chat(conversation, greedy(), priority=0, **options)
+    assert (queued.prompt, queued.outputs[0].text) == (plain.prompt, plain.outputs[0].text)
 
 
 # Chats.

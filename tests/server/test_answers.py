@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import defaultdict
 from collections.abc import Callable
@@ -157,11 +158,23 @@ async def test_chat_content_parts_and_continuation(api: openai.AsyncOpenAI, engi
     assert answer.choices[0].message.content == "Well" + following("Well", 1)
 
 
+async def test_what_null_asks_for(http: httpx.AsyncClient) -> None:
+    """Of fields that vLLM and the clients send as null."""
+    path, body = "/v1/completions", {"prompt": "hello", "max_tokens": None, "echo": None, "model": None}
+    assert (await http.post(path, json=body)).json()["usage"]["completion_tokens"] == 16
+    options = {"include_usage": True, "continuous_usage_stats": None}
+    text = (await http.post(path, json={**body, "stream": True, "stream_options": options})).text
+    assert text.count('"usage":') == 1
+
+
 async def test_token_ids_and_prompt_text(http: httpx.AsyncClient) -> None:
     body = {"messages": HELLO, "max_tokens": 2, "return_token_ids": True, "return_prompt_text": True}
     answer = (await http.post("/v1/chat/completions", json=body)).json()
     assert answer["prompt_text"] == "user: hello\nassistant:"
     assert bytes(answer["prompt_token_ids"]).decode() == answer["prompt_text"]
+    chunks = (await http.post("/v1/chat/completions", json={**body, "stream": True})).text.split("\n\n")
+    told = [json.loads(chunk.removeprefix("data: ")).get("prompt_text") for chunk in chunks if "{" in chunk]
+    assert told[0] == answer["prompt_text"] and not any(told[1:])
     assert bytes(answer["choices"][0]["token_ids"]).decode() == answer["choices"][0]["message"]["content"]
     body = {
         "prompt": "ab",

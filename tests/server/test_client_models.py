@@ -21,9 +21,9 @@ from tests.server.test_responses import CONTEXT, TOOLS, client_of
 from tests.server.test_tools import FLAGS, TEXT
 
 EVENTS: pydantic.TypeAdapter[Any] = pydantic.TypeAdapter(Annotated[ResponseStreamEvent, pydantic.Discriminator("type")])
-OURS = {"store", "name", "bytes"}
-"""Fields that the client's models do not know: `store` of a response; `name` where a call is done, which older ones
-need; `bytes` of a token in an event."""
+OURS = {"store", "name", "bytes", "frequency_penalty", "presence_penalty"}
+"""Fields that the client's models do not know: `store` and vLLM's penalties of a response; `name` where a call is done,
+which older ones need; `bytes` of a token in an event."""
 ASKED: dict[str, Any] = {"model": "fake", "input": "hi"}
 LOGPROBS = {"include": ["message.output_text.logprobs"], "top_logprobs": 2}
 

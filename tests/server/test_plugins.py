@@ -28,10 +28,11 @@ class Shout:
 """
 
 
-async def test_plugin_file(engine: FakeEngine, make_client: Callable[..., Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize("flag", ["--tool-parser-plugin", "--reasoning-parser-plugin"])
+async def test_plugin_file(engine: FakeEngine, make_client: Callable[..., Any], tmp_path: Path, flag: str) -> None:
     (tmp_path / "shout.py").write_text(PLUGIN)
     engine.text = "hello"
-    flags = ("--enable-auto-tool-choice", "--tool-parser-plugin", str(tmp_path / "shout.py"))
+    flags = ("--enable-auto-tool-choice", flag, str(tmp_path / "shout.py"))
     try:
         client = await make_client(*flags, "--tool-call-parser", "shout")
         tools = [{"type": "function", "function": {"name": "f"}}]

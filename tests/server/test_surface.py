@@ -82,6 +82,7 @@ BOTH: dict[str, tuple[Any, Seen]] = {
     "guided_grammar": ("start: /a/", constraint("grammar", "start: /a/")),
     "request_id": ("mine", answer(lambda body: body["id"].endswith("-mine"))),
     "return_token_ids": (True, choice(lambda c: len(c["token_ids"]) == 3)),
+    "stream_interval": (3, param("stream_interval", 3)),
     "cache_salt": ("salt", lambda engine, _: engine.seen[-1][1]["cache_salt"] == "salt"),
 }
 OF_COMPLETIONS: dict[str, tuple[Any, Seen]] = {
@@ -133,8 +134,8 @@ REFUSED = {
            "modalities": ["audio"]},
 }  # fmt: skip
 REFUSED_BY_BOTH = {
-    "prompt_embeds": "x", "kv_transfer_params": {}, "vllm_xargs": {"a": 1}, "repetition_detection": {"a": 1},
-    "thinking_token_budget": 5, "watermarking": {},
+    "prompt_embeds": "x", "kv_transfer_params": {}, "ec_transfer_params": {}, "vllm_xargs": {"a": 1},
+    "repetition_detection": {"a": 1}, "thinking_token_budget": 5, "watermarking": True, "media_io_kwargs": {"a": {}},
 }  # fmt: skip
 SINGLE = [(path, name, *row) for path, own in ((COMPLETIONS, OF_COMPLETIONS), (CHAT, OF_CHAT))
           for name, row in {**BOTH, **own}.items()]  # fmt: skip

@@ -8,12 +8,14 @@ from it, and asks the platform.
 from __future__ import annotations
 
 import argparse
+import copy
 import dataclasses
 import difflib
 import types
 import typing
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING, Field, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +37,7 @@ from vllm.config import (
     SpeculativeOptions,
     VllmConfig,
 )
-from vllm.engine.foreign_args import FOREIGN_OPTIONS, ForeignOption
+from vllm.engine.foreign_args import FOREIGN_OPTIONS, ForeignOption, words_of
 from vllm.engine.image_limits import most_images, parse_limits
 from vllm.engine.structured_outputs.defaults import OutputDefaults
 from vllm.logger import init_logger
@@ -86,7 +88,7 @@ def _option_specs() -> Iterator[tuple[str, Any, Any]]:
     for name, option in FOREIGN_OPTIONS.items():
         effect = "Refused" if option.refused else "No effect"
         metadata = {"help": f"{effect}: {option.reason}.", "foreign": option}
-        yield name, Any, dataclasses.field(default=option.default, metadata=metadata)
+        yield name, Any, dataclasses.field(default_factory=partial(copy.copy, option.default), metadata=metadata)
 
 
 def _copied(each: Field[Any]) -> Any:
@@ -220,14 +222,15 @@ def add_option(group: Any, each: Field[Any], hint: Any) -> None:
     metadata = dict(each.metadata)
     foreign = metadata.pop("foreign", None)
     default = each.default_factory() if each.default_factory is not MISSING else each.default
-    names = [f"--{each.name.replace('_', '-')}", *metadata.pop("aliases", ())]
+    names = [*words_of(each.name), *metadata.pop("aliases", ())]
     kwargs: dict[str, Any] = {"dest": each.name, "default": default, "help": metadata.pop("help").replace("%", "%%")}
-    if _is_flag(hint) or (foreign is not None and foreign.type is bool):
+    if foreign is not None:
+        kwargs |= foreign.argument
+    elif _is_flag(hint):
         kwargs["action"] = argparse.BooleanOptionalAction
     else:
-        kind = metadata.pop("type", None)
-        kwargs["type"] = foreign.type if foreign is not None else _READERS.get(kind, _plain_type(hint))
-        kwargs.update(metadata)
+        kwargs["type"] = _READERS.get(metadata.pop("type", None), _plain_type(hint))
+        kwargs |= metadata
     group.add_argument(*names, **kwargs)
 
 

@@ -23,7 +23,9 @@ from vllm.engine.frontend import (
     fixed_adapters,
     load_config_tokenizer,
     refuse_resetting_running,
+    refuse_stat_loggers,
     refuse_tracing,
+    without_stats,
 )
 from vllm.engine.fronts import Attachment, Place
 from vllm.engine.input_processor import ProcessedRequest
@@ -153,11 +155,16 @@ class AsyncLLM(Frontend):
         usage_context: UsageContext = UsageContext.ENGINE_CONTEXT,
         stat_loggers: None = None,
         enable_log_requests: bool = False,
+        aggregate_engine_logging: bool = False,
+        disable_log_stats: bool = False,
         *,
         progress: StartProgress | None = None,
     ) -> AsyncLLM:
-        if not start_engine_loop or stat_loggers:
-            raise VLLMClientError("start_engine_loop=False and stat_loggers are not supported: leave them out")
+        """disable_log_stats: as in the config, for callers that say it here. aggregate_engine_logging: there is one."""
+        vllm_config = without_stats(vllm_config) if disable_log_stats else vllm_config
+        refuse_stat_loggers(stat_loggers)
+        if not start_engine_loop:
+            raise VLLMClientError("start_engine_loop=False is not supported: the loop runs in a process of its own")
         return cls(vllm_config, log_requests=enable_log_requests, progress=progress)
 
     # Generating.
@@ -260,17 +267,27 @@ class AsyncLLM(Frontend):
         """Raises VLLMValidationError for a constraint that `generate` would refuse; what passes is remembered."""
         await self.grammars.check_async(params)
 
-    async def encode(self, *args: Any, **kwargs: Any) -> Any:
+    async def encode(self, *args: Any, **kwargs: Any) -> AsyncGenerator[Any, None]:
         raise ValueError("AsyncLLM.encode() is only supported for pooling models; this engine generates text")
+        yield
 
     async def abort(self, request_id: str | Iterable[str]) -> None:
         """End requests; each one's generator gives a last output with finish_reason "abort"."""
         self._abort([request_id] if isinstance(request_id, str) else list(request_id))
 
-    async def pause_generation(self, *, wait_for_inflight_requests: bool = False, clear_cache: bool = True) -> None:
-        """Let nothing new begin; what runs is aborted, or waited for. clear_cache: forget cached prefixes then."""
+    async def pause_generation(
+        self, *, mode: str = "abort", clear_cache: bool = True, wait_for_inflight_requests: bool = False
+    ) -> None:
+        """Let nothing new begin. mode: what runs is aborted ("abort") or waited for ("wait").
+
+        clear_cache: forget cached prefixes then. wait_for_inflight_requests: the older way to say "wait".
+        """
+        if mode not in ("abort", "wait"):
+            raise VLLMClientError(
+                f"mode={mode!r} is not supported: use 'abort' or 'wait'; what runs cannot stand still"
+            )
         self._unpaused.clear()
-        if wait_for_inflight_requests:
+        if mode == "wait" or wait_for_inflight_requests:
             await self.wait_for_requests_to_drain()
         else:
             self._abort(list(self._collectors))
@@ -379,8 +396,8 @@ class AsyncLLM(Frontend):
         if self._reader is None or self._reader.get_loop() is not loop:
             self._reader = loop.create_task(self._read(), name="engine-outputs")
 
-    def shutdown(self) -> None:
-        """Stop the core's process. Safe to call twice."""
+    def shutdown(self, timeout: float | None = None) -> None:
+        """Stop the core's process. Safe to call twice. timeout: there is nothing to wait for; requests fail at once."""
         if self._closed:
             return
         self._closed = True

@@ -5,6 +5,7 @@ Tokenizer, requests in, outputs out, grammars and metrics, over a core that may 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -135,6 +136,15 @@ def load_config_tokenizer(config: VllmConfig) -> Tokenizer | None:
 
 def fixed_adapters() -> VLLMClientError:
     return VLLMClientError("LoRA adapters are those named by lora_modules; they stay as long as the engine runs")
+
+
+def without_stats(config: VllmConfig) -> VllmConfig:
+    return config.replace(observability_config=dataclasses.replace(config.observability_config, disable_log_stats=True))
+
+
+def refuse_stat_loggers(stat_loggers: Any) -> None:
+    if stat_loggers:
+        raise VLLMClientError("stat_loggers are not supported: read get_metrics() or /metrics")
 
 
 def refuse_resetting_running(reset_running_requests: bool) -> None:

@@ -27,7 +27,7 @@ _DEFAULTS = SamplingParams()
 
 _OF_NO_TARGET = {
     "extra_args": "no logits processor reads them",
-    "thinking_token_budget": "no reasoning parser is configured; use max_tokens",
+    "thinking_token_budget": "the length of the reasoning is not bounded apart; use max_tokens",
     "repetition_detection": "use repetition_penalty, frequency_penalty or stop",
     "watermarking": "outputs are not watermarked",
     "prompt_logprob_token_ids": "use prompt_logprobs",
@@ -84,7 +84,7 @@ def check_request_id(request_id: Any) -> None:
 
 def _check_supported(params: SamplingParams, capabilities: Capabilities) -> None:
     for name, advice in _OF_NO_TARGET.items():
-        if getattr(params, name) != getattr(_DEFAULTS, name):
+        if getattr(params, name):
             raise VLLMValidationError(f"{name} is not supported: {advice}.", parameter=name)
     for name in sorted(HOST_SAMPLING):
         if name not in capabilities.sampling and getattr(params, name) != getattr(_DEFAULTS, name):

@@ -14,7 +14,9 @@ from vllm.engine.frontend import (
     fixed_adapters,
     load_config_tokenizer,
     refuse_resetting_running,
+    refuse_stat_loggers,
     refuse_tracing,
+    without_stats,
 )
 from vllm.engine.messages import StepOutput
 from vllm.exceptions import VLLMClientError
@@ -39,15 +41,26 @@ class LLMEngine(Frontend):
 
     @classmethod
     def from_engine_args(
-        cls, engine_args: EngineArgs, usage_context: UsageContext = UsageContext.ENGINE_CONTEXT
+        cls,
+        engine_args: EngineArgs,
+        usage_context: UsageContext = UsageContext.ENGINE_CONTEXT,
+        stat_loggers: None = None,
+        enable_multiprocessing: bool = False,
     ) -> LLMEngine:
-        return cls(engine_args.create_engine_config())
+        """stat_loggers: none can be added. enable_multiprocessing: the engine runs in this process."""
+        return cls.from_vllm_config(engine_args.create_engine_config(), usage_context, stat_loggers)
 
     @classmethod
     def from_vllm_config(
-        cls, vllm_config: VllmConfig, usage_context: UsageContext = UsageContext.ENGINE_CONTEXT
+        cls,
+        vllm_config: VllmConfig,
+        usage_context: UsageContext = UsageContext.ENGINE_CONTEXT,
+        stat_loggers: None = None,
+        disable_log_stats: bool = False,
     ) -> LLMEngine:
-        return cls(vllm_config)
+        """disable_log_stats: as in the config, for callers that say it here."""
+        refuse_stat_loggers(stat_loggers)
+        return cls(without_stats(vllm_config) if disable_log_stats else vllm_config)
 
     def add_request(
         self,

@@ -84,7 +84,7 @@ class LLM:
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         use_tqdm: Progress = True,
         lora_request: LoRARequest | Sequence[LoRARequest | None] | None = None,
-        priority: Sequence[int] | None = None,
+        priority: int | Sequence[int] | None = None,
         tokenization_kwargs: Mapping[str, Any] | None = None,
         mm_processor_kwargs: Mapping[str, Any] | None = None,
         *,
@@ -112,7 +112,7 @@ class LLM:
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         use_tqdm: Progress = True,
         lora_request: LoRARequest | Sequence[LoRARequest | None] | None = None,
-        priority: Sequence[int] | None = None,
+        priority: int | Sequence[int] | None = None,
         chat_template: str | None = None,
         chat_template_content_format: str = "auto",
         add_generation_prompt: bool = True,
@@ -142,11 +142,18 @@ class LLM:
         prompts: PromptType | Sequence[PromptType],
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         lora_request: LoRARequest | Sequence[LoRARequest | None] | None = None,
-        priority: Sequence[int] | None = None,
+        priority: int | Sequence[int] | None = None,
+        use_tqdm: Progress = True,
         tokenization_kwargs: Mapping[str, Any] | None = None,
+        mm_processor_kwargs: Mapping[str, Any] | None = None,
     ) -> list[str]:
-        """Queue prompts for `wait_for_completion`; returns their request ids."""
-        ids = self._add_requests(prompts, sampling_params, lora_request, priority, tokenization_kwargs, None)
+        """Queue prompts for `wait_for_completion`; returns their request ids.
+
+        use_tqdm: queueing is done at once, so there is nothing to show.
+        """
+        ids = self._add_requests(
+            prompts, sampling_params, lora_request, priority, tokenization_kwargs, mm_processor_kwargs
+        )
         self._enqueued.update(dict.fromkeys(ids))
         return ids
 
@@ -154,14 +161,30 @@ class LLM:
         self,
         messages: Conversation | Sequence[Conversation],
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        use_tqdm: Progress = True,
+        lora_request: LoRARequest | Sequence[LoRARequest | None] | None = None,
+        priority: int | Sequence[int] | None = None,
         chat_template: str | None = None,
         chat_template_content_format: str = "auto",
-        **template_options: Any,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        tools: list[dict[str, Any]] | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        tokenization_kwargs: Mapping[str, Any] | None = None,
+        mm_processor_kwargs: Mapping[str, Any] | None = None,
     ) -> list[str]:
-        """Queue conversations for `wait_for_completion`; template_options: as in `chat`, or template variables."""
-        options = {"add_generation_prompt": True, **template_options}
+        """Queue conversations for `wait_for_completion`; the arguments are those of `chat`."""
+        prompts = self._render(
+            messages,
+            chat_template,
+            chat_template_content_format,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=continue_final_message,
+            tools=tools,
+            **(chat_template_kwargs or {}),
+        )
         return self.enqueue(
-            self._render(messages, chat_template, chat_template_content_format, **options), sampling_params
+            prompts, sampling_params, lora_request, priority, use_tqdm, tokenization_kwargs, mm_processor_kwargs
         )
 
     def wait_for_completion(self, output_type: type | None = None, *, use_tqdm: Progress = True) -> list[RequestOutput]:
@@ -267,7 +290,7 @@ class LLM:
         prompts: Any,
         sampling_params: SamplingParams | Sequence[SamplingParams] | None,
         lora_request: LoRARequest | Sequence[LoRARequest | None] | None,
-        priority: Sequence[int] | None,
+        priority: int | Sequence[int] | None,
         tokenization_kwargs: Mapping[str, Any] | None,
         mm_processor_kwargs: Mapping[str, Any] | None,
     ) -> list[str]:

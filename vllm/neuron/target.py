@@ -80,6 +80,10 @@ class Target:
         """The known version of the library that `text` names. Raises ValueError, listing the known ones."""
         raise ValueError(f"the {self.profile.name} target drives no library that has versions")
 
+    def architectures(self) -> Sequence[str]:
+        """Those of config.json that it runs, where that is known without its library."""
+        return ()
+
     def support(self, hf_config: Mapping[str, Any]) -> Support | None:
         """Whether it runs the model; None for a target that runs none."""
         return None

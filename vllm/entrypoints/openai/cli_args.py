@@ -74,6 +74,7 @@ class FrontendArgs:
     tool_parser_plugin: str | None = option(
         None, "Python file that is run and registers further tool parsers; see docs/tool_calling.md."
     )
+    reasoning_parser_plugin: str | None = option(None, "The same for reasoning parsers; one file may register both.")
     tool_strict_level: str = option(
         "auto",
         "What calls with tool_choice auto are held to: the schemas of `strict` tools (auto), also the names of all "
@@ -106,7 +107,9 @@ class FrontendArgs:
         0, "How many times an engine that died is replaced by a new one; then the server ends with status 1."
     )
     api_server_count: int = option(
-        1, "Processes that answer HTTP before one engine, on one socket; see docs/server.md for when more help."
+        1,
+        "Processes that answer HTTP before one engine, on one socket; see docs/server.md for when more help.",
+        aliases=["-asc"],
     )
     max_body_bytes: int | None = option(
         None,
@@ -181,8 +184,9 @@ def validate_args(args: argparse.Namespace) -> None:
 
 def load_plugins(args: argparse.Namespace) -> None:
     """Have what the operator's files register, in this process."""
-    if args.tool_parser_plugin:
-        ToolParserManager.import_tool_parser(args.tool_parser_plugin)
+    for path in dict.fromkeys((args.tool_parser_plugin, args.reasoning_parser_plugin)):
+        if path:
+            ToolParserManager.import_tool_parser(path)
 
 
 def _check_parsers(args: argparse.Namespace) -> None:

@@ -61,7 +61,7 @@ def error_from(exception: BaseException) -> ErrorResponse:
     if isinstance(exception, VLLMClientError):
         return error(HTTPStatus.BAD_REQUEST, "BadRequestError", str(exception))
     if isinstance(exception, RequestValidationError):
-        return error(HTTPStatus.BAD_REQUEST, "Bad Request", *_validation_faults(exception))
+        return error(HTTPStatus.BAD_REQUEST, _validation_type(exception), *_validation_faults(exception))
     if isinstance(exception, HTTPException):
         status = HTTPStatus(exception.status_code)
         return error(status, _HTTP_TYPES.get(status, status.phrase), str(exception.detail or status.phrase))
@@ -90,6 +90,12 @@ def _validation_faults(exception: RequestValidationError) -> tuple[str, str | No
     """Each fault as "field: what is wrong", without the value: it may be long, secret or not printable."""
     faults = [_validation_fault(fault) for fault in exception.errors()[:_MAX_FAULTS]]
     return "; ".join(message for message, _ in faults), faults[0][1] if faults else None
+
+
+def _validation_type(exception: RequestValidationError) -> str:
+    """As vLLM has it: a check of ours says "BadRequestError", a field of the wrong form "Bad Request"."""
+    causes = [fault.get("ctx", {}).get("error") for fault in exception.errors()[:1]]
+    return "BadRequestError" if causes and isinstance(causes[0], VLLMValidationError) else "Bad Request"
 
 
 def _validation_fault(fault: dict[str, Any]) -> tuple[str, str | None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from vllm.engine.foreign_args import ForeignOption
+from vllm.engine.foreign_args import ForeignOption, refused, without_effect
 from vllm.logger import init_logger
 
 logger = init_logger(__name__)
@@ -12,18 +12,33 @@ logger = init_logger(__name__)
 _CODE = "code from outside is not loaded or run; see --tool-call-parser for what there is"
 _OWN_ENGINE = "a server starts its own engine, and no other's; run more servers behind a load balancer"
 
+_OF_COHERE = "Cohere's API is not served"
+
 FOREIGN_FRONTEND_OPTIONS: dict[str, ForeignOption] = {
-    "tool_server": ForeignOption(None, _CODE, refused=True),
-    "enable_reasoning": ForeignOption(False, "--reasoning-parser suffices", type=bool),
-    "prompt_adapters": ForeignOption(None, "prompt adapters are not served, LoRA adapters are", refused=True),
-    "headless": ForeignOption(False, _OWN_ENGINE, refused=True, type=bool),
-    "enable_tokenizer_info_endpoint": ForeignOption(False, "/tokenizer_info is not served", refused=True, type=bool),
-    "enable_per_request_metrics": ForeignOption(False, "responses carry no metrics", refused=True, type=bool),
-    "enable_offline_docs": ForeignOption(False, "/docs loads its scripts from the net", refused=True, type=bool),
-    "log_error_stack": ForeignOption(False, "unexpected errors are always logged whole", type=bool),
-    "fingerprint_mode": ForeignOption("full", "responses carry no fingerprint"),
-    "disable_frontend_multiprocessing": ForeignOption(False, "the engine has its own process", type=bool),
-}
+    **refused(_CODE, tool_server=None),
+    **refused("prompt adapters are not served, LoRA adapters are", prompt_adapters=None),
+    **refused(_OWN_ENGINE, headless=False),
+    **refused("/tokenizer_info is not served", enable_tokenizer_info_endpoint=False),
+    **refused("responses carry no metrics", enable_per_request_metrics=False),
+    **refused("/docs loads its scripts from the net", enable_offline_docs=False),
+    **refused("the server speaks HTTP", grpc=False, grpc_port=0),
+    **refused("the library's own ciphers are used", ssl_ciphers=None),
+    **refused("prompts are made and outputs are read in one place", enable_scale_out=False),
+    **refused("`thinking` of type disabled is told to the template", anthropic_disabled_thinking_effort="auto"),
+    **without_effect("--reasoning-parser suffices", enable_reasoning=False),
+    **without_effect("unexpected errors are always logged whole", log_error_stack=False),
+    **without_effect("responses carry no fingerprint", fingerprint_mode="full", fingerprint_value=None),
+    **without_effect("the engine has its own process", disable_frontend_multiprocessing=False),
+    **without_effect("outputs are logged once they are whole", enable_log_deltas=True),
+    **without_effect("start the server again with the new certificate", enable_ssl_refresh=False),
+    **without_effect("images are prepared as the checkpoint says", trust_request_mm_kwargs=False),
+    **without_effect(_OF_COHERE, cohere_format="cmd4", cohere_is_reasoning_model=True),
+    **without_effect("no model here scores pairs", enable_flash_late_interaction=True),
+    **without_effect(
+        _OWN_ENGINE, data_parallel_supervisor_port=9256, dp_supervisor_probe_interval_s=5.0,
+        dp_supervisor_probe_timeout_s=5.0, dp_supervisor_probe_failure_threshold=3,
+    ),
+}  # fmt: skip
 
 
 def add_foreign_args(parser: argparse.ArgumentParser) -> None:
@@ -32,10 +47,7 @@ def add_foreign_args(parser: argparse.ArgumentParser) -> None:
     for name, option in FOREIGN_FRONTEND_OPTIONS.items():
         effect = "Refused" if option.refused else "No effect"
         flag, text = f"--{name.replace('_', '-')}", f"{effect}: {option.reason}."
-        if option.type is bool:
-            group.add_argument(flag, dest=name, default=None, help=text, action=argparse.BooleanOptionalAction)
-        else:
-            group.add_argument(flag, dest=name, default=None, help=text, type=option.type)
+        group.add_argument(flag, dest=name, default=None, help=text, **option.argument)
 
 
 def check_foreign_args(args: argparse.Namespace) -> None:

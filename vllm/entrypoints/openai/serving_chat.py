@@ -246,6 +246,8 @@ class _ChatStream:
         chunks = [self._chunk(ChatChunkChoice(index, Delta(role=role, content=echo))) for index in indices]
         if self._request.return_token_ids:
             chunks[0].prompt_token_ids = list(output.prompt_token_ids or ())
+        if self._request.return_prompt_text:
+            chunks[0].prompt_text = self._generation.prompts[0].text
         return chunks
 
     def _choice(self, completion: CompletionOutput) -> ChatChunkChoice:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from vllm import envs
@@ -62,6 +62,9 @@ class CpuTarget(Target):
             if form := unsupported_form(hf_config):
                 why = f"its weights are quantised by {form}, which the cpu target does not read. It reads {READ}"
                 faults.add(name, NOTHING, why, INSTEAD)
+
+    def architectures(self) -> Sequence[str]:
+        return supported_architectures()
 
     def support(self, hf_config: Mapping[str, Any]) -> Support:
         runs = any(name in supported_architectures() for name in hf_config.get("architectures") or [])

@@ -228,8 +228,10 @@ class UsageInfo(ClosedModel):
 
 
 class StreamOptions(OpenAIBaseModel):
-    include_usage: bool = Field(False, description="End the stream with a chunk that has the usage and no choices.")
-    continuous_usage_stats: bool = Field(False, description="Put the usage so far on every chunk.")
+    include_usage: bool | None = Field(
+        False, description="End the stream with a chunk that has the usage and no choices."
+    )
+    continuous_usage_stats: bool | None = Field(False, description="Put the usage so far on every chunk.")
     hints: ClassVar[dict[str, str]] = {"include_obfuscation": "streams are not padded."}
 
 

@@ -140,7 +140,7 @@ class ChatCompletionRequest(TemplateFields, SamplingFields):
         "audio": Unsupported("the model answers with text."),
         "function_call": Unsupported("it gave way to `tool_choice`.", (None, "none")),
         "functions": Unsupported("they gave way to `tools`.", (None, [])),
-        "mm_processor_kwargs": Unsupported("the model takes text only.", (None, {})),
+        "mm_processor_kwargs": Unsupported("images are prepared as the checkpoint says.", (None, {})),
         "modalities": Unsupported("the model answers with text.", (None, ["text"])),
     }
 
@@ -215,7 +215,7 @@ class ToolCallMessage(ClosedModel):
 
 
 class ChatMessage(ClosedModel):
-    """`reasoning_content` repeats `reasoning` under its older name. Both and `tool_calls` are left out where empty."""
+    """`reasoning_content` repeats `reasoning` under its older name. It and `tool_calls` are left out where empty."""
 
     role: str
     content: str | None = None
@@ -230,7 +230,7 @@ class ChatMessage(ClosedModel):
     @model_serializer(mode="wrap")
     def _without_what_is_not_there(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         fields: dict[str, Any] = handler(self)
-        optional = ("reasoning", "reasoning_content", "tool_calls")
+        optional = ("reasoning_content", "tool_calls")
         return {name: value for name, value in fields.items() if value is not None or name not in optional}
 
 

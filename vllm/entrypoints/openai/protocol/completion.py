@@ -13,6 +13,7 @@ from vllm.entrypoints.openai.protocol.logprobs import CompletionLogProbs, Prompt
 from vllm.entrypoints.openai.protocol.sampling import UNSUPPORTED_SAMPLING, SamplingFields
 from vllm.exceptions import VLLMValidationError
 
+DEFAULT_MAX_TOKENS = 16
 Prompt = str | list[int]
 """One prompt: a text or its token ids."""
 
@@ -21,8 +22,10 @@ class CompletionRequest(SamplingFields):
     prompt: SkipValidation[str | list[str] | list[int] | list[list[int]]] = Field(
         description="One prompt or several: texts, or lists of token ids."
     )
-    max_tokens: int | None = Field(16, ge=0, description="Most tokens to generate; 0 only with `echo`.")
-    echo: bool = Field(False, description="Put the prompt before the completion.")
+    max_tokens: int = Field(
+        DEFAULT_MAX_TOKENS, ge=0, description="Most tokens to generate; 0 only with `echo`. null: the default."
+    )
+    echo: bool | None = Field(False, description="Put the prompt before the completion.")
     logprobs: int | None = Field(None, description="Log-probabilities of this many most likely tokens.")
     add_special_tokens: bool = Field(
         True, description="Add the tokenizer's special tokens, such as BOS, to text prompts."
@@ -45,6 +48,11 @@ class CompletionRequest(SamplingFields):
     def _check_prompt(cls, value: Any) -> Any:
         _check_prompt_form(value)
         return value
+
+    @field_validator("max_tokens", mode="before")
+    @classmethod
+    def _default_max_tokens(cls, value: Any) -> Any:
+        return DEFAULT_MAX_TOKENS if value is None else value
 
     def _check(self) -> None:
         if self.max_tokens == 0 and not self.echo:

@@ -16,7 +16,6 @@ HINTS = {
     "keep_alive": "the model stays loaded.",
     "prompt_cache_retention": "prefixes stay while there is room.",
     "session_id": "requests are independent of one another.",
-    "stream_interval": "start the server with --stream-interval.",
     "verbosity": "the model has no such switch.",
 }
 

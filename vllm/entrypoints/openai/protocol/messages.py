@@ -14,6 +14,7 @@ from vllm.entrypoints.fields import Alias, Fields, Unsupported, check_fields, re
 from vllm.entrypoints.openai.protocol.base import ClosedModel, ErrorResponse, OpenAIBaseModel, Strings
 from vllm.entrypoints.openai.protocol.chat import MAX_MESSAGES, ChatCompletionRequest
 from vllm.entrypoints.openai.protocol.foreign import HINTS, SAMPLERS, TOKEN_ALIASES
+from vllm.entrypoints.openai.protocol.sampling import UNSUPPORTED_SAMPLING
 from vllm.entrypoints.openai.protocol.tools import Tools, messages_tools
 
 MESSAGES_ROUTE = "/v1/messages"
@@ -27,6 +28,7 @@ _NAMES = {
     "tool_choice.function.name": "tool_choice.name",
 }
 """Of a chat's fields, in this API."""
+_OF_VLLM = ("ec_transfer_params", "kv_transfer_params", "vllm_xargs", "watermarking")
 _FORM_ELSEWHERE = "use `output_config.format` for a schema, and /v1/chat/completions for other forms."
 _THINKING = Fields(("type",), {"budget_tokens": "the model is not told of it.", "display": "thinking is always given."})
 _OUTPUT_CONFIG = Fields(("effort", "format"), {"task_budget": "the model is not told of it."})
@@ -60,6 +62,7 @@ class PromptFields(OpenAIBaseModel):
             ("format", "grammar", "json_schema", "regex", "response_format", "structured_outputs"),
             Unsupported(_FORM_ELSEWHERE),
         ),
+        **{name: UNSUPPORTED_SAMPLING[name] for name in _OF_VLLM},
         "container": Unsupported("there are no containers."),
     }
     hints: ClassVar[dict[str, str]] = {

@@ -68,6 +68,7 @@ class ResponsesRequest(DrawFields):
     )
     parallel_tool_calls: bool | None = Field(None, description="False: at most one call is given.")
     reasoning: dict[str, Any] | None = Field(None, description="`effort` is handed to the chat template.")
+    include_reasoning: bool = Field(True, description="Give the reasoning that a --reasoning-parser sets apart.")
     include: list[str] | None = Field(
         None, description=f"`{LOGPROBS}` reports log-probabilities; the others have nothing to add."
     )
@@ -105,7 +106,7 @@ class ResponsesRequest(DrawFields):
         "conversation": Unsupported(_STATELESS),
         "enable_response_messages": Unsupported("use `/v1/chat/completions` with `return_prompt_text`.", (None, False)),
         "image": Unsupported("the model answers with text."),
-        "mm_processor_kwargs": Unsupported("the model takes text only.", (None, {})),
+        "mm_processor_kwargs": Unsupported("images are prepared as the checkpoint says.", (None, {})),
         "n": Unsupported("a response is one output; use `/v1/chat/completions`.", (None, 1)),
         "previous_input_messages": Unsupported("send them as `input`."),
         "response_format": Unsupported("use `text.format`.", (None, {"type": "text"})),
@@ -162,6 +163,7 @@ class ResponsesRequest(DrawFields):
             tools=tools.functions,
             tool_choice=tools.choice,
             parallel_tool_calls=self.parallel_tool_calls,
+            include_reasoning=self.include_reasoning,
             reasoning_effort=(self.reasoning or {}).get("effort"),
             logprobs=self.wants_logprobs,
             top_logprobs=self.top_logprobs if self.wants_logprobs else None,
@@ -222,6 +224,7 @@ class ResponsesResponse(ClosedModel):
     status: Status
     background: bool = False
     error: dict[str, Any] | None = None
+    frequency_penalty: float | None = None
     incomplete_details: dict[str, Any] | None = None
     instructions: str | None = None
     max_output_tokens: int | None = None
@@ -229,6 +232,7 @@ class ResponsesResponse(ClosedModel):
     model: str
     output: list[dict[str, Any]] = Field(default_factory=list)
     parallel_tool_calls: bool = True
+    presence_penalty: float | None = None
     previous_response_id: str | None = None
     reasoning: dict[str, Any] | None = None
     service_tier: str | None = None

@@ -29,10 +29,12 @@ UNSUPPORTED_SAMPLING: dict[str, Unsupported] = {
     **SAMPLERS,
     "best_of": Unsupported("ask for `n` completions and choose among them.", (None, 1)),
     "kv_transfer_params": Unsupported("this server does not transfer KV caches."),
+    "ec_transfer_params": Unsupported("this server does not transfer encoder caches."),
+    "media_io_kwargs": Unsupported("images are prepared as the checkpoint says.", (None, {})),
     "prompt_embeds": Unsupported("prompts are text or token ids."),
     "repetition_detection": Unsupported("use `repetition_penalty`, `frequency_penalty` or `stop`."),
     "thinking_token_budget": Unsupported("the reasoning has no bound of its own; bound the output by `max_tokens`."),
-    "watermarking": Unsupported("outputs are not watermarked."),
+    "watermarking": Unsupported("outputs are not watermarked.", (None, False)),
     "vllm_xargs": Unsupported("no logits processor that reads them is configured.", (None, {})),
     "extra_body": Unsupported(
         "it is an argument of the openai client. Put its entries at the top level of the request.", (None, {})
@@ -65,6 +67,7 @@ class DrawFields(OpenAIBaseModel):
     skip_special_tokens: bool = Field(True, description="Leave special tokens out of the text.")
     spaces_between_special_tokens: bool = Field(True, description="Separate special tokens by spaces.")
     stream: bool | None = Field(False, description="Send the output in pieces, as server-sent events.")
+    stream_interval: int | None = Field(None, ge=1, description="Tokens between two pieces. Default: the server's.")
     priority: int = Field(
         0, ge=INT64_MIN, le=INT64_MAX, description="Lower is sooner; needs --scheduling-policy priority."
     )
@@ -121,11 +124,13 @@ class SamplingFields(StructuredFields, DrawFields):
 
     @property
     def include_usage(self) -> bool:
-        return self.stream_options is not None and self.stream_options.include_usage
+        return self.stream_options is not None and bool(self.stream_options.include_usage)
 
     @property
     def continuous_usage(self) -> bool:
-        return self.include_usage and self.stream_options is not None and self.stream_options.continuous_usage_stats
+        return (
+            self.include_usage and self.stream_options is not None and bool(self.stream_options.continuous_usage_stats)
+        )
 
     def beam_search_params(self, max_tokens: int) -> BeamSearchParams:
         return BeamSearchParams(
@@ -188,6 +193,7 @@ class SamplingFields(StructuredFields, DrawFields):
             spaces_between_special_tokens=self.spaces_between_special_tokens,
             structured_outputs=self.constraint(),
             output_kind=RequestOutputKind.DELTA if self.stream else RequestOutputKind.FINAL_ONLY,
+            stream_interval=self.stream_interval,
             **given,
         )
 

@@ -84,6 +84,7 @@ class ChatChunk(Struct):
     object: str = "chat.completion.chunk"
     usage: Usage | UnsetType = UNSET
     prompt_token_ids: list[int] | UnsetType | None = UNSET
+    prompt_text: str | UnsetType | None = UNSET
 
 
 def event(chunk: Struct) -> bytes:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from pydantic import Field
 
+from vllm.entrypoints.fields import Unsupported
 from vllm.entrypoints.openai.protocol.base import ClosedModel, OpenAIBaseModel, TokenIds
 from vllm.entrypoints.openai.protocol.chat import TemplateFields
 
@@ -16,6 +19,11 @@ class TokenizeCompletionRequest(OpenAIBaseModel):
 
 
 class TokenizeChatRequest(TemplateFields):
+    unsupported: ClassVar[dict[str, Unsupported]] = {
+        name: Unsupported("images are prepared as the checkpoint says.", (None, {}))
+        for name in ("media_io_kwargs", "mm_processor_kwargs")
+    }
+
     model: str | None = Field(None, description="Served model name. Default: the first served.")
     return_token_strs: bool | None = Field(False, description="Add each token's own form in the vocabulary.")
 
