@@ -16,8 +16,10 @@ from typing import Any
 
 import jsonschema
 import pytest
+import tokenizers
 
 from tests.engine.engines import engine_args, greedy
+from tests.tiny import make_checkpoint
 from vllm import LLM, SamplingParams
 from vllm.engine.async_llm import AsyncLLM
 from vllm.engine.core_client import ProcessClient
@@ -25,6 +27,7 @@ from vllm.engine.messages import Reply
 from vllm.engine.structured_outputs import checker as checker_module
 from vllm.engine.structured_outputs import manager as manager_module
 from vllm.engine.structured_outputs.checker import GrammarChecker, VerdictCache
+from vllm.engine.structured_outputs.matcher_tokenizer import within
 from vllm.exceptions import VLLMValidationError
 from vllm.sampling_params import StructuredOutputsParams
 
@@ -401,3 +404,37 @@ async def test_a_server_reads_the_vocabulary_at_its_start(tiny_llama: Path, monk
         assert re.fullmatch("[ab]{3}", outputs[-1].outputs[0].text) and len(sent) == 1
     finally:
         llm.shutdown()
+
+
+def test_a_tokenizer_with_tokens_that_the_model_lacks(tmp_path: Path) -> None:  # M15
+    """A text is written with those that it has."""
+    small = make_checkpoint(tmp_path / "small", vocab_size=260)
+    vocab = json.loads((small / "tokenizer.json").read_text())["model"]["vocab"]
+    assert sum(token_id < 260 for token_id in vocab.values()) == 260 < len(vocab), "bytes, and one merge"
+    llm = LLM.from_engine_args(engine_args(small, max_model_len=128))
+
+    def written(**fields: Any) -> Any:
+        params = constrained(max_tokens=60, **fields)
+        return llm.generate({"prompt_token_ids": [5, 6, 7]}, params, use_tqdm=False)[0].outputs[0]
+
+    for text in ("hello", "the engine keeps its promise", "zzz~é"):
+        assert (written(choice=[text]).text, written(choice=[text]).finish_reason) == (text, "stop")
+    closed = {"type": "object", "properties": {"the": {"const": "the"}}, "required": ["the"]}
+    answer = written(json={**closed, "additionalProperties": False}, disable_any_whitespace=True)
+    assert json.loads(answer.text) == {"the": "the"}
+    llm.shutdown()
+
+
+def test_a_tokenizer_without_its_last_tokens(tiny_llama: Path) -> None:  # M15
+    text = (tiny_llama / "tokenizer.json").read_text()
+    whole = tokenizers.Tokenizer.from_str(text)
+    for size in (320, 300, 262):
+        part = tokenizers.Tokenizer.from_str(within(text, size))
+        expected = {token: i for token, i in whole.get_vocab().items() if i < size}
+        assert part.get_vocab() == expected
+        ids = part.encode("The quick brown fox keeps its promise\n\x01é").ids
+        assert max(ids) < size and part.decode(ids) == "The quick brown fox keeps its promise\n\x01é"
+    unigram = {"model": {"type": "Unigram", "vocab": [["a", 0.0], ["b", -1.0], ["ab", -0.5]], "unk_id": 0}}
+    assert json.loads(within(json.dumps(unigram), 2))["model"]["vocab"] == [["a", 0.0], ["b", -1.0]]
+    listed = {"model": {"vocab": {"a": 0, "b": 1, "ab": 2, "abb": 3}, "merges": ["a b", "ab b"]}}
+    assert json.loads(within(json.dumps(listed), 3))["model"]["merges"] == ["a b"]

@@ -1,8 +1,13 @@
-"""What a grammar needs to know of a tokenizer, in a form that crosses processes."""
+"""What a grammar needs to know of a tokenizer, in a form that crosses processes.
+
+A tokenizer may have tokens that its model cannot write: ids beyond the logits. A grammar must not count on them, so
+they are taken out (`within`).
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -27,3 +32,24 @@ class GrammarTokenizer(msgspec.Struct, tag="grammar_tokenizer"):
 
         size = max(self.vocab_size, self.num_tokens)
         return LLTokenizer(self.tokenizer_json, n_vocab=size, eos_token=self.eos_token_ids or None)
+
+
+def within(tokenizer_json: str, vocab_size: int) -> str:
+    """The tokenizer without its tokens from id `vocab_size` on, and without the merges that make them."""
+    state = json.loads(tokenizer_json)
+    state["added_tokens"] = [token for token in state.get("added_tokens") or [] if token["id"] < vocab_size]
+    model = state["model"]
+    vocab = model.get("vocab")
+    if isinstance(vocab, list):
+        model["vocab"] = vocab[:vocab_size]
+    elif isinstance(vocab, dict):
+        model["vocab"] = {token: token_id for token, token_id in vocab.items() if token_id < vocab_size}
+        if "merges" in model:
+            model["merges"] = [merge for merge in model["merges"] if _parts_and_whole(merge) <= model["vocab"].keys()]
+    return json.dumps(state, ensure_ascii=False)
+
+
+def _parts_and_whole(merge: Any) -> set[str]:
+    """merge: two tokens, or a text of both."""
+    left, right = merge.split(" ", 1) if isinstance(merge, str) else merge
+    return {left, right, left + right}

@@ -12,7 +12,7 @@ from vllm.engine.input_processor import ProcessedRequest
 from vllm.engine.structured_outputs.checker import NUM_SANDBOXES, GrammarChecker
 from vllm.engine.structured_outputs.defaults import BACKENDS, OutputDefaults
 from vllm.engine.structured_outputs.limits import MAX_REQUEST_GRAMMAR_CHARS
-from vllm.engine.structured_outputs.matcher_tokenizer import GrammarTokenizer
+from vllm.engine.structured_outputs.matcher_tokenizer import GrammarTokenizer, within
 from vllm.engine.tokenizer import Tokenizer
 from vllm.exceptions import VLLMValidationError
 from vllm.sampling_params import SamplingParams, StructuredOutputsParams
@@ -114,7 +114,10 @@ class GrammarPreparer:
             raise _refusal("they need a tokenizer, and skip_tokenizer_init is set")
         state = self._tokenizer.backend_tokenizer.to_str()
         num_tokens = self._tokenizer.max_token_id + 1
-        return GrammarTokenizer(state, self._vocab_size, num_tokens, self._eos_token_ids)
+        if num_tokens > self._vocab_size:
+            state, num_tokens = within(state, self._vocab_size), self._vocab_size
+        ends = [token_id for token_id in self._eos_token_ids if token_id < self._vocab_size]
+        return GrammarTokenizer(state, self._vocab_size, num_tokens, ends)
 
 
 def _refusal(reason: str) -> VLLMValidationError:
