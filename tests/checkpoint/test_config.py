@@ -126,3 +126,52 @@ def test_every_family_is_known_to_transformers() -> None:
     for family, config_class in CONFIGS.items():
         architecture = normalise_config({"model_type": family, **SIZES})["architectures"][0]
         assert transformers.AutoModelForCausalLM._model_mapping[config_class].__name__ == architecture
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"rope_scaling": "linear"},
+            r"rope_scaling is 'linear', expected an object such as \{\"rope_type\": \"linear\"",
+        ),
+        ({"rope_scaling": {"rope_type": "linear", "factor": "2"}}, r"rope_scaling\.factor is '2', expected a positive"),
+        (
+            {"rope_parameters": {"full_attention": {"rope_theta": 1e4}, "sliding_attention": {"rope_theta": 1e6}}},
+            "rope_parameters has sets for full_attention, sliding_attention that differ",
+        ),
+        ({"rope_parameters": {"full_attention": {"rope_type": 7}}}, r"rope_parameters\.full_attention\.rope_type is 7"),
+        ({"eos_token_id": 2.5}, "eos_token_id is 2.5, expected a token id or a list of them"),
+        ({"eos_token_id": [[2]]}, r"eos_token_id is \[\[2\]\]"),
+        ({"bos_token_id": 2**40}, "bos_token_id is 1099511627776"),
+        ({"rope_theta": "xxxxxxxxxx"}, "rope_theta is 'xxxxxxxxxx', expected a positive number"),
+        ({"tie_word_embeddings": "false"}, "tie_word_embeddings is 'false', expected true or false"),
+        ({"attention_bias": 1}, "attention_bias is 1, expected true or false"),
+        ({"layer_types": ["chunked_attention"] * 3}, "expected a list of full_attention and sliding_attention"),
+        ({"architectures": 7}, "architectures is 7, expected a list of names"),
+        ({"head_dim": True}, "head_dim is True, expected a positive integer"),
+    ],
+)
+def test_entries_of_the_wrong_kind(change: dict[str, Any], message: str) -> None:  # M5, S7
+    with pytest.raises(CheckpointError, match=message):
+        normalise_config({"model_type": "llama", **SIZES, **change})
+
+
+def test_equal_ropes_by_layer_type_are_one() -> None:  # M5
+    rope = {"rope_type": "linear", "factor": 2.0, "rope_theta": 5e5}
+    raw = {"model_type": "llama", **SIZES, "rope_parameters": {"full_attention": rope, "sliding_attention": dict(rope)}}
+    config = normalise_config(raw)
+    assert (config["rope_theta"], config["rope_scaling"]) == (5e5, {"rope_type": "linear", "factor": 2.0})
+
+
+@pytest.mark.parametrize("model_type", ["Yi", "internlm3", None])
+def test_a_known_architecture_of_an_unknown_family(model_type: str | None) -> None:  # M8
+    """The defaults are those of the architecture's family."""
+    config = normalise_config({"model_type": model_type, "architectures": ["LlamaForCausalLM"], **SIZES})
+    expected = normalise_config({"model_type": "llama", **SIZES})
+    assert {**config, "model_type": "llama"} == expected
+
+
+def test_a_text_is_one_architecture() -> None:  # M8
+    config = normalise_config({"model_type": "llama", "architectures": "LlamaForCausalLM", **SIZES})
+    assert config["architectures"] == ["LlamaForCausalLM"]

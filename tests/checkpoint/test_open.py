@@ -189,3 +189,19 @@ def test_chat_template_in_its_own_json(directory: Path) -> None:
     (directory / "tokenizer_config.json").write_text(json.dumps(entries))
     (directory / "chat_template.json").write_text(json.dumps({"chat_template": "X"}))
     assert load_tokenizer(directory).chat_template == "X"
+
+
+def test_every_part_of_a_split_file_is_downloaded(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def download(repository: str, name: str, **_: object) -> str:
+        asked.append((repository, name))
+        return str(tmp_path / Path(name).name)
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    names = [f"Q8_0/m-0000{number}-of-00003.gguf" for number in (1, 2, 3)]
+    with pytest.raises(CheckpointError):
+        open_checkpoint(f"owner/model/{names[1]}")
+    assert asked == [("owner/model", name) for name in names]

@@ -367,3 +367,52 @@ def test_broken_tokenizer(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(CheckpointError, match="not a usable tokenizer"):
         load_tokenizer(tmp_path)
+
+
+class TestFilesThatContradict:  # M5
+    """`special_tokens_map.json` and `tokenizer_config.json`: as transformers decides, and with a line that says so."""
+
+    @pytest.fixture(params=[False, True], ids=["older", "newer"])
+    def directory(self, request: pytest.FixtureRequest, tiny_llama: Path, tmp_path: Path) -> Path:
+        directory = Path(shutil.copytree(tiny_llama, tmp_path / "model"))
+        entries = json.loads((directory / "tokenizer_config.json").read_text())
+        entries.pop("added_tokens_decoder", None)
+        if request.param:
+            flags = dict.fromkeys(("lstrip", "rstrip", "single_word", "normalized"), False)
+            entries["added_tokens_decoder"] = {
+                str(i): {"content": token, "special": True, **flags} for i, token in enumerate(SPECIAL_TOKENS)
+            }
+        (directory / "tokenizer_config.json").write_text(json.dumps(entries))
+        (directory / "special_tokens_map.json").write_text(json.dumps({"eos_token": "<|im_start|>"}))
+        return directory
+
+    def test_as_transformers(self, directory: Path, caplog: pytest.LogCaptureFixture) -> None:
+        ours, theirs = load_tokenizer(str(directory)), transformers.AutoTokenizer.from_pretrained(directory)
+        assert ours.special_tokens["eos_token"] == theirs.eos_token
+        said = "eos_token is '<|im_end|>' in tokenizer_config.json and '<|im_start|>' in special_tokens_map.json; "
+        assert f"{said}'{theirs.eos_token}' is taken" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "entries", "message"),
+    [
+        ("tokenizer_config.json", {"eos_token": 2}, "eos_token is 2, expected a token's text"),
+        ("special_tokens_map.json", {"pad_token": {"content": [1]}}, "pad_token is .*, expected a token's text"),
+        ("tokenizer_config.json", {"model_max_length": {}}, "model_max_length is {}, expected a positive number"),
+        (
+            "tokenizer_config.json",
+            {"added_tokens_decoder": {"x": {"content": "y"}}},
+            "has .* for 'x', expected a token",
+        ),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"5": "y"}}, "has 'y' for '5', expected a token"),
+        ("tokenizer_config.json", {"added_tokens_decoder": ["y"]}, r"is \['y'\], expected tokens by id"),
+    ],
+)
+def test_entries_of_the_wrong_kind(  # S7
+    name: str, entries: dict[str, Any], message: str, tiny_llama: Path, tmp_path: Path
+) -> None:
+    directory = Path(shutil.copytree(tiny_llama, tmp_path / "model"))
+    file = directory / name
+    file.write_text(json.dumps((json.loads(file.read_text()) if file.is_file() else {}) | entries))
+    with pytest.raises(CheckpointError, match=rf"{name} cannot be used: .*{message}"):
+        load_tokenizer(str(directory))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vllm.checkpoint.errors import CheckpointError
+from vllm.checkpoint.files import read_text
 
 ChatTemplate = str | dict[str, str]
 """The template, or several by name."""
@@ -23,9 +24,9 @@ def directory_templates(path: Path, tokenizer_config: dict[str, Any], template_j
 
     Raises CheckpointError for an entry that is not a text.
     """
-    named = {file.stem: file.read_text() for file in sorted((path / "additional_chat_templates").glob("*.jinja"))}
+    named = {file.stem: read_text(file) for file in sorted((path / "additional_chat_templates").glob("*.jinja"))}
     if (path / "chat_template.jinja").is_file():
-        named[DEFAULT] = (path / "chat_template.jinja").read_text()
+        named[DEFAULT] = read_text(path / "chat_template.jinja")
     if named:
         return _simplest(named)
     given = tokenizer_config.get("chat_template") or template_json

@@ -12,7 +12,7 @@ from vllm.checkpoint.config import Config, read_config
 from vllm.checkpoint.errors import CheckpointError
 from vllm.checkpoint.files import LOAD_FORMATS, WeightFiles, find_weights, read_json
 from vllm.checkpoint.forms import form_beside, quant_method
-from vllm.checkpoint.generation import read_generation_config
+from vllm.checkpoint.generation import GENERATION_CONFIG
 from vllm.checkpoint.gguf_file import GgufFile, read_gguf_parts
 from vllm.checkpoint.gguf_model import gguf_config, gguf_generation_config, gguf_tensors
 from vllm.checkpoint.kind import what_directory_instead, what_instead
@@ -58,7 +58,10 @@ class Checkpoint:
         """
         if name not in self._tensors:
             raise CheckpointError(f"{self.path} has no tensor {name!r}{self._why_not_there(name)}")
-        return with_scale(self._tensors[name], self._tensors, self.config)
+        try:
+            return with_scale(self._tensors[name], self._tensors, self.config)
+        except CheckpointError as error:
+            raise CheckpointError(f"{self.path}: {error}") from None
 
     def locate(self, name: str) -> tuple[Checkpoint, str]:
         """Whose a tensor is, and its name there, as `DraftCheckpoint` says it over two checkpoints."""
@@ -129,7 +132,7 @@ def _open_hf(path: Path, found: WeightFiles) -> Checkpoint:
     checkpoint = Checkpoint(
         path,
         fit_config(config, tensors, path / "config.json"),
-        generation_config=read_generation_config(path / "generation_config.json"),
+        generation_config=read_json(path / GENERATION_CONFIG),
         tokenizer_config=read_json(path / "tokenizer_config.json"),
         files=found.files,
         owners=found.owners,

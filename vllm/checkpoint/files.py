@@ -72,12 +72,22 @@ def content_name(file: Path) -> str:
     return f"gguf-{part[2]}-of-{part[3]}" if part else "gguf"
 
 
+def read_text(path: Path) -> str:
+    """A text file. Raises CheckpointError if it is not UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"{path} is not a text: {error.reason} at byte {error.start}") from None
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object; empty if there is no such file."""
     if not path.is_file():
         return {}
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(read_text(path))
+    except CheckpointError:
+        raise
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not JSON: {note_or_page(path) or error}") from None
     if not isinstance(content, dict):

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from vllm.checkpoint.config_checks import is_id, is_number, shown
-from vllm.checkpoint.errors import CheckpointError
-from vllm.checkpoint.files import read_json
+
+GENERATION_CONFIG = "generation_config.json"
 
 
 def _is_integer(value: Any) -> bool:
@@ -28,19 +27,9 @@ _READ: dict[str, tuple[Callable[[Any], bool], str]] = {
 """Entries that are read, whether a value can be used, and what it should be. The others are kept as they are."""
 
 
-def read_generation_config(file: Path) -> dict[str, Any]:
-    """A generation_config.json; empty if there is none. Raises CheckpointError for a value that cannot be used."""
-    return checked_generation_config(read_json(file), str(file))
-
-
-def checked_generation_config(config: Mapping[str, Any], origin: str) -> dict[str, Any]:
-    """`config`, less its entries of None. origin: the file it comes from, for errors."""
-    given = {name: value for name, value in config.items() if value is not None}
-    faults = [
-        f"{name} is {shown(given[name])}, expected {expected}"
-        for name, (is_usable, expected) in _READ.items()
-        if name in given and not is_usable(given[name])
-    ]
-    if faults:
-        raise CheckpointError(f"{origin} cannot be used: {'; '.join(faults)}")
-    return given
+def generation_config_faults(config: Mapping[str, Any]) -> Iterator[str]:
+    """What is wrong with entries that are read, by name. None counts as absent."""
+    for name, (is_usable, expected) in _READ.items():
+        value = config.get(name)
+        if value is not None and not is_usable(value):
+            yield f"{name} is {shown(value)}, expected {expected}"

@@ -16,7 +16,6 @@ import numpy as np
 from vllm.checkpoint.config import Config, normalise_config
 from vllm.checkpoint.config_checks import shown
 from vllm.checkpoint.errors import CheckpointError
-from vllm.checkpoint.generation import checked_generation_config
 from vllm.checkpoint.gguf_file import GgufFile
 from vllm.checkpoint.tensor import Tensor
 
@@ -125,10 +124,10 @@ def gguf_generation_config(file: GgufFile) -> Config:
     sampling = {ours: metadata.get(f"general.sampling.{theirs}") for theirs, ours in _SAMPLING.items()}
     config = {
         "bos_token_id": metadata.get("tokenizer.ggml.bos_token_id"),
-        "eos_token_id": list(dict.fromkeys(end for end in ends if end is not None)),
+        "eos_token_id": [end for i, end in enumerate(ends) if end is not None and end not in ends[:i]],
         **sampling,
     }
-    return checked_generation_config(config, str(file.path))
+    return {key: value for key, value in config.items() if value is not None}
 
 
 def gguf_tensors(file: GgufFile, config: Config) -> dict[str, Tensor]:

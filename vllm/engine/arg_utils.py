@@ -23,7 +23,8 @@ import msgspec
 
 from vllm import envs
 from vllm.checkpoint import Checkpoint, CheckpointError, context_length, normalise_config, open_checkpoint
-from vllm.checkpoint.generation import checked_generation_config, read_generation_config
+from vllm.checkpoint.files import read_json
+from vllm.checkpoint.generation import GENERATION_CONFIG, generation_config_faults
 from vllm.checkpoint.nested_config import with_overrides
 from vllm.checkpoint.tokenizer import check_same_tokens
 from vllm.config import (
@@ -39,12 +40,14 @@ from vllm.config import (
 )
 from vllm.engine.foreign_args import FOREIGN_OPTIONS, ForeignOption, words_of
 from vllm.engine.image_limits import most_images, parse_limits
+from vllm.engine.input_processor import default_sampling_params
 from vllm.engine.structured_outputs.defaults import OutputDefaults
 from vllm.logger import init_logger
 from vllm.neuron import platform
 from vllm.neuron.faults import Faults
 from vllm.neuron.options import human_int, merged_override, parse_json_option
 from vllm.neuron.speculation import draft_source
+from vllm.sampling_params import SamplingParams
 
 logger = init_logger(__name__)
 
@@ -376,20 +379,34 @@ def _max_model_len(config: VllmConfig, hf_config: dict[str, Any]) -> int | None:
 
 
 def _generation_config(model: ModelConfig, checkpoint: Checkpoint) -> dict[str, Any]:
-    """Default sampling parameters and EOS tokens. "vllm" takes only the latter, which still end an output."""
+    """Default sampling parameters and EOS tokens. "vllm" takes only the latter, which still end an output.
+
+    Raises CheckpointError for values that no request could use.
+    """
+    origin = checkpoint.path if checkpoint.gguf else checkpoint.path / GENERATION_CONFIG
     given = checkpoint.generation_config
     if model.generation_config == "vllm":
         given = {key: value for key, value in given.items() if key == "eos_token_id"}
     elif model.generation_config != "auto":
         path = Path(model.generation_config)
-        path = path / "generation_config.json" if path.is_dir() else path
-        if not path.is_file():
+        origin = path / GENERATION_CONFIG if path.is_dir() else path
+        if not origin.is_file():
             raise CheckpointError(
                 f"generation_config={model.generation_config!r} is neither auto, vllm, nor a directory with a "
-                "generation_config.json"
+                f"{GENERATION_CONFIG}"
             )
-        given = read_generation_config(path)
-    return {**given, **checked_generation_config(model.override_generation_config, "override_generation_config")}
+        given = read_json(origin)
+    given = {**given, **model.override_generation_config}
+    faults = list(generation_config_faults(given))
+    if not faults:
+        try:
+            SamplingParams(**default_sampling_params(given))
+        except ValueError as error:
+            faults = [str(error).rstrip(".")]
+    if faults:
+        fix = "--generation-config vllm leaves its sampling parameters out"
+        raise CheckpointError(f"{origin} cannot be used: {'; '.join(faults)}. Correct it; {fix}")
+    return given
 
 
 def _chat_template(given: str | None) -> str | None:

@@ -1,12 +1,14 @@
-"""What of a checkpoint its graphs leave unread, and which weights take more room packed than stored."""
+"""A checkpoint held against its graphs: tensors that none reads, weights that do not fit, weights that grow."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Protocol
 
-from vllm.checkpoint import Checkpoint
+from vllm.checkpoint import Checkpoint, CheckpointError
 from vllm.checkpoint.scaled import ScaledTensor
 from vllm.checkpoint.tensor import Tensor
 from vllm.checkpoint.unread import check_unread
@@ -18,9 +20,22 @@ _WORTH_TELLING = 1.1
 
 
 class Source(Tensors, Protocol):
-    """Tensors of one checkpoint or of two."""
+    """Tensors of one checkpoint or of two. path: for errors."""
+
+    path: Path
 
     def locate(self, name: str) -> tuple[Checkpoint, str]: ...
+
+
+@contextmanager
+def faults_of(path: Path) -> Iterator[None]:
+    """Whatever a graph or its packing finds wrong with a checkpoint becomes a CheckpointError that names it."""
+    try:
+        yield
+    except ValueError as error:
+        if isinstance(error, CheckpointError) and str(path) in str(error):
+            raise
+        raise CheckpointError(f"{path}: {error}") from None
 
 
 def check_all_read(parts: Iterable[tuple[Graph, Source]]) -> None:

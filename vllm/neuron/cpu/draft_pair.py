@@ -12,7 +12,7 @@ from vllm.checkpoint import Checkpoint, CheckpointError, open_checkpoint
 from vllm.checkpoint.draft import DRAFT, DraftCheckpoint, read_draft_ids
 from vllm.checkpoint.tied import with_output_matrix
 from vllm.config import SpeculativeConfig
-from vllm.neuron.cpu.coverage import Source
+from vllm.neuron.cpu.coverage import Source, faults_of
 from vllm.neuron.cpu.draft_graph import with_vocabulary
 from vllm.neuron.cpu.graph import Graph
 from vllm.neuron.cpu.models import build_graph
@@ -65,7 +65,8 @@ def build_pair(
 
 def _draft_model(own: Checkpoint, max_len: int) -> Graph:
     """A model as it is, or, with a `d2t` beside its weights, with fewer tokens to choose from."""
-    graph = build_graph(with_output_matrix(own.config, own), max_len)
+    with faults_of(own.path):
+        graph = build_graph(with_output_matrix(own.config, own), max_len)
     if "d2t" not in own:
         return graph
     head = graph.weights["lm_head"].sources[0]

@@ -28,7 +28,7 @@ from vllm.checkpoint.tied import with_output_matrix
 from vllm.config import VllmConfig
 from vllm.core.contract import HOST_SAMPLING, Capabilities
 from vllm.logger import init_logger
-from vllm.neuron.cpu.coverage import Source, check_all_read, growth
+from vllm.neuron.cpu.coverage import Source, check_all_read, faults_of, growth
 from vllm.neuron.cpu.draft_pair import build_pair
 from vllm.neuron.cpu.drafts import Drafter, draft_program_shape
 from vllm.neuron.cpu.graph import Graph
@@ -185,7 +185,9 @@ class _Part:
 
     def lay_out(self, config: VllmConfig) -> tuple[Index, Specs]:
         """What `write` will write, without reading a weight."""
-        return self._described(lay_out(self.graph, self.weights, self.scheme)), self._programs(config)
+        with faults_of(self.weights.path):
+            index = lay_out(self.graph, self.weights, self.scheme)
+        return self._described(index), self._programs(config)
 
     def num_bytes(self, config: VllmConfig) -> int:
         """What `write` will write."""
@@ -195,9 +197,10 @@ class _Part:
     def write(self, config: VllmConfig, directory: Path, progress: Progress) -> None:
         directory = directory / self.name
         (directory / "programs").mkdir(parents=True)
-        if grown := growth(self.graph, self.weights, lay_out(self.graph, self.weights, self.scheme)):
-            logger.info("weights take more memory than room in their files: %s a value (README: Models)", grown)
-        index = pack(self.graph, self.weights, self.scheme, directory / "weights.bin", progress)
+        with faults_of(self.weights.path):
+            if grown := growth(self.graph, self.weights, lay_out(self.graph, self.weights, self.scheme)):
+                logger.info("weights take more memory than room in their files: %s per value", grown)
+            index = pack(self.graph, self.weights, self.scheme, directory / "weights.bin", progress)
         (directory / "index.json").write_text(json.dumps(self._described(index)))
         for name, spec in self._programs(config).items():
             (directory / "programs" / f"{name}.json").write_text(json.dumps(spec))
@@ -215,9 +218,10 @@ class _Part:
 def _parts(config: VllmConfig) -> list[_Part]:
     """The target and, if one drafts, its draft; of their checkpoints nothing but headers is read."""
     model, speculation = config.model_config, config.speculative_config
-    resolve_architecture(model.hf_config)
     checkpoint = open_checkpoint(model.model_path or model.model, load_format=model.load_format)
-    graph = build_graph(with_output_matrix(model.hf_config, checkpoint), model.max_len)
+    with faults_of(checkpoint.path):
+        resolve_architecture(model.hf_config)
+        graph = build_graph(with_output_matrix(model.hf_config, checkpoint), model.max_len)
     if speculation is None or not speculation.uses_model:
         return [_Part("", graph, checkpoint, weight_scheme(config), program_shapes(config))]
     needs_norm = bool(config.program_config.eagle_draft_input_norm)

@@ -35,9 +35,16 @@ def rope_parameters(config: dict[str, Any], max_len: int | None = None) -> tuple
     if kind not in _KINDS:
         raise ValueError(f"rope scaling of type {kind!r} is not supported; supported: {', '.join(_KINDS)}")
     try:
-        inv_freq, attention_factor = _KINDS[kind](config, scaling, max_len or config["max_position_embeddings"])
+        with np.errstate(all="ignore"):
+            inv_freq, attention_factor = _KINDS[kind](config, scaling, max_len or config["max_position_embeddings"])
     except KeyError as error:
         raise ValueError(f"rope scaling of type {kind!r} needs {error}; the config has {sorted(scaling)}") from None
+    except (ZeroDivisionError, OverflowError):
+        inv_freq, attention_factor = np.array([np.nan]), 1.0
+    if rotary_dim(config) % 2:
+        raise ValueError(f"rope rotates pairs, and {rotary_dim(config)} dimensions of a head are to be rotated")
+    if not np.isfinite([*inv_freq, attention_factor]).all():
+        raise ValueError(f"rope of type {kind!r} with {scaling} gives angles that are not numbers")
     return inv_freq.astype(np.float32).tolist(), float(attention_factor)
 
 
