@@ -28,11 +28,11 @@ from machine import best_of, finish, measure_limits
 from options import default_model
 
 from vllm.checkpoint import open_checkpoint
-from vllm.neuron.cpu.models import build_graph
-from vllm.neuron.cpu.ops import NativeModel, ThreadPool
-from vllm.neuron.cpu.packing import pack
-from vllm.neuron.cpu.plan import plan
-from vllm.neuron.cpu.step import Step
+from vllm.targets.cpu.models import build_graph
+from vllm.targets.cpu.ops import NativeModel, ThreadPool
+from vllm.targets.cpu.packing import pack
+from vllm.targets.cpu.plan import plan
+from vllm.targets.cpu.step import Step
 
 DECODE_ROWS = (1, 8, 32)
 MIXED_ROWS = 32

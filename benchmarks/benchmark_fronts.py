@@ -14,7 +14,7 @@ from benchmark_serving import drive, serving
 from machine import finish, measure_limits
 from options import engine_options, make_parser
 
-ROLES = {"front": "vllm.entrypoints.openai.fronts.front", "engine": "vllm.engine.core_proc", "owner": "serve"}
+ROLES = {"front": "vllm.entrypoints.openai.fronts.front", "engine": "vllm.engine.processes.core_proc", "owner": "serve"}
 
 
 def main() -> None:

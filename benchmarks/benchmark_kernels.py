@@ -24,13 +24,13 @@ from typing import Any
 import numpy as np
 
 from vllm.checkpoint import open_checkpoint
-from vllm.neuron.cpu.graph import Graph
-from vllm.neuron.cpu.models import build_graph
-from vllm.neuron.cpu.ops import NativeModel, ThreadPool, measure_limits
-from vllm.neuron.cpu.packing import pack
-from vllm.neuron.cpu.plan import plan
-from vllm.neuron.cpu.step import Step
-from vllm.neuron.model_input import SamplingInput
+from vllm.device.model_input import SamplingInput
+from vllm.targets.cpu.graph import Graph
+from vllm.targets.cpu.models import build_graph
+from vllm.targets.cpu.ops import NativeModel, ThreadPool, measure_limits
+from vllm.targets.cpu.packing import pack
+from vllm.targets.cpu.plan import plan
+from vllm.targets.cpu.step import Step
 
 
 def default_model() -> Path:

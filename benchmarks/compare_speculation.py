@@ -29,7 +29,7 @@ from peers.ours import Ours
 from train_drafts import make_drafts
 
 from vllm.checkpoint import open_checkpoint
-from vllm.engine.tokenizer import Tokenizer
+from vllm.engine.text.tokenizer import Tokenizer
 
 PLAIN = "none"
 Server = tuple[str, str]

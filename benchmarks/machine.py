@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from vllm.neuron.cpu import ops
+from vllm.targets.cpu import ops
 from vllm.version import __version__
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -22,11 +22,11 @@ from options import default_model, make_parser
 
 from vllm.checkpoint import Checkpoint, open_checkpoint
 from vllm.checkpoint.tokenizer import load_tokenizer
-from vllm.neuron.cpu.models import build_graph
-from vllm.neuron.cpu.ops import NativeModel, ThreadPool
-from vllm.neuron.cpu.packing import pack
-from vllm.neuron.cpu.plan import plan
-from vllm.neuron.cpu.step import Step
+from vllm.targets.cpu.models import build_graph
+from vllm.targets.cpu.ops import NativeModel, ThreadPool
+from vllm.targets.cpu.packing import pack
+from vllm.targets.cpu.plan import plan
+from vllm.targets.cpu.step import Step
 
 WINDOW = 512
 SCORED_AT_ONCE = 64

@@ -1,4 +1,4 @@
-// The Python face of the core: vllm._cpu. Only vllm/neuron/cpu/ops.py imports it, and documents what it offers.
+// The Python face of the core: vllm._cpu. Only vllm/targets/cpu/ops.py imports it, and documents what it offers.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>

@@ -1,7 +1,7 @@
 """EAGLE heads for tests: random checkpoints in every form, and an oracle that drafts with torch and no cache at all.
 
 The oracle is made of transformers' own decoder layer and attention, runs whole sequences anew for every draft, and
-shares nothing with the package but the pairs that `vllm/neuron/cpu/models/eagle.py` defines.
+shares nothing with the package but the pairs that `vllm/targets/cpu/models/eagle.py` defines.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 from tests import tree
-from vllm.neuron.target import TARGETS
+from vllm.settings.target import TARGETS
 
 ROOT = tree.ROOT
 MAX_LINES = 600
@@ -37,8 +37,8 @@ def test_only_envs_reads_the_environment():
     assert not readers
 
 
-IN_TARGETS = ("vllm/neuron/cpu/", "vllm/neuron/neuronx/", "vllm/neuron/null.py", "vllm/neuron/target.py")
-JSON_WORDS = ("vllm/entrypoints/openai/parsers/",)
+IN_TARGETS = ("vllm/targets/cpu/", "vllm/targets/neuronx/", "vllm/targets/null.py", "vllm/settings/target.py")
+JSON_WORDS = ("vllm/entrypoints/chat_output/parsers/",)
 
 
 def test_generic_code_names_no_target():
@@ -55,7 +55,7 @@ def test_generic_code_names_no_target():
 
 def test_only_the_accelerator_and_the_plan_read_its_config():
     """What other targets and the runner need to know of programs is in `ProgramConfig`, in no target's words."""
-    generic = ("vllm/neuron/cpu", "vllm/neuron/null.py", "vllm/neuron/model_runner.py", "vllm/core", "vllm/engine")
+    generic = ("vllm/targets/cpu", "vllm/targets/null.py", "vllm/runner/model_runner.py", "vllm/core", "vllm/engine")
     readers = [
         f"{path.relative_to(ROOT)}:{node.lineno}"
         for path in ROOT.glob("vllm/**/*.py")

@@ -18,13 +18,13 @@ import tokenizers
 import torch
 
 from vllm.checkpoint import open_checkpoint
-from vllm.neuron.cpu.graph import Graph
-from vllm.neuron.cpu.models import build_graph
-from vllm.neuron.cpu.models.eagle import tapped_layers
-from vllm.neuron.cpu.ops import NativeModel
-from vllm.neuron.cpu.packing import pack
-from vllm.neuron.cpu.plan import plan
-from vllm.neuron.cpu.step import Step
+from vllm.targets.cpu.graph import Graph
+from vllm.targets.cpu.models import build_graph
+from vllm.targets.cpu.models.eagle import tapped_layers
+from vllm.targets.cpu.ops import NativeModel
+from vllm.targets.cpu.packing import pack
+from vllm.targets.cpu.plan import plan
+from vllm.targets.cpu.step import Step
 
 WINDOW = 192
 

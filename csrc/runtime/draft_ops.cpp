@@ -9,7 +9,7 @@
 namespace vllm {
 namespace {
 
-constexpr float kAbsent = -1e20f;  // ABSENT of vllm/neuron/cpu/graph.py
+constexpr float kAbsent = -1e20f;  // ABSENT of vllm/targets/cpu/graph.py
 
 const HiddenCache& cache_of(const OpSpec& spec, const Builder& builder, const BufferSpec& buffer) {
   if (!builder.hidden) throw std::invalid_argument("op '" + spec.kind + "' needs a hidden cache, the model has none");

@@ -1,4 +1,4 @@
-// Ops of targets and drafts (vllm/neuron/cpu/graph.py: keep, recall, expand): they move rows and compute nothing.
+// Ops of targets and drafts (vllm/targets/cpu/graph.py: keep, recall, expand): they move rows and compute nothing.
 #pragma once
 
 #include "runtime/op.h"

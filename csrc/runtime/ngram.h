@@ -1,4 +1,4 @@
-// Drafts out of the text itself (prompt lookup). The definition is vllm/neuron/ngram.py.
+// Drafts out of the text itself (prompt lookup). The definition is vllm/targets/ngram.py.
 #pragma once
 
 #include <cstdint>

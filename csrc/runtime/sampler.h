@@ -8,7 +8,7 @@
 
 namespace vllm {
 
-// SamplingInput (vllm/neuron/model_input.py), field by field; strides count elements.
+// SamplingInput (vllm/device/model_input.py), field by field; strides count elements.
 struct SamplingRows {
   const float* temperature;
   const int32_t* top_k;
@@ -38,7 +38,7 @@ struct SamplingRows {
   const int32_t* word_ids;
 };
 
-// LogprobRows (vllm/neuron/model_input.py); `stride` is its K.
+// LogprobRows (vllm/device/model_input.py); `stride` is its K.
 struct LogprobRows {
   int32_t* token_id;
   float* logprob;

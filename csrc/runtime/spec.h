@@ -1,4 +1,4 @@
-// What Python hands over: packed weights by name, and programs as lists of ops (vllm/neuron/cpu/plan.py writes them).
+// What Python hands over: packed weights by name, and programs as lists of ops (vllm/targets/cpu/plan.py writes them).
 #pragma once
 
 #include <map>

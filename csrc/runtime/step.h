@@ -1,4 +1,4 @@
-// One forward as it arrives: vllm/neuron/cpu/step.py's Step and what to do with the logits.
+// One forward as it arrives: vllm/targets/cpu/step.py's Step and what to do with the logits.
 #pragma once
 
 #include <cstdint>

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from vllm.engine.tokenizer import Tokenizer
+from vllm.engine.text.tokenizer import Tokenizer
 from vllm.entrypoints.bench.datasets import SampleRequest, add_dataset_args, load_requests, own_text
 
 

@@ -20,8 +20,8 @@ from vllm.checkpoint import CheckpointError, open_checkpoint
 from vllm.checkpoint.gguf_file import _TYPES, read_gguf
 from vllm.checkpoint.tensor import BLOCKS
 from vllm.checkpoint.tokenizer import load_tokenizer
-from vllm.neuron.cpu.models import build_graph
-from vllm.neuron.cpu.reference import ReferenceProgram, load_weights
+from vllm.targets.cpu.models import build_graph
+from vllm.targets.cpu.reference import ReferenceProgram, load_weights
 
 TOKENIZER = {
     "tokenizer.ggml.model": "gpt2",

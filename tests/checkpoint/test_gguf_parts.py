@@ -12,9 +12,9 @@ from tests.checkpoint.gguf_files import add_value, finish, write_gguf
 from tests.checkpoint.test_gguf import TOKENIZER
 from tests.e2e.test_models import random_tokens
 from tests.e2e.test_models_through_the_engine import generate
+from vllm.artifacts.fingerprint import fingerprint
 from vllm.checkpoint import CheckpointError, open_checkpoint
 from vllm.checkpoint.tokenizer import load_tokenizer
-from vllm.neuron.fingerprint import fingerprint
 
 
 def split(whole: Path, directory: Path, count: int = 3, changes: dict[str, int] | None = None) -> list[Path]:

@@ -17,11 +17,11 @@ from vllm import SamplingParams
 from vllm.checkpoint import CheckpointError, open_checkpoint
 from vllm.checkpoint.tokenizer import load_tokenizer
 from vllm.engine.arg_utils import EngineArgs
-from vllm.engine.input_processor import default_sampling_params
-from vllm.neuron.cpu.coverage import check_all_read
-from vllm.neuron.cpu.memory import InsufficientMemory
-from vllm.neuron.cpu.model import CpuDeviceModel, _parts
-from vllm.neuron.faults import NeuronConfigError
+from vllm.engine.text.input_processor import default_sampling_params
+from vllm.settings.faults import NeuronConfigError
+from vllm.targets.cpu.coverage import check_all_read
+from vllm.targets.cpu.memory import InsufficientMemory
+from vllm.targets.cpu.model import CpuDeviceModel, _parts
 
 FILES = {
     "config.json": {

@@ -16,8 +16,8 @@ from tests.checkpoint.gguf_files import write_gguf
 from tests.tiny import make_checkpoint
 from vllm.checkpoint import CheckpointError, open_checkpoint
 from vllm.checkpoint.tokenizer import load_tokenizer
-from vllm.neuron.cpu.models import build_graph
-from vllm.neuron.cpu.reference import load_weights
+from vllm.targets.cpu.models import build_graph
+from vllm.targets.cpu.reference import load_weights
 
 
 @pytest.fixture

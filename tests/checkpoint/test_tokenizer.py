@@ -21,7 +21,7 @@ from tests.tiny import SPECIAL_TOKENS, TEXT
 from vllm.checkpoint import CheckpointError, open_checkpoint
 from vllm.checkpoint.gguf_tokenizer import adds_bos, build_gguf_tokenizer
 from vllm.checkpoint.tokenizer import load_tokenizer
-from vllm.engine.tokenizer import Tokenizer
+from vllm.engine.text.tokenizer import Tokenizer
 from vllm.exceptions import VLLMValidationError
 
 TRICKY = [

@@ -13,7 +13,7 @@ from tests.checkpoint.test_forms import edit, load
 from tests.tiny import make_checkpoint
 from vllm.checkpoint import CheckpointError, open_checkpoint
 from vllm.checkpoint.unread import check_unread
-from vllm.neuron.cpu.models import build_graph
+from vllm.targets.cpu.models import build_graph
 
 LAYER = "model.layers.1"
 ONES = np.ones(4, np.float32)

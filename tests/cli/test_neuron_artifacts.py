@@ -101,7 +101,7 @@ def test_compile_statuses(capsys, checkpoint, store, monkeypatch):
     def broken(config, directory, progress):
         raise RuntimeError("internal compiler error")
 
-    monkeypatch.setattr("vllm.neuron.null.NullDeviceModel.compile", broken)
+    monkeypatch.setattr("vllm.targets.null.NullDeviceModel.compile", broken)
     status, _, err = run(capsys, *base)
     assert status == 3 and "internal compiler error" in err
     assert [path.name for path in store.iterdir() if not path.name.startswith(".lock")] == []

@@ -12,7 +12,7 @@ from tests.cli.neuron import CONFIGS, plan
 from vllm import envs
 from vllm.entrypoints.cli.neuron import COMMANDS
 from vllm.entrypoints.openai.cli_args import make_arg_parser
-from vllm.neuron.plan.instances import INSTANCES
+from vllm.plan.instances import INSTANCES
 from vllm.utils import FlexibleArgumentParser
 
 DOCUMENT = (CONFIGS.parents[2] / "docs" / "neuron_cli.md").read_text()

@@ -10,7 +10,7 @@ import pytest
 from tests.cli.neuron import plan
 from tests.neuronx import standin
 from vllm.entrypoints.cli.main import main
-from vllm.neuron import host_platform
+from vllm.settings import host_platform
 
 VERSION = standin.VERSIONS[-1]
 

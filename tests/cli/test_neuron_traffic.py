@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 
 from tests.cli.neuron import CONFIGS, plan
 from vllm.entrypoints.cli.main import main
-from vllm.neuron.buckets import first_fit
-from vllm.neuron.plan.traffic import (
+from vllm.plan.traffic import (
     TrafficError,
     best_ladder,
     decode_positions,
@@ -22,6 +21,7 @@ from vllm.neuron.plan.traffic import (
     parse_lines,
     parse_metrics,
 )
+from vllm.settings.buckets import first_fit
 
 
 def cost(lengths, ladder):

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vllm.neuron.cpu.reference import ReferenceProgram
-from vllm.neuron.cpu.step import Step
+from vllm.targets.cpu.reference import ReferenceProgram
+from vllm.targets.cpu.step import Step
 
 
 def make_step(

@@ -11,7 +11,7 @@ import pytest
 
 from tests.e2e.test_models import test_logits_equal_transformers as check_logits
 from vllm.checkpoint import config as checkpoint_config
-from vllm.neuron.cpu import models
+from vllm.targets.cpu import models
 
 PAGE = Path(__file__).parents[2] / "docs" / "adding_a_model.md"
 
@@ -48,4 +48,4 @@ def test_every_file_it_names_is_there() -> None:
     names = re.findall(r"`((?:vllm|tests|csrc|docs)/[\w./<>]*)`", PAGE.read_text())
     assert len(names) > 10
     missing = [name for name in names if not (PAGE.parents[1] / name).exists()]
-    assert missing == ["vllm/neuron/cpu/models/ministral.py"]
+    assert missing == ["vllm/targets/cpu/models/ministral.py"]

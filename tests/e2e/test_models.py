@@ -21,9 +21,9 @@ from tests.tiny import CONFIGS, VOCAB_SIZE, make_checkpoint
 from vllm.checkpoint import open_checkpoint
 from vllm.checkpoint.config_checks import LAYER_TYPES
 from vllm.checkpoint.tied import with_output_matrix
-from vllm.neuron.cpu.models import build_graph, supported_architectures
-from vllm.neuron.cpu.packing import lay_out
-from vllm.neuron.cpu.reference import ReferenceProgram, load_weights
+from vllm.targets.cpu.models import build_graph, supported_architectures
+from vllm.targets.cpu.packing import lay_out
+from vllm.targets.cpu.reference import ReferenceProgram, load_weights
 
 TOLERANCE = 1e-4
 

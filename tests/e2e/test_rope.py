@@ -10,7 +10,7 @@ import transformers
 
 from tests.hf import IS_OLD, initial_frequencies, rope_settings
 from vllm.checkpoint import normalise_config
-from vllm.neuron.cpu.rope import rope_parameters, rotary_dim
+from vllm.targets.cpu.rope import rope_parameters, rotary_dim
 
 SIZES = {
     "vocab_size": 8,

@@ -19,8 +19,8 @@ from tests.e2e.steps import greedy, make_step
 from tests.hf import load_model
 from vllm.checkpoint import open_checkpoint
 from vllm.checkpoint.tokenizer import load_tokenizer
-from vllm.neuron.cpu.models import build_graph
-from vllm.neuron.cpu.reference import ReferenceProgram, load_weights
+from vllm.targets.cpu.models import build_graph
+from vllm.targets.cpu.reference import ReferenceProgram, load_weights
 
 NEAR_TIE = 1e-3
 PROMPTS = [

@@ -169,7 +169,7 @@ def test_sampled_tokens_have_the_targets_distribution(tiny_llama, half_right) ->
 
 
 def test_a_prompt_longer_than_a_draft_reads_at_once_is_caught_up_in_pieces(tiny_llama, half_right, monkeypatch) -> None:
-    from vllm.neuron.cpu import drafts
+    from vllm.targets.cpu import drafts
 
     monkeypatch.setattr(drafts, "CATCH_UP_TOKENS", 16)
     prompts = [prompt(seed, length) for seed, length in ((1, 90), (2, 5), (3, 33))]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from vllm.neuron.cpu.step import build_step
-from vllm.neuron.model_input import Kind, ModelInput
+from vllm.device.model_input import Kind, ModelInput
+from vllm.targets.cpu.step import build_step
 
 
 def model_input(**changes: object) -> ModelInput:

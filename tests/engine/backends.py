@@ -6,7 +6,7 @@ import tokenizers
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors, trainers
 
 from vllm.checkpoint.tokenizer import TokenizerData
-from vllm.engine.tokenizer import Tokenizer
+from vllm.engine.text.tokenizer import Tokenizer
 
 SPECIAL = ("<unk>", "<s>", "</s>")
 

@@ -13,7 +13,7 @@ from vllm import EngineArgs
 from vllm.config import CacheConfig, ModelConfig, NeuronOptions, SchedulerConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.engine.foreign_args import FOREIGN_OPTIONS
-from vllm.engine.image_limits import most_images
+from vllm.engine.text.image_limits import most_images
 from vllm.utils import FlexibleArgumentParser
 from vllm.utils.argparse_utils import join_dotted
 

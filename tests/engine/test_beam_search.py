@@ -13,7 +13,7 @@ from tests.engine.engines import engine_args, greedy
 from tests.tiny import make_checkpoint
 from vllm import LLM
 from vllm.engine.async_llm import AsyncLLM
-from vllm.engine.beam_search import search_async
+from vllm.engine.text.beam_search import search_async
 from vllm.exceptions import VLLMValidationError
 from vllm.sampling_params import BeamSearchParams, StructuredOutputsParams
 

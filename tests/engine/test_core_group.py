@@ -13,9 +13,9 @@ from tests.neuron.driver import resolved_config
 from vllm.core.contract import Capabilities
 from vllm.core.outputs import EngineCoreOutput
 from vllm.engine.client import CoreClient
-from vllm.engine.core_client import ProcessClient
-from vllm.engine.core_group import CoreGroup
 from vllm.engine.messages import EngineCoreRequest, StepOutput
+from vllm.engine.processes.core_client import ProcessClient
+from vllm.engine.processes.core_group import CoreGroup
 from vllm.exceptions import EngineDeadError
 from vllm.sampling_params import SamplingParams
 

@@ -16,9 +16,9 @@ import zmq
 
 from tests.neuron.driver import resolved_config
 from tests.waiting import PATIENCE, wait_until
-from vllm.engine import core_client
-from vllm.engine.core_client import InprocClient, ProcessClient
 from vllm.engine.messages import EngineCoreRequest
+from vllm.engine.processes import core_client
+from vllm.engine.processes.core_client import InprocClient, ProcessClient
 from vllm.exceptions import EngineDeadError
 from vllm.sampling_params import SamplingParams
 

@@ -12,8 +12,8 @@ from tokenizers import AddedToken, models, pre_tokenizers
 
 from tests.engine import backends
 from vllm.checkpoint.tokenizer import TokenizerData, load_tokenizer
-from vllm.engine import tokenizer as engine_tokenizer
-from vllm.engine.detokenizer import Detokenizer, incremental_decoder
+from vllm.engine.text import tokenizer as engine_tokenizer
+from vllm.engine.text.detokenizer import Detokenizer, incremental_decoder
 from vllm.sampling_params import SamplingParams
 
 TEXTS = ["Hello, world!", "日本語のテキスト、漢字", "😀👩‍👩‍👧‍👦🏳️‍🌈 emoji", "naïve café – “quotes”", "a\n\tb   c", "ﷺ𒐫"]

@@ -25,10 +25,11 @@ from vllm.config import SchedulerConfig
 from vllm.core.outputs import EngineCoreOutput, SchedulerStats
 from vllm.engine.admission import SharedDoor
 from vllm.engine.async_llm import AsyncLLM
-from vllm.engine.core_client import InprocClient, ProcessClient
-from vllm.engine.front_table import Column, FrontTable
-from vllm.engine.fronts import RECORDER, Attachment, Place, shares
 from vllm.engine.messages import EngineCoreRequest, StepOutput
+from vllm.engine.place import RECORDER, Place
+from vllm.engine.processes.core_client import InprocClient, ProcessClient
+from vllm.engine.processes.front_table import Column, FrontTable
+from vllm.engine.processes.fronts import Attachment, shares
 from vllm.exceptions import EngineDeadError, QueueFullError
 from vllm.sampling_params import SamplingParams
 

@@ -9,9 +9,9 @@ import pytest
 
 from tests.engine.engines import engine_args
 from vllm.core.contract import Capabilities
-from vllm.engine import limits
-from vllm.engine.input_processor import InputProcessor, default_sampling_params, derive_seed
 from vllm.engine.llm_engine import load_config_tokenizer
+from vllm.engine.text import limits
+from vllm.engine.text.input_processor import InputProcessor, default_sampling_params, derive_seed
 from vllm.exceptions import VLLMValidationError
 from vllm.lora.request import LoRARequest
 from vllm.sampling_params import SamplingParams

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vllm.engine.liveness import BUSY_FACTOR, STALL_SECONDS, BeatWatch, LivedTime, StepWatch
+from vllm.engine.processes.liveness import BUSY_FACTOR, STALL_SECONDS, BeatWatch, LivedTime, StepWatch
 
 
 def test_time_that_is_looked_at_often_is_counted_whole():

@@ -468,7 +468,7 @@ def test_without_a_tokenizer(tiny_llama):
 
 
 def test_a_lost_device_ends_the_call_and_says_so(tiny_llama, monkeypatch):
-    from vllm.neuron.device import DeviceLost
+    from vllm.device.model import DeviceLost
 
     llm = LLM.from_engine_args(engine_args(tiny_llama))
     device = llm.llm_engine.engine_core.core.executor.worker.device

@@ -9,9 +9,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.neuron.driver import resolved_config
 from tests.neuron.test_speculation import speculating
 from vllm import EngineArgs
-from vllm.engine.core_client import InprocClient
 from vllm.engine.messages import EngineCoreRequest
-from vllm.engine.metrics import EngineMetrics
+from vllm.engine.observe.metrics import EngineMetrics
+from vllm.engine.processes.core_client import InprocClient
 from vllm.sampling_params import SamplingParams
 
 PROMPTS = {"a": [5, 6, 7], "b": [8, 9], "c": list(range(10, 50))}

@@ -7,8 +7,8 @@ import random
 import pytest
 
 from tests.neuron.driver import resolved_config
-from vllm.engine.core_client import InprocClient
 from vllm.engine.messages import EngineCoreRequest
+from vllm.engine.processes.core_client import InprocClient
 from vllm.sampling_params import SamplingParams
 
 STEPS = 10_000

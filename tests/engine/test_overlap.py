@@ -10,10 +10,10 @@ from tests.engine.engines import PROMPTS, engine_args, greedy
 from tests.neuron.driver import resolved_config
 from vllm import LLM, SamplingParams
 from vllm.core.contract import ModelRunnerOutput, SchedulerOutput
-from vllm.engine.core import EngineCore
-from vllm.engine.lane import StepLane
+from vllm.engine.core.core import EngineCore
+from vllm.engine.core.lane import StepLane
 from vllm.engine.messages import EngineCoreRequest
-from vllm.neuron.executor import NeuronExecutor
+from vllm.runner.executor import NeuronExecutor
 from vllm.sampling_params import StructuredOutputsParams
 
 

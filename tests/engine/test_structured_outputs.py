@@ -22,8 +22,8 @@ from tests.engine.engines import engine_args, greedy
 from tests.tiny import make_checkpoint
 from vllm import LLM, SamplingParams
 from vllm.engine.async_llm import AsyncLLM
-from vllm.engine.core_client import ProcessClient
 from vllm.engine.messages import Reply
+from vllm.engine.processes.core_client import ProcessClient
 from vllm.engine.structured_outputs import checker as checker_module
 from vllm.engine.structured_outputs import manager as manager_module
 from vllm.engine.structured_outputs.checker import GrammarChecker, VerdictCache

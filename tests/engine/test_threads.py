@@ -16,11 +16,11 @@ from tests.waiting import PATIENCE, wait_until
 from vllm.core.contract import SchedulerOutput
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.engine.async_llm import AsyncLLM
-from vllm.engine.core_client import ProcessClient
-from vllm.engine.lane import StepLane
+from vllm.engine.core.lane import StepLane
+from vllm.engine.processes.core_client import ProcessClient
 from vllm.engine.structured_outputs import manager
 from vllm.exceptions import EngineDeadError
-from vllm.neuron.kv_files import KVFiles
+from vllm.kv.files import KVFiles
 from vllm.sampling_params import SamplingParams
 
 FAULTS = Path(__file__).parent / "faults"

@@ -6,7 +6,7 @@ import jinja2
 import pytest
 import transformers
 
-from vllm.engine.tokenizer import Tokenizer
+from vllm.engine.text.tokenizer import Tokenizer
 from vllm.exceptions import VLLMValidationError
 
 TEXTS = ["", "Hello, world!", "日本語 😀", "<|im_start|>user\nhi<|im_end|>", "  two  spaces "]

@@ -16,7 +16,7 @@ import pytest
 from tests.server.process import serve
 from tests.waiting import wait_until
 from vllm import LLM
-from vllm.engine.tracing import RequestTracer
+from vllm.engine.observe.tracing import RequestTracer
 from vllm.exceptions import VLLMClientError
 
 trace_service = pytest.importorskip(

@@ -15,7 +15,7 @@ from typing import Any
 
 from vllm import LLM, SamplingParams
 from vllm.exceptions import VLLMValidationError
-from vllm.neuron.platform import choose_target
+from vllm.settings.resolve import choose_target
 
 MAX_LEN = 256
 GREEDY = SamplingParams(temperature=0.0, max_tokens=16, ignore_eos=True)
@@ -59,7 +59,7 @@ class Checks:
 
     def device_and_library(self) -> None:
         """device and library found"""
-        from vllm.neuron.faults import Faults
+        from vllm.settings.faults import Faults
 
         faults = Faults()
         choose_target("neuronx", faults)

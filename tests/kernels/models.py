@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from vllm.checkpoint.tensor import Tensor
-from vllm.neuron.cpu.graph import Buffer, Graph, Op, Weight
-from vllm.neuron.cpu.ops import NativeModel, ThreadPool, known_isas, supported_isas
-from vllm.neuron.cpu.packing import pack, to_bf16
-from vllm.neuron.cpu.plan import plan
-from vllm.neuron.cpu.step import Step
+from vllm.targets.cpu.graph import Buffer, Graph, Op, Weight
+from vllm.targets.cpu.ops import NativeModel, ThreadPool, known_isas, supported_isas
+from vllm.targets.cpu.packing import pack, to_bf16
+from vllm.targets.cpu.plan import plan
+from vllm.targets.cpu.step import Step
 
 ISAS = known_isas()
 SUPPORTED = supported_isas()

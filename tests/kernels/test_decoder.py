@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from tests.kernels.models import SUPPORTED, make_step, native
 from tests.tiny import VOCAB_SIZE, make_checkpoint
 from vllm.checkpoint import Checkpoint, open_checkpoint
-from vllm.neuron.cpu.models import build_graph
-from vllm.neuron.cpu.ops import NativeModel
-from vllm.neuron.cpu.reference import ReferenceProgram, load_weights
-from vllm.neuron.cpu.step import Step
+from vllm.targets.cpu.models import build_graph
+from vllm.targets.cpu.ops import NativeModel
+from vllm.targets.cpu.reference import ReferenceProgram, load_weights
+from vllm.targets.cpu.step import Step
 
 FAMILIES: dict[str, dict[str, Any]] = {
     "llama": {"num_attention_heads": 6, "num_key_value_heads": 2, "hidden_size": 96},

@@ -15,15 +15,15 @@ from tests.kernels.models import make_step
 from tests.tiny import VOCAB_SIZE, make_checkpoint
 from vllm.checkpoint import CheckpointError, open_checkpoint
 from vllm.checkpoint.draft import DraftCheckpoint
-from vllm.neuron.cpu.draft_graph import with_vocabulary
-from vllm.neuron.cpu.graph import Graph
-from vllm.neuron.cpu.models import build_graph
-from vllm.neuron.cpu.models.eagle import build_eagle, build_eagle3, tapped_layers, with_kept_states
-from vllm.neuron.cpu.ops import HiddenCache, NativeModel, ThreadPool
-from vllm.neuron.cpu.packing import pack
-from vllm.neuron.cpu.plan import plan
-from vllm.neuron.cpu.reference import ReferenceProgram, load_weights
-from vllm.neuron.cpu.step import Step
+from vllm.targets.cpu.draft_graph import with_vocabulary
+from vllm.targets.cpu.graph import Graph
+from vllm.targets.cpu.models import build_graph
+from vllm.targets.cpu.models.eagle import build_eagle, build_eagle3, tapped_layers, with_kept_states
+from vllm.targets.cpu.ops import HiddenCache, NativeModel, ThreadPool
+from vllm.targets.cpu.packing import pack
+from vllm.targets.cpu.plan import plan
+from vllm.targets.cpu.reference import ReferenceProgram, load_weights
+from vllm.targets.cpu.step import Step
 
 NUM_BLOCKS, BLOCK = 8, 16
 CASES: dict[str, dict[str, Any]] = {

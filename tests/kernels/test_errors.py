@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from tests.kernels.models import FakeCheckpoint, int32, make_step, matrix_graph, native
-from vllm.neuron.cpu.ops import NativeModel
-from vllm.neuron.cpu.packing import pack
-from vllm.neuron.cpu.plan import plan
-from vllm.neuron.cpu.threads import choose_cpus
+from vllm.targets.cpu.ops import NativeModel
+from vllm.targets.cpu.packing import pack
+from vllm.targets.cpu.plan import plan
+from vllm.targets.cpu.threads import choose_cpus
 
 
 @pytest.fixture(scope="module")

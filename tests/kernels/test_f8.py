@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.kernels.models import FakeCheckpoint, bf16, make_step, matrix_graph, native
 from tests.kernels.test_linear import e4m3
 from vllm.checkpoint.scaled import ScaledTensor
-from vllm.neuron.cpu.quantize import to_f8e4m3
+from vllm.targets.cpu.quantize import to_f8e4m3
 
 FINITE = np.array([code for code in range(256) if code & 0x7F != 0x7F], np.uint8)
 FLOATS = st.floats(width=32, allow_nan=False)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.kernels.models import SUPPORTED, FakeCheckpoint, bf16, make_step, matrix_graph, native
 from vllm.checkpoint.tensor import Tensor
-from vllm.neuron.cpu.quantize import Codes, codes_of_gguf, quantize_rows
+from vllm.targets.cpu.quantize import Codes, codes_of_gguf, quantize_rows
 
 GGUF_FORMATS = ["q4_0", "q4_1", "q8_0"]
 NATIVE = {"q4_0": "q4", "q4_1": "q4_min", "q8_0": "int8_group"}

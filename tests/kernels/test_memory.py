@@ -10,16 +10,16 @@ from tests.neuron.configs import build
 from tests.tiny import make_checkpoint
 from vllm.checkpoint import open_checkpoint
 from vllm.config import VllmConfig
-from vllm.neuron.cpu import memory, model
-from vllm.neuron.cpu.memory import InsufficientMemory, MachineMemory, check_memory, machine_memory
-from vllm.neuron.cpu.model import CpuDeviceModel, cache_shape, kv_dtype
-from vllm.neuron.cpu.models import build_graph
-from vllm.neuron.cpu.ops import NativeModel, memory_needed
-from vllm.neuron.cpu.packing import lay_out, pack
-from vllm.neuron.cpu.plan import plan
-from vllm.neuron.kv_dtype import kv_token_bytes
-from vllm.neuron.model_loader import load_model
-from vllm.neuron.platform import resolve
+from vllm.runner.model_loader import load_model
+from vllm.settings.kv_dtype import kv_token_bytes
+from vllm.settings.resolve import resolve
+from vllm.targets.cpu import memory, model
+from vllm.targets.cpu.memory import InsufficientMemory, MachineMemory, check_memory, machine_memory
+from vllm.targets.cpu.model import CpuDeviceModel, cache_shape, kv_dtype
+from vllm.targets.cpu.models import build_graph
+from vllm.targets.cpu.ops import NativeModel, memory_needed
+from vllm.targets.cpu.packing import lay_out, pack
+from vllm.targets.cpu.plan import plan
 
 GIB = 2**30
 MEMINFO = {"proc/meminfo": f"MemTotal: {8 * 2**20} kB\nMemFree: 1 kB\nMemAvailable: {6 * 2**20} kB\n"}

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from tests.kernels.models import FakeCheckpoint, int32, native
-from vllm.neuron.cpu.graph import Buffer, Graph, Op, Weight
-from vllm.neuron.cpu.ops import NativeModel
-from vllm.neuron.cpu.step import Step
-from vllm.neuron.model_input import SamplingInput
+from vllm.device.model_input import SamplingInput
 from vllm.sample import host
 from vllm.sample.arrays import NO_LOGPROBS, NO_TOKEN
+from vllm.targets.cpu.graph import Buffer, Graph, Op, Weight
+from vllm.targets.cpu.ops import NativeModel
+from vllm.targets.cpu.step import Step
 
 VOCAB = 1000
 ROWS = 24

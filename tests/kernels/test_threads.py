@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vllm.neuron.cpu.threads import choose_cpus
+from vllm.targets.cpu.threads import choose_cpus
 
 HYPERTHREADS = {
     f"sys/devices/system/cpu/cpu{i}/topology/thread_siblings_list": f"{i % 4},{i % 4 + 4}" for i in range(8)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.neuron.configs import build
-from vllm.neuron.artifacts import open_or_compile
-from vllm.neuron.platform import resolve
+from vllm.artifacts.find import open_or_compile
+from vllm.settings.resolve import resolve
 
 
 class Target:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.neuron.artifact_starts import Target
-from vllm.neuron import fingerprint
+from vllm.artifacts import fingerprint
 
 
 @pytest.fixture

@@ -9,10 +9,10 @@ from typing import Any
 from vllm.checkpoint import open_checkpoint
 from vllm.config import CacheConfig, ModelConfig, NeuronOptions, ParallelConfig, SchedulerConfig, VllmConfig
 from vllm.core.contract import CachedRequest, ModelRunnerOutput, NewRequest, PromptImages, SchedulerOutput, Tokens
-from vllm.neuron.device import DeviceModel, resolve_target
-from vllm.neuron.model_runner import NeuronModelRunner
-from vllm.neuron.platform import resolve
+from vllm.device.model import DeviceModel, resolve_target
+from vllm.runner.model_runner import NeuronModelRunner
 from vllm.sampling_params import SamplingParams
+from vllm.settings.resolve import resolve
 
 
 def resolved_config(

@@ -12,8 +12,8 @@ from vllm.core.contract import TokenLogprobs
 from vllm.core.outputs import EngineCoreOutput
 from vllm.core.request import Request
 from vllm.core.scheduler import Scheduler
-from vllm.neuron.device import DeviceModel
-from vllm.neuron.model_runner import NeuronModelRunner
+from vllm.device.model import DeviceModel
+from vllm.runner.model_runner import NeuronModelRunner
 from vllm.sampling_params import SamplingParams
 
 

@@ -16,12 +16,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.neuron.artifact_starts import start
-from vllm.neuron import artifacts, fingerprint
-from vllm.neuron.artifact_keeper import kept_in
-from vllm.neuron.artifact_manifest import MAX_JSON_BYTES, ArtifactError, DamagedArtifact, Manifest
-from vllm.neuron.artifact_store import ArtifactStore, FullStore
-from vllm.neuron.artifacts import ArtifactInfo, Rejected, diff_keys
-from vllm.neuron.ownership import privacy_fault, write_fault, write_fault_within
+from vllm.artifacts import find as artifacts
+from vllm.artifacts import fingerprint
+from vllm.artifacts.find import ArtifactInfo, Rejected, diff_keys
+from vllm.artifacts.keeper import kept_in
+from vllm.artifacts.manifest import MAX_JSON_BYTES, ArtifactError, DamagedArtifact, Manifest
+from vllm.artifacts.ownership import privacy_fault, write_fault, write_fault_within
+from vllm.artifacts.store import ArtifactStore, FullStore
 
 pytestmark = pytest.mark.usefixtures("private_caches")
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only a superuser can give files away")

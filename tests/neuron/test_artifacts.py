@@ -16,10 +16,13 @@ from pathlib import Path
 import pytest
 
 from tests.neuron.artifact_starts import Target, config_of, start
-from vllm.neuron import artifact_manifest, artifact_store, artifacts, fingerprint
-from vllm.neuron.artifact_manifest import DamagedArtifact, Manifest, verify
-from vllm.neuron.artifact_store import ArtifactStore
-from vllm.neuron.artifacts import ArtifactError, artifact_key, diff_keys
+from vllm.artifacts import find as artifacts
+from vllm.artifacts import fingerprint
+from vllm.artifacts import manifest as artifact_manifest
+from vllm.artifacts import store as artifact_store
+from vllm.artifacts.find import ArtifactError, artifact_key, diff_keys
+from vllm.artifacts.manifest import DamagedArtifact, Manifest, verify
+from vllm.artifacts.store import ArtifactStore
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from tests.neuron.driver import load, resolved_config
 from tests.neuron.mini_engine import MiniEngine, Result, random_request, variant
 from vllm.config import VllmConfig
-from vllm.neuron.null import NullDeviceModel
 from vllm.sampling_params import SamplingParams
+from vllm.targets.null import NullDeviceModel
 
 LONGEST = 40
 

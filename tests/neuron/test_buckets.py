@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vllm.core.contract import BucketUse
-from vllm.neuron import buckets
+from vllm.settings import buckets
 
 
 @pytest.mark.parametrize(

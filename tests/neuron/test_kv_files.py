@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vllm.neuron.kv_files import HEADER_BYTES, KVFiles
+from vllm.kv.files import HEADER_BYTES, KVFiles
 
 BLOCK = 4096
 FILE = HEADER_BYTES + BLOCK

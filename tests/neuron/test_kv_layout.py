@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.neuron.configs import build
-from vllm.neuron.faults import Faults, NeuronConfigError
-from vllm.neuron.kv_layout import kv_layout
-from vllm.neuron.neuronx.profile import NeuronxTarget
-from vllm.neuron.platform import resolve, resolve_quietly
-from vllm.neuron.target import find_target
+from vllm.settings.faults import Faults, NeuronConfigError
+from vllm.settings.kv_layout import kv_layout
+from vllm.settings.resolve import resolve, resolve_quietly
+from vllm.settings.target import find_target
+from vllm.targets.neuronx.profile import NeuronxTarget
 
 
 def faults_of(**options):

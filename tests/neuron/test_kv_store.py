@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from vllm.core.contract import KVOperation, KVOrder, ModelRunnerOutput
-from vllm.neuron.kv_store import HostMemory, KVStore
-from vllm.neuron.model_input import ByteArray
+from vllm.device.model_input import ByteArray
+from vllm.kv.store import HostMemory, KVStore
 
 BLOCK = 64
 KEY = b"k" * 32

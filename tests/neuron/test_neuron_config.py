@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.neuron.configs import build
-from vllm.neuron import host_platform, reference_docs
-from vllm.neuron.neuron_config import NeuronConfig, NeuronConfigError, default_neuron_config
+from vllm.settings import host_platform, reference_docs
+from vllm.settings.neuron_config import NeuronConfig, NeuronConfigError, default_neuron_config
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
@@ -389,7 +389,7 @@ def test_json_and_back(values):
 
 
 def test_docs_are_those_of_the_tables():
-    remedy = "run: python -m vllm.neuron.reference_docs docs"
+    remedy = "run: python -m vllm.settings.reference_docs docs"
     assert (DOCS / "neuron_config.md").read_text() == reference_docs.neuron_config_page(), remedy
     assert (DOCS / "environment.md").read_text() == reference_docs.environment_page(), remedy
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vllm.config import NeuronOptions
-from vllm.neuron.faults import Faults
-from vllm.neuron.options import human_int, merged_override, parse_json_option
+from vllm.settings.faults import Faults
+from vllm.settings.options import human_int, merged_override, parse_json_option
 
 WANTED = {"override_neuron_config": {"enable_bucketing": False}}
 

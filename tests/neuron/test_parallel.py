@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vllm.neuron.parallel import HeadSharding, degree_fault, kv_bytes_per_token, valid_degrees
+from vllm.settings.parallel import HeadSharding, degree_fault, kv_bytes_per_token, valid_degrees
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,12 @@ import pytest
 
 from tests.neuron.configs import QWEN25_7B, TINYLLAMA, build
 from vllm.config import VllmConfig
-from vllm.neuron import host_platform
-from vllm.neuron.device import DeviceModel, resolve_target
-from vllm.neuron.faults import NeuronConfigError
-from vllm.neuron.neuronx.profile import NeuronxTarget
-from vllm.neuron.platform import examine, resolve, resolve_quietly
-from vllm.neuron.target import AUTOMATIC, PLANNED, TARGETS, find_target
+from vllm.device.model import DeviceModel, resolve_target
+from vllm.settings import host_platform
+from vllm.settings.faults import NeuronConfigError
+from vllm.settings.resolve import examine, resolve, resolve_quietly
+from vllm.settings.target import AUTOMATIC, PLANNED, TARGETS, find_target
+from vllm.targets.neuronx.profile import NeuronxTarget
 
 
 def faults_of(**options):

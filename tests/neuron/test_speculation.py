@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from tests.neuron.driver import load, resolved_config
 from tests.neuron.mini_engine import MiniEngine, Result, random_request, variant
 from vllm.config import SpeculativeConfig, VllmConfig
-from vllm.neuron.ngram import find_match, propose
 from vllm.sampling_params import SamplingParams
+from vllm.targets.ngram import find_match, propose
 
 MAX_LEN = 48
 
@@ -173,7 +173,7 @@ def test_lookup_finds_the_longest_and_then_the_latest_match(tokens, shortest, fu
     count=st.integers(0, 9),
 )
 def test_the_native_lookup_is_the_same(tokens, shortest, further, count) -> None:
-    from vllm.neuron.cpu.ops import propose_ngram
+    from vllm.targets.cpu.ops import propose_ngram
 
     room = np.asarray([*tokens, *[-1] * 9], np.int32)
     found = propose_ngram(room, len(tokens), shortest, shortest + further, count)

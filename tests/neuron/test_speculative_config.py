@@ -8,8 +8,8 @@ import pytest
 
 from tests.neuron.configs import QWEN25_7B, TINYLLAMA, build
 from vllm.config import SpeculativeConfig
-from vllm.neuron.faults import NeuronConfigError
-from vllm.neuron.platform import resolve
+from vllm.settings.faults import NeuronConfigError
+from vllm.settings.resolve import resolve
 
 EAGLE = {**TINYLLAMA, "architectures": ["LlamaForCausalLMEagle"], "num_hidden_layers": 1}
 EAGLE3 = {**TINYLLAMA, "architectures": ["Eagle3LlamaForCausalLM"], "num_hidden_layers": 1}

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.neuronx import standin
-from vllm.neuron import host_platform
+from vllm.settings import host_platform
 
 RUNTIME_VARIABLES = (
     "NEURON_LOGICAL_NC_CONFIG",

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from vllm.neuron.input_batch import InputBatch
-from vllm.neuron.model_input import Kind, ModelInput
+from vllm.device.model_input import Kind, ModelInput
+from vllm.runner.input_batch import InputBatch
 
 GREEDY = (1.0, 1.0, 1.0)
 

@@ -13,16 +13,16 @@ from tests.neuronx.test_config import LLAMA
 from tests.neuronx.test_inputs import LIMITS
 from tests.tiny import make_checkpoint
 from vllm import LLM, SamplingParams
+from vllm.artifacts.find import artifact_key
+from vllm.device.model import resolve_target
 from vllm.exceptions import VLLMClientError, VLLMValidationError
 from vllm.lora.request import LoRARequest
-from vllm.neuron.artifacts import artifact_key
-from vllm.neuron.device import resolve_target
-from vllm.neuron.faults import NeuronConfigError
-from vllm.neuron.neuron_config_sections import LoraServingConfig
-from vllm.neuron.neuronx.adapters import base_slot, library_entries
-from vllm.neuron.neuronx.input_checks import row_faults
-from vllm.neuron.neuronx.versions import Version
-from vllm.neuron.platform import resolve
+from vllm.settings.faults import NeuronConfigError
+from vllm.settings.neuron_config_sections import LoraServingConfig
+from vllm.settings.resolve import resolve
+from vllm.targets.neuronx.adapters import base_slot, library_entries
+from vllm.targets.neuronx.input_checks import row_faults
+from vllm.targets.neuronx.versions import Version
 
 GREEDY = SamplingParams(temperature=0.0, max_tokens=8, ignore_eos=True)
 PROMPTS = [{"prompt_token_ids": [7 + i, 30 + i, 90 - i, 12, 200 + i]} for i in range(6)]

@@ -13,10 +13,10 @@ from tests.neuron.driver import Driver, load, resolved_config
 from tests.neuron.test_target_contract import _alone, _prompt
 from tests.tiny import make_checkpoint
 from vllm import LLM, SamplingParams
-from vllm.neuron.artifact_manifest import ArtifactError
-from vllm.neuron.artifacts import artifact_key, diff_keys, open_or_compile
-from vllm.neuron.neuronx.compiling import CompilationFailed, scratch_directory
-from vllm.neuron.neuronx.model import NeuronxDeviceModel
+from vllm.artifacts.find import artifact_key, diff_keys, open_or_compile
+from vllm.artifacts.manifest import ArtifactError
+from vllm.targets.neuronx.compiling import CompilationFailed, scratch_directory
+from vllm.targets.neuronx.model import NeuronxDeviceModel
 
 
 def _silent(what, share):
@@ -30,7 +30,7 @@ def config(newest, tiny_llama):
 
 def _override(config, **entries):
     options = dataclasses.replace(config.neuron_options, override_neuron_config=entries)
-    from vllm.neuron.platform import resolve
+    from vllm.settings.resolve import resolve
 
     return resolve(config.replace(neuron_options=options))
 

@@ -14,13 +14,13 @@ from tests.neuronx.test_config import LLAMA
 from tests.neuronx.test_inputs import LIMITS
 from tests.tiny import make_checkpoint
 from vllm import LLM, SamplingParams
-from vllm.neuron.faults import NeuronConfigError
-from vllm.neuron.model_input import Kind
-from vllm.neuron.neuronx.config import neuron_entries
-from vllm.neuron.neuronx.input_checks import row_faults
-from vllm.neuron.neuronx.inputs import build_calls
-from vllm.neuron.neuronx.versions import Version
-from vllm.neuron.platform import resolve
+from vllm.device.model_input import Kind
+from vllm.settings.faults import NeuronConfigError
+from vllm.settings.resolve import resolve
+from vllm.targets.neuronx.config import neuron_entries
+from vllm.targets.neuronx.input_checks import row_faults
+from vllm.targets.neuronx.inputs import build_calls
+from vllm.targets.neuronx.versions import Version
 
 LENGTH = 256
 CHUNKS = dataclasses.replace(LIMITS, block_size=8, num_blocks=32, chunk=16)
@@ -109,9 +109,9 @@ def test_one_block_more_takes_what_must_not_be_kept(library):
 def test_buckets_are_the_contracts_worked_example(library):
     import importlib
 
-    from vllm.neuron.neuronx.config import build_inference_config
-    from vllm.neuron.neuronx.library import load_library
-    from vllm.neuron.neuronx.registry import application_class
+    from vllm.targets.neuronx.config import build_inference_config
+    from vllm.targets.neuronx.library import load_library
+    from vllm.targets.neuronx.registry import application_class
 
     found, config = load_library(), _resolved(max_num_batched_tokens=256)
     built = build_inference_config(config, found, application_class(LLAMA, found.model_types))

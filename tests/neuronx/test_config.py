@@ -7,18 +7,18 @@ import copy
 import pytest
 
 from tests.neuron.configs import TINYLLAMA, build
-from vllm.neuron.faults import Faults, NeuronConfigError
-from vllm.neuron.neuronx.checks import check_keys
-from vllm.neuron.neuronx.config import build_inference_config, build_neuron_config, neuron_entries
-from vllm.neuron.neuronx.library import load_library
-from vllm.neuron.neuronx.registry import (
+from vllm.settings.faults import Faults, NeuronConfigError
+from vllm.settings.resolve import resolve
+from vllm.targets.neuronx.checks import check_keys
+from vllm.targets.neuronx.config import build_inference_config, build_neuron_config, neuron_entries
+from vllm.targets.neuronx.library import load_library
+from vllm.targets.neuronx.registry import (
     ARCHITECTURES,
     UNSERVED_IMAGE_TO_TEXT,
     application_class,
     check_architecture,
 )
-from vllm.neuron.neuronx.versions import KEYS_SINCE, KEYS_UNTIL, Version, parse_version
-from vllm.neuron.platform import resolve
+from vllm.targets.neuronx.versions import KEYS_SINCE, KEYS_UNTIL, Version, parse_version
 
 LLAMA = {
     **TINYLLAMA,
@@ -128,7 +128,7 @@ VALUES = {
 
 @pytest.mark.parametrize("name", sorted(VALUES))
 def test_keys_of_later_versions_are_refused_before(name):
-    from vllm.neuron.neuron_config import NeuronConfig
+    from vllm.settings.neuron_config import NeuronConfig
 
     implied = {
         "attention_dp_degree": {"tp_degree": 2},
@@ -145,7 +145,7 @@ def test_keys_of_later_versions_are_refused_before(name):
 
 @pytest.mark.parametrize(("name", "value", "since"), [("top_k_kernel_enabled", True, 5), ("sampling_dp_degree", 2, 8)])
 def test_keys_of_later_samplers_are_refused_before(name, value, since):
-    from vllm.neuron.neuron_config import NeuronConfig
+    from vllm.settings.neuron_config import NeuronConfig
 
     neuron = NeuronConfig(batch_size=4, tp_degree=2, on_device_sampling_config={name: value})
     refused = _faults(check_keys, neuron, Version(0, since - 1))
@@ -154,7 +154,7 @@ def test_keys_of_later_samplers_are_refused_before(name, value, since):
 
 
 def test_keys_that_lost_their_effect_are_refused_after():
-    from vllm.neuron.neuron_config import NeuronConfig
+    from vllm.settings.neuron_config import NeuronConfig
 
     neuron = NeuronConfig(kv_cache_quant=True)
     until = KEYS_UNTIL["kv_cache_quant"][0]
@@ -186,7 +186,7 @@ def test_gguf_files_are_refused(library):
 
 @pytest.mark.parametrize("text", ["0.3.1", "0.10.0", "1.0.0"])
 def test_versions_that_are_not_known_are_refused(newest, text, monkeypatch):
-    from vllm.neuron.neuronx import checks
+    from vllm.targets.neuronx import checks
 
     monkeypatch.setattr(checks, "installed", lambda: text)
     with pytest.raises(NeuronConfigError, match=r"0\.4 to 0\.9"):

@@ -11,11 +11,11 @@ import sys
 import pytest
 
 from tests.neuron.driver import load, resolved_config
+from vllm.artifacts.manifest import ArtifactError
 from vllm.checkpoint import normalise_config
-from vllm.neuron import host_platform
-from vllm.neuron.artifact_manifest import ArtifactError
-from vllm.neuron.neuronx import environment
-from vllm.neuron.neuronx.library import load_library
+from vllm.settings import host_platform
+from vllm.targets.neuronx import environment
+from vllm.targets.neuronx.library import load_library
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def config(newest, tiny_llama):
 
 def _with_degree(tiny_llama, degree):
     from tests.neuron.configs import build
-    from vllm.neuron.platform import resolve
+    from vllm.settings.resolve import resolve
 
     hf_config = normalise_config(json.loads((tiny_llama / "config.json").read_text()))
     options = {"model": str(tiny_llama), "hf_config": hf_config, "max_model_len": 64, "dtype": "float32"}
@@ -43,7 +43,7 @@ def test_variables_are_set_before_the_runtime_is_imported(newest, tiny_llama, tm
 
 def test_nothing_imports_the_library_before(newest, tiny_llama):
     code = (
-        "import sys; import vllm.neuron.neuronx.model, vllm.neuron.platform; "
+        "import sys; import vllm.targets.neuronx.model, vllm.settings.resolve; "
         "print(*(name for name in ('torch', 'torch_neuronx', 'neuronx_distributed_inference') if name in sys.modules))"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -99,7 +99,7 @@ def test_visible_cores_that_cannot_be_read(text):
 def test_fp8_weights_need_two_variables_of_the_compiler(newest, tiny_llama):
     config = resolved_config(tiny_llama, "neuronx")
     assert "UNSAFE_FP8FNCAST" not in environment.wanted_variables(config)
-    from vllm.neuron.neuron_config import NeuronConfig
+    from vllm.settings.neuron_config import NeuronConfig
 
     fp8 = NeuronConfig(quantized=True, quantized_checkpoints_path="/q", quantization_dtype="f8e4m3")
     wanted = environment.wanted_variables(config.replace(neuron_config=fp8))
@@ -149,8 +149,8 @@ def test_a_tool_that_answers_nonsense_is_no_obstacle(tmp_path, monkeypatch):
 
 def test_no_device_is_said_in_clear(newest, monkeypatch):
     from tests.neuron.configs import build
-    from vllm.neuron import platform
-    from vllm.neuron.faults import NeuronConfigError
+    from vllm.settings import resolve as platform
+    from vllm.settings.faults import NeuronConfigError
 
     monkeypatch.setattr(host_platform, "has_neuron_device", lambda: False)
     with pytest.raises(NeuronConfigError, match="no Neuron device on this machine"):

@@ -42,7 +42,7 @@ def test_adapters(run, tiny_llama, tmp_path):
 
 
 def test_images(run, llama4, tmp_path, monkeypatch):
-    monkeypatch.setattr("vllm.engine.input_processor.hub_processor", lambda path: lambda: tile_processor(llama4))
+    monkeypatch.setattr("vllm.engine.text.input_processor.hub_processor", lambda path: lambda: tile_processor(llama4))
     files = [tmp_path / f"{seed}.png" for seed in range(2)]
     for seed, file in enumerate(files):
         Image.fromarray(images.picture(seed)).save(file)

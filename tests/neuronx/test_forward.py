@@ -10,7 +10,7 @@ from tests.neuron.test_target_contract import _alone, _prompt
 from tests.neuronx.conftest import targets
 from tests.neuronx.inputs import decode, prefill
 from vllm.core.contract import HOST_SAMPLING
-from vllm.neuron.device import DeviceLost
+from vllm.device.model import DeviceLost
 from vllm.sampling_params import SamplingParams
 
 on_the_device = pytest.mark.parametrize("target", targets("device"), indirect=True, ids="-".join)
@@ -165,7 +165,7 @@ def test_a_device_that_was_shut_down_is_lost(target):
 def test_host_arrays_of_wrong_shape_are_not_sampled(target):
     from types import SimpleNamespace
 
-    from vllm.neuron.neuronx import outputs
+    from vllm.targets.neuronx import outputs
 
     short = SimpleNamespace(tokens=None, hidden_states=np.zeros((1, 1, 300), np.float32))
     with pytest.raises((RuntimeError, AttributeError)):

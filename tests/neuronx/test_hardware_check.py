@@ -19,7 +19,7 @@ def test_all_checks_pass_and_print_what_the_readme_shows(newest, tmp_path, monke
 
 
 def test_without_a_device_it_says_so_and_stops(clean_environment, monkeypatch, capsys):
-    from vllm.neuron import host_platform
+    from vllm.settings import host_platform
 
     monkeypatch.setattr(host_platform, "has_neuron_device", lambda: False)
     assert not check.run(check.Checks("nowhere", 1))

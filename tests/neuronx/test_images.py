@@ -10,10 +10,10 @@ from tests.neuronx import images, standin
 from tests.neuronx.conftest import on_a_device
 from tests.neuronx.inputs import prefill
 from vllm.core.contract import PromptImages
-from vllm.neuron.neuron_config import NeuronConfigError
-from vllm.neuron.neuronx.input_checks import row_faults
-from vllm.neuron.neuronx.inputs import build_calls
-from vllm.neuron.neuronx.vision import pixels_of
+from vllm.settings.neuron_config import NeuronConfigError
+from vllm.targets.neuronx.input_checks import row_faults
+from vllm.targets.neuronx.inputs import build_calls
+from vllm.targets.neuronx.vision import pixels_of
 
 VERSIONS = [version for version in standin.VERSIONS if version != "0.4.0"]
 OVERRIDE = {"context_encoding_buckets": [32, 64, 96], "vision_neuron_config": {"buckets": [2, 6]}}
@@ -194,8 +194,8 @@ def test_other_models_have_no_vision_encoder(newest, tiny_llama):
 
 
 def test_an_artifact_of_another_vision_encoder_is_refused(target, llama4):
-    from vllm.neuron.artifact_manifest import ArtifactError
-    from vllm.neuron.neuronx.model import NeuronxDeviceModel
+    from vllm.artifacts.manifest import ArtifactError
+    from vllm.targets.neuronx.model import NeuronxDeviceModel
 
     _, device = target
     other = resolved_config(

@@ -16,7 +16,7 @@ from tests.neuronx.tiles import tile_processor
 from vllm import LLM, SamplingParams
 from vllm.core.contract import ImageLimits, PromptImages
 from vllm.engine import messages
-from vllm.engine.images import MAX_PIXELS, ImagePreparer
+from vllm.engine.text.images import MAX_PIXELS, ImagePreparer
 from vllm.entrypoints.openai.renderer import PromptRenderer
 from vllm.exceptions import VLLMValidationError
 
@@ -34,7 +34,7 @@ def llm(llama4, processor, tmp_path_factory):
     override = {"context_encoding_buckets": [32, 128], "vision_neuron_config": {"buckets": [2, 8]}}
     options = {"max_model_len": 128, "max_num_seqs": 2, "dtype": "float32", "override_neuron_config": override}
     with on_a_device("0.9.0", tmp_path_factory.mktemp("site")) as patch:
-        patch.setattr("vllm.engine.input_processor.hub_processor", lambda path: lambda: processor)
+        patch.setattr("vllm.engine.text.input_processor.hub_processor", lambda path: lambda: processor)
         yield LLM(model=str(llama4), device="neuronx", **options)
 
 
@@ -186,7 +186,7 @@ def test_as_many_images_as_the_user_allows(preparer, most, count, message):
 def test_a_limit_of_no_images(llama4, processor, tmp_path):
     """Before an image is even read; texts go on as before."""
     with on_a_device("0.9.0", tmp_path / "site") as patch:
-        patch.setattr("vllm.engine.input_processor.hub_processor", lambda path: lambda: processor)
+        patch.setattr("vllm.engine.text.input_processor.hub_processor", lambda path: lambda: processor)
         options = {"max_model_len": 64, "max_num_seqs": 2, "dtype": "float32"}
         llm = LLM(model=str(llama4), device="neuronx", limit_mm_per_prompt={"image": 0}, **options)
         with pytest.raises(VLLMValidationError, match=r"this server takes no images \(limit_mm_per_prompt\)"):
@@ -254,7 +254,7 @@ def test_models_of_text_say_so(tiny_llama):
 
 
 def test_a_checkpoint_without_a_processor_says_what_is_missing(llama4, preparer):
-    from vllm.engine.images import hub_processor
+    from vllm.engine.text.images import hub_processor
 
     bare = ImagePreparer(preparer.limits, hub_processor(str(llama4)))
     with pytest.raises(VLLMValidationError, match=r"preprocessor_config\.json"):
@@ -277,7 +277,7 @@ def test_the_processor_of_transformers(llama4, tmp_path):
     size = {"height": TILE, "width": TILE}
     own = transformers.Llama4Processor(found(size=size, max_patches=4), tokenizer, patch_size=images.PATCH)
     own.save_pretrained(directory)
-    from vllm.engine.images import hub_processor
+    from vllm.engine.text.images import hub_processor
 
     preparer = ImagePreparer(
         ImageLimits(images.PLACEHOLDER_ID, images.TOKENS_PER_TILE, 8), hub_processor(str(directory))

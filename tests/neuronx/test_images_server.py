@@ -16,8 +16,8 @@ from tests.tree import ROOT
 
 IN_EVERY_PROCESS = """
 from pathlib import Path
-from vllm.engine import input_processor
-from vllm.neuron import host_platform
+from vllm.engine.text import input_processor
+from vllm.settings import host_platform
 
 
 def load(path):

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.neuronx.inputs import GREEDY, decode, model_input, prefill
-from vllm.neuron.model_input import Kind
-from vllm.neuron.neuronx.input_checks import Limits, row_faults
-from vllm.neuron.neuronx.inputs import build_calls, sampling_rows
+from vllm.device.model_input import Kind
+from vllm.targets.neuronx.input_checks import Limits, row_faults
+from vllm.targets.neuronx.inputs import build_calls, sampling_rows
 
 LIMITS = Limits(
     num_lines=4,

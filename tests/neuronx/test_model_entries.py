@@ -15,9 +15,10 @@ from tests.cli.neuron import CONFIGS, plan
 from tests.neuron.configs import build
 from tests.tree import ROOT
 from vllm.checkpoint import normalise_config
-from vllm.neuron.faults import Faults, NeuronConfigError
-from vllm.neuron.neuron_config import NeuronConfig
-from vllm.neuron.neuronx.model_entries import (
+from vllm.settings.faults import Faults, NeuronConfigError
+from vllm.settings.neuron_config import NeuronConfig
+from vllm.settings.resolve import resolve
+from vllm.targets.neuronx.model_entries import (
     FUSED_QKV_SINCE,
     LLAMA4_ROTATION,
     ROWS,
@@ -25,10 +26,9 @@ from vllm.neuron.neuronx.model_entries import (
     completed,
     is_harmless,
 )
-from vllm.neuron.neuronx.reference_docs import models_page
-from vllm.neuron.neuronx.registry import ARCHITECTURES
-from vllm.neuron.neuronx.versions import NEWEST, OLDEST, Version
-from vllm.neuron.platform import resolve
+from vllm.targets.neuronx.reference_docs import models_page
+from vllm.targets.neuronx.registry import ARCHITECTURES
+from vllm.targets.neuronx.versions import NEWEST, OLDEST, Version
 
 SHAPES = {
     "vocab_size": 320,
@@ -64,7 +64,7 @@ def faults_of(architecture, entries, max_model_len=16384, version=NEWEST, **keys
 
 
 def test_the_page_is_that_of_the_table():
-    remedy = "run: python -m vllm.neuron.neuronx.reference_docs docs/neuronx_models.md"
+    remedy = "run: python -m vllm.targets.neuronx.reference_docs docs/neuronx_models.md"
     assert (ROOT / "docs" / "neuronx_models.md").read_text() == models_page(), remedy
 
 

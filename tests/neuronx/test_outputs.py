@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from vllm.neuron.neuronx.outputs import accepted_tokens, last_logits, sampled_tokens
+from vllm.targets.neuronx.outputs import accepted_tokens, last_logits, sampled_tokens
 
 
 @pytest.mark.parametrize("tokens", [torch.tensor([3, 4], dtype=torch.int32), torch.tensor([[3], [4]])])

@@ -15,13 +15,13 @@ from tests.neuronx.test_config import LLAMA
 from tests.neuronx.test_inputs import LIMITS
 from tests.tiny import make_checkpoint
 from vllm import LLM, SamplingParams
-from vllm.neuron.faults import NeuronConfigError
-from vllm.neuron.model_input import Kind
-from vllm.neuron.neuronx.config import build_inference_config
-from vllm.neuron.neuronx.inputs import build_calls
-from vllm.neuron.neuronx.library import load_library
-from vllm.neuron.neuronx.registry import application_class
-from vllm.neuron.platform import resolve
+from vllm.device.model_input import Kind
+from vllm.settings.faults import NeuronConfigError
+from vllm.settings.resolve import resolve
+from vllm.targets.neuronx.config import build_inference_config
+from vllm.targets.neuronx.inputs import build_calls
+from vllm.targets.neuronx.library import load_library
+from vllm.targets.neuronx.registry import application_class
 
 GREEDY = SamplingParams(temperature=0.0, max_tokens=6, ignore_eos=True)
 LENGTH = 640

@@ -20,15 +20,16 @@ from tests.neuron.driver import Driver, load, resolved_config
 from tests.neuronx.test_config import LLAMA
 from tests.tiny import make_checkpoint
 from vllm.checkpoint import open_checkpoint
-from vllm.neuron import host_platform, platform
-from vllm.neuron.faults import NeuronConfigError
-from vllm.neuron.neuronx import checks
-from vllm.neuron.neuronx.config import build_inference_config
-from vllm.neuron.neuronx.library import ROOT, load_library
-from vllm.neuron.neuronx.model import NeuronxDeviceModel
-from vllm.neuron.neuronx.model_entries import FUSED_QKV_SINCE, LLAMA4_ROTATION
-from vllm.neuron.neuronx.registry import application_class, known_architecture
-from vllm.neuron.neuronx.versions import MODELS_SINCE, OLDEST, Version
+from vllm.settings import host_platform
+from vllm.settings import resolve as platform
+from vllm.settings.faults import NeuronConfigError
+from vllm.targets.neuronx import checks
+from vllm.targets.neuronx.config import build_inference_config
+from vllm.targets.neuronx.library import ROOT, load_library
+from vllm.targets.neuronx.model import NeuronxDeviceModel
+from vllm.targets.neuronx.model_entries import FUSED_QKV_SINCE, LLAMA4_ROTATION
+from vllm.targets.neuronx.registry import application_class, known_architecture
+from vllm.targets.neuronx.versions import MODELS_SINCE, OLDEST, Version
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec(ROOT) is None,
@@ -54,7 +55,7 @@ def test_the_libraries_config_is_what_we_said(made):
 
 @pytest.mark.parametrize("longest", [64, 181, 182, 1000, 5792, 5793])
 def test_bucket_lists_agree(made, longest):
-    from vllm.neuron.buckets import generate_buckets
+    from vllm.settings.buckets import generate_buckets
 
     theirs = importlib.import_module(f"{ROOT}.modules.autobucketing").generate_buckets
     assert generate_buckets(128, longest) == list(theirs(128, longest))
@@ -64,7 +65,7 @@ def test_sampling_rows_are_valid(made):
     import numpy as np
 
     from tests.neuronx.test_inputs import LIMITS
-    from vllm.neuron.neuronx.inputs import sampling_rows
+    from vllm.targets.neuronx.inputs import sampling_rows
 
     rows = sampling_rows(np.asarray([(0, 0.9, 0.7), (5, 1.0, 0.0), (-1, 1.0, 1.0)], np.float32), LIMITS)
     sampling = importlib.import_module(f"{ROOT}.modules.generation.sampling")
@@ -141,7 +142,7 @@ def test_tokens_in_the_librarys_cpu_mode_are_the_cpu_targets(in_cpu_mode, family
     assert drivers[0].tokens == drivers[1].tokens
 
 
-# The table of entries (vllm/neuron/neuronx/model_entries.py) against transformers, row by row.
+# The table of entries (vllm/targets/neuronx/model_entries.py) against transformers, row by row.
 
 LENGTH = 128
 HEADS = {"head_dim": 16}

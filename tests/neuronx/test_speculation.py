@@ -19,12 +19,12 @@ from tests.tiny import make_checkpoint
 from vllm import LLM, SamplingParams
 from vllm.checkpoint import open_checkpoint
 from vllm.config import SpeculativeConfig
+from vllm.device.model_input import Kind
 from vllm.exceptions import VLLMValidationError
-from vllm.neuron.faults import NeuronConfigError
-from vllm.neuron.model_input import Kind
-from vllm.neuron.neuron_config import default_neuron_config
-from vllm.neuron.neuronx.input_checks import row_faults
-from vllm.neuron.neuronx.speculation import cache_length, draft_entries
+from vllm.settings.faults import NeuronConfigError
+from vllm.settings.neuron_config import default_neuron_config
+from vllm.targets.neuronx.input_checks import row_faults
+from vllm.targets.neuronx.speculation import cache_length, draft_entries
 
 LENGTH, DRAFTS = 64, 3
 PROMPTS = [[7], [9, 10], [30, 31, 32, 40, 50], list(range(100, 140))]

@@ -21,9 +21,9 @@ from tests.security.large import FILLINGS, forms_of, large_bodies
 from tests.security.test_edge import all_routes
 from tests.server.conftest import BASE, make_app
 from tests.server.fake_engine import FakeEngine
-from vllm.entrypoints.openai import json_counts
 from vllm.entrypoints.openai.bodies import INLINE_BYTES, LARGEST_BYTES, BodyBounds, BodyReader, StrictRoute
-from vllm.entrypoints.openai.json_counts import MAX_ITEMS, MAX_OBJECTS, check_counts
+from vllm.entrypoints.server import json_counts
+from vllm.entrypoints.server.json_counts import MAX_ITEMS, MAX_OBJECTS, check_counts
 from vllm.exceptions import VLLMValidationError
 
 JSON = {"Content-Type": "application/json"}

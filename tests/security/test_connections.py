@@ -15,9 +15,9 @@ import pytest
 from tests.server.conftest import BASE, make_app
 from tests.server.fake_engine import FakeEngine
 from tests.server.live import LiveServer, eventually, live_server
-from vllm.entrypoints.openai import http_protocol
-from vllm.entrypoints.openai.connections import NUM_FOR_PROBES, Connections
-from vllm.entrypoints.openai.http_protocol import BoundedHttpProtocol
+from vllm.entrypoints.server import http_protocol
+from vllm.entrypoints.server.connections import NUM_FOR_PROBES, Connections
+from vllm.entrypoints.server.http_protocol import BoundedHttpProtocol
 
 HEAD = "POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n{more}\r\n"
 BODY = json.dumps({"prompt": "a", "max_tokens": 8}).encode()

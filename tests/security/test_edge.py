@@ -18,8 +18,8 @@ from tests.server.conftest import make_app, server_args
 from tests.server.fake_engine import FakeEngine
 from tests.server.live import LiveServer, live_server
 from tests.waiting import PATIENCE
-from vllm.entrypoints.openai.launcher import address_of, create_socket
 from vllm.entrypoints.openai.middleware.authentication import OPEN_PATHS
+from vllm.entrypoints.server.launcher import address_of, create_socket
 
 KEYS = ("first-key", "second-key")
 BODY = {"prompt": "a", "max_tokens": 2}

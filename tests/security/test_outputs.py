@@ -11,7 +11,7 @@ import pytest
 
 from tests.server.conftest import BASE, make_app
 from tests.server.fake_engine import FakeEngine
-from vllm.entrypoints.openai.parsers import REASONING_PARSERS, TOOL_PARSERS
+from vllm.entrypoints.chat_output.parsers import REASONING_PARSERS, TOOL_PARSERS
 
 TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {
     "a": {"type": "array"}, "b": {"type": "string"}}}}}]  # fmt: skip

@@ -13,7 +13,7 @@ from fastapi import FastAPI
 
 from tests.server.conftest import make_app, server_args
 from tests.waiting import PATIENCE, eventually
-from vllm.entrypoints.openai.launcher import DrainingServer, address_of, build_server, create_socket
+from vllm.entrypoints.server.launcher import DrainingServer, address_of, build_server, create_socket
 
 
 @dataclass

@@ -51,9 +51,8 @@ class ServerProcess:
     @property
     def engine(self) -> psutil.Process:
         """The engine's process."""
-        (child,) = (
-            child for child in psutil.Process(self.process.pid).children() if "vllm.engine.core_proc" in child.cmdline()
-        )
+        children = psutil.Process(self.process.pid).children()
+        (child,) = (child for child in children if "vllm.engine.processes.core_proc" in child.cmdline())
         return child
 
     def client(self, **options: Any) -> openai.OpenAI:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from vllm.engine.tokenizer import Tokenizer
+from vllm.engine.text.tokenizer import Tokenizer
 from vllm.entrypoints.chat_utils import detect_content_format, parse_chat_messages
 from vllm.entrypoints.openai.protocol import TokenizeChatRequest
 from vllm.entrypoints.openai.renderer import PromptRenderer

@@ -21,12 +21,12 @@ from tests.server.conftest import BASE, make_app
 from vllm.core.contract import TokenLogprobs
 from vllm.core.outputs import EngineCoreOutput
 from vllm.engine.async_llm import AsyncLLM
-from vllm.engine.detokenizer import incremental_decoder
-from vllm.engine.input_processor import ProcessedRequest
-from vllm.engine.logprobs import prompt_offsets
 from vllm.engine.messages import EngineCoreRequest
-from vllm.engine.output_processor import OutputProcessor
-from vllm.engine.tokenizer import Tokenizer
+from vllm.engine.text.detokenizer import incremental_decoder
+from vllm.engine.text.input_processor import ProcessedRequest
+from vllm.engine.text.logprobs import prompt_offsets
+from vllm.engine.text.output_processor import OutputProcessor
+from vllm.engine.text.tokenizer import Tokenizer
 from vllm.entrypoints.openai.logprobs import LogprobsFormatter, TokenNames, joined
 from vllm.outputs import CompletionOutput
 from vllm.sampling_params import RequestOutputKind, SamplingParams

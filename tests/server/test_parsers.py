@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vllm.entrypoints.openai.parsers import (
+from vllm.entrypoints.chat_output.parsers import (
     REASONING_PARSERS,
     TOOL_PARSERS,
     CallArguments,
@@ -22,9 +22,9 @@ from vllm.entrypoints.openai.parsers import (
     RequiredCallsParser,
     ToolCall,
 )
-from vllm.entrypoints.openai.parsers.json_text import JsonScanner
-from vllm.entrypoints.openai.parsers.literals import LiteralReader, NotALiteral
-from vllm.entrypoints.openai.parsers.more_tools import Qwen3CoderParser
+from vllm.entrypoints.chat_output.parsers.json_text import JsonScanner
+from vllm.entrypoints.chat_output.parsers.literals import LiteralReader, NotALiteral
+from vllm.entrypoints.chat_output.parsers.more_tools import Qwen3CoderParser
 
 CALL = '<tool_call>\n{"name": "f", "arguments": {"x": [1, "}</tool"]}}\n</tool_call>'
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.server.fake_engine import FakeEngine
-from vllm.entrypoints.openai.parsers.plugins import ParserManager
+from vllm.entrypoints.chat_output.parsers.plugins import ParserManager
 from vllm.reasoning import ReasoningParserManager
 from vllm.tool_parsers import ToolParserManager
 

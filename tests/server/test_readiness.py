@@ -19,11 +19,11 @@ from tests.server.conftest import server_args
 from tests.server.fake_engine import FakeEngine
 from tests.server.process import serve
 from tests.waiting import PATIENCE, eventually, wait_until
-from vllm.engine.core_client import ProcessClient
-from vllm.engine.startup import PHASES, StartCancelled, StartProgress
+from vllm.engine.processes.core_client import ProcessClient
+from vllm.engine.processes.startup import PHASES, StartCancelled, StartProgress
 from vllm.entrypoints.openai.api_server import build_app, init_app_state
-from vllm.entrypoints.openai.engine_life import EngineLife
-from vllm.entrypoints.openai.launcher import address_of, build_server, create_socket
+from vllm.entrypoints.server.engine_life import EngineLife
+from vllm.entrypoints.server.launcher import address_of, build_server, create_socket
 from vllm.exceptions import EngineDeadError
 
 SMALL = ("--max-model-len", "256", "--max-num-seqs", "4")

@@ -19,8 +19,8 @@ from tests.server.conftest import BASE
 from tests.server.fake_engine import FakeEngine
 from tests.server.process import ServerProcess, serve
 from tests.tiny import make_checkpoint, save_tokenizer
-from vllm.entrypoints.openai.parsers import TOOL_PARSERS, CallArguments, CallStart, ToolCall
-from vllm.entrypoints.openai.strict_tools import calls_grammar
+from vllm.entrypoints.chat_output.parsers import TOOL_PARSERS, CallArguments, CallStart, ToolCall
+from vllm.entrypoints.chat_output.strict_tools import calls_grammar
 from vllm.exceptions import VLLMValidationError
 from vllm.sampling_params import StructuredOutputsParams
 

@@ -13,7 +13,7 @@ from tests.server.fake_engine import FakeEngine
 from tests.server.test_client_forms import answered, notices
 from tests.tiny import CHAT_TEMPLATE
 from vllm.checkpoint.tokenizer import load_tokenizer
-from vllm.engine.chat_template import render_chat
+from vllm.engine.text.chat_template import render_chat
 from vllm.entrypoints.chat_utils import parse_chat_messages
 from vllm.entrypoints.template_fit import TemplateTraits, fitted, traits_of
 

@@ -23,7 +23,7 @@ from tests.server.fake_engine import FakeEngine
 from tests.waiting import PATIENCE
 from vllm.entrypoints.cli.terminal import TerminalWriter
 from vllm.entrypoints.openai.api_server import build_app
-from vllm.entrypoints.openai.launcher import build_server
+from vllm.entrypoints.server.launcher import build_server
 from vllm.logger import RecordFormatter, visible
 
 HOSTILE = "a\x1b]0;title\x07\x1b[2Jb\x9bc\x7f\tcol\nline\r\nnext\rover\x00"

@@ -24,9 +24,9 @@ from tests.neuron.test_block_kv import LONGEST, Oracle, check, traffic
 from tests.tiny import make_checkpoint
 from vllm.config import VllmConfig
 from vllm.core.contract import ModelRunnerOutput, SchedulerOutput
-from vllm.neuron.kv_store import HostMemory, KVStore
-from vllm.neuron.model_runner import NeuronModelRunner
-from vllm.neuron.null import NullDeviceModel
+from vllm.kv.store import HostMemory, KVStore
+from vllm.runner.model_runner import NeuronModelRunner
+from vllm.targets.null import NullDeviceModel
 
 ROUNDS_A_LAYOUT = 5
 

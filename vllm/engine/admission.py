@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from vllm.config import SchedulerConfig
-from vllm.engine.front_table import Column
-from vllm.engine.fronts import Attachment
-from vllm.engine.output_processor import OutputProcessor
+from vllm.engine.processes.front_table import Column
+from vllm.engine.processes.fronts import Attachment
+from vllm.engine.text.output_processor import OutputProcessor
 
 
 class QueueFault(NamedTuple):

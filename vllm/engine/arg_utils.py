@@ -39,15 +39,15 @@ from vllm.config import (
     VllmConfig,
 )
 from vllm.engine.foreign_args import FOREIGN_OPTIONS, ForeignOption, words_of
-from vllm.engine.image_limits import most_images, parse_limits
-from vllm.engine.input_processor import default_sampling_params
 from vllm.engine.structured_outputs.defaults import OutputDefaults
+from vllm.engine.text.image_limits import most_images, parse_limits
+from vllm.engine.text.input_processor import default_sampling_params
 from vllm.logger import init_logger
-from vllm.neuron import platform
-from vllm.neuron.faults import Faults
-from vllm.neuron.options import human_int, merged_override, parse_json_option
-from vllm.neuron.speculation import draft_source
 from vllm.sampling_params import SamplingParams
+from vllm.settings import resolve as platform
+from vllm.settings.faults import Faults
+from vllm.settings.options import human_int, merged_override, parse_json_option
+from vllm.settings.speculation import draft_source
 
 logger = init_logger(__name__)
 

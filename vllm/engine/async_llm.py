@@ -17,7 +17,6 @@ from vllm.config import ModelConfig, VllmConfig
 from vllm.engine.admission import make_door
 from vllm.engine.arg_utils import AsyncEngineArgs, EngineArgs
 from vllm.engine.client import CoreClient
-from vllm.engine.core_client import AttachedClient, ProcessClient
 from vllm.engine.frontend import (
     Frontend,
     fixed_adapters,
@@ -27,11 +26,13 @@ from vllm.engine.frontend import (
     refuse_tracing,
     without_stats,
 )
-from vllm.engine.fronts import Attachment, Place
-from vllm.engine.input_processor import ProcessedRequest
-from vllm.engine.metrics import SharedTally, served_name
-from vllm.engine.startup import StartProgress
-from vllm.engine.tracing import RequestTracer
+from vllm.engine.observe.metrics import SharedTally, served_name
+from vllm.engine.observe.tracing import RequestTracer
+from vllm.engine.place import Place
+from vllm.engine.processes.core_client import AttachedClient, ProcessClient
+from vllm.engine.processes.fronts import Attachment
+from vllm.engine.processes.startup import StartProgress
+from vllm.engine.text.input_processor import ProcessedRequest
 from vllm.exceptions import EngineDeadError, QueueFullError, VLLMClientError
 from vllm.inputs import PromptType
 from vllm.logger import init_logger

@@ -12,7 +12,7 @@ from codecs import utf_8_decode
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from vllm.engine.tokenizer import Tokenizer
+from vllm.engine.text.tokenizer import Tokenizer
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 

@@ -9,9 +9,9 @@ from prometheus_client import CollectorRegistry
 
 from vllm.config import ModelConfig, VllmConfig
 from vllm.core.contract import Capabilities
-from vllm.engine.images import ImagePreparer
 from vllm.engine.messages import EngineCoreRequest, StepOutput
 from vllm.engine.structured_outputs.matcher_tokenizer import GrammarTokenizer
+from vllm.engine.text.images import ImagePreparer
 from vllm.exceptions import EngineDeadError
 from vllm.inputs import PromptType
 from vllm.lora.request import LoRARequest

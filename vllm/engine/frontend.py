@@ -11,16 +11,16 @@ from typing import Any, Protocol
 
 from vllm.config import ModelConfig, VllmConfig
 from vllm.core.contract import Capabilities
-from vllm.engine.fronts import Place
-from vllm.engine.images import ImagePreparer
-from vllm.engine.input_processor import InputProcessor, ProcessedRequest
 from vllm.engine.messages import EngineCoreRequest
-from vllm.engine.metrics import EngineMetrics, SharedTally
-from vllm.engine.output_processor import OutputProcessor
+from vllm.engine.observe.metrics import EngineMetrics, SharedTally
+from vllm.engine.place import Place
 from vllm.engine.structured_outputs.defaults import OutputDefaults
 from vllm.engine.structured_outputs.matcher_tokenizer import GrammarTokenizer
-from vllm.engine.structured_outputs.preparer import GrammarPreparer
-from vllm.engine.tokenizer import Tokenizer
+from vllm.engine.text.grammar_preparer import GrammarPreparer
+from vllm.engine.text.images import ImagePreparer
+from vllm.engine.text.input_processor import InputProcessor, ProcessedRequest
+from vllm.engine.text.output_processor import OutputProcessor
+from vllm.engine.text.tokenizer import Tokenizer
 from vllm.exceptions import VLLMClientError
 from vllm.sampling_params import SamplingParams
 

@@ -8,7 +8,6 @@ from typing import Any
 from vllm.config import ModelConfig, VllmConfig
 from vllm.core.outputs import EngineCoreOutput
 from vllm.engine.arg_utils import EngineArgs
-from vllm.engine.core_client import InprocClient
 from vllm.engine.frontend import (
     Frontend,
     fixed_adapters,
@@ -19,6 +18,7 @@ from vllm.engine.frontend import (
     without_stats,
 )
 from vllm.engine.messages import StepOutput
+from vllm.engine.processes.core_client import InprocClient
 from vllm.exceptions import VLLMClientError
 from vllm.inputs import PromptType
 from vllm.lora.request import LoRARequest

@@ -15,7 +15,7 @@ import jinja2
 import jinja2.nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from vllm.engine.images import ImageIntake, image_from_url
+from vllm.engine.text.images import ImageIntake, image_from_url
 from vllm.entrypoints.fields import Fields, check_fields
 from vllm.entrypoints.model_json import decoded
 from vllm.exceptions import VLLMValidationError

@@ -10,10 +10,10 @@ from typing import Any
 
 from vllm.config import ModelConfig
 from vllm.engine.arg_utils import EngineArgs
-from vllm.engine.beam_search import BeamSearch, check_search, next_logprobs, step_params
-from vllm.engine.images import ImageIntake
 from vllm.engine.llm_engine import LLMEngine
-from vllm.engine.tokenizer import Tokenizer
+from vllm.engine.text.beam_search import BeamSearch, check_search, next_logprobs, step_params
+from vllm.engine.text.images import ImageIntake
+from vllm.engine.text.tokenizer import Tokenizer
 from vllm.entrypoints.chat_utils import detect_content_format, parse_chat_messages
 from vllm.entrypoints.fields import note
 from vllm.entrypoints.template_fit import NOT_SHOWN, fitted, traits_of

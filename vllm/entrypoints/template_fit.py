@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 import jinja2
 
-from vllm.engine.chat_template import render_chat
+from vllm.engine.text.chat_template import render_chat
 from vllm.entrypoints.chat_utils import ContentFormat
 from vllm.exceptions import VLLMValidationError
 

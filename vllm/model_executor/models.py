@@ -8,7 +8,7 @@ from typing import Any
 class _ModelRegistry:
     def get_supported_archs(self) -> frozenset[str]:
         """Those of config.json that a target of this package runs by itself; `neuronx` has its library's too."""
-        from vllm.neuron.target import TARGETS, find_target
+        from vllm.settings.target import TARGETS, find_target
 
         return frozenset(name for target in TARGETS for name in find_target(target).architectures())
 

@@ -1,7 +1,7 @@
 """Reasoning parsers, under vLLM's path: `@ReasoningParserManager.register_module("name")` on a class adds one."""
 
-from vllm.entrypoints.openai.parsers import REASONING_PARSERS, Content, OutputParser, Reasoning
-from vllm.entrypoints.openai.parsers.plugins import ParserManager
+from vllm.entrypoints.chat_output.parsers import REASONING_PARSERS, Content, OutputParser, Reasoning
+from vllm.entrypoints.chat_output.parsers.plugins import ParserManager
 
 ReasoningParserManager = ParserManager("reasoning", REASONING_PARSERS)
 

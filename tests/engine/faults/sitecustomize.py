@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from vllm.engine import liveness
+from vllm.engine.processes import liveness
 
 _look, _read = liveness.StepWatch.look, os.read
 

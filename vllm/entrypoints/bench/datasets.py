@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from vllm import envs
-from vllm.engine.tokenizer import Tokenizer
+from vllm.engine.text.tokenizer import Tokenizer
 
 _WORD = re.compile(r"[Ġ▁][A-Za-z]+")
 _TRIES = 10

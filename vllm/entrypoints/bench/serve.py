@@ -16,7 +16,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from vllm import envs
-from vllm.engine.tokenizer import Tokenizer
+from vllm.engine.text.tokenizer import Tokenizer
 from vllm.entrypoints.bench import speculation
 from vllm.entrypoints.bench.datasets import SampleRequest, add_dataset_args, load_requests
 from vllm.entrypoints.bench.endpoints import ENDPOINTS, Endpoint, error_text, read_stream, request_body

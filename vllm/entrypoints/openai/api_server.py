@@ -30,16 +30,12 @@ from starlette.middleware.cors import CORSMiddleware
 from vllm import envs
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.engine.client import EngineClient
-from vllm.engine.startup import StartProgress
+from vllm.engine.processes.startup import StartProgress
 from vllm.entrypoints.openai import routes
 from vllm.entrypoints.openai.bodies import LARGEST_BYTES, BodyBounds, BodyReader
 from vllm.entrypoints.openai.cli_args import make_arg_parser, parse_server_args, validate_args
-from vllm.entrypoints.openai.connections import Connections, raise_descriptor_limit
 from vllm.entrypoints.openai.dashboard import page_router
-from vllm.entrypoints.openai.engine_life import LIFE_REGISTRY, EngineLife, Readiness
 from vllm.entrypoints.openai.errors import install_error_handlers
-from vllm.entrypoints.openai.in_flight import InFlight
-from vllm.entrypoints.openai.launcher import address_of, create_socket, is_loopback, serve_http
 from vllm.entrypoints.openai.middleware.access import HTTP_REGISTRY, AccessMiddleware, hide_from_access_log
 from vllm.entrypoints.openai.middleware.authentication import AuthenticationMiddleware
 from vllm.entrypoints.openai.middleware.head import HeadMiddleware
@@ -57,6 +53,10 @@ from vllm.entrypoints.openai.serving_messages import ServingMessages
 from vllm.entrypoints.openai.serving_models import OpenAIServingModels
 from vllm.entrypoints.openai.serving_responses import OpenAIServingResponses
 from vllm.entrypoints.openai.serving_tokenization import OpenAIServingTokenization
+from vllm.entrypoints.server.connections import Connections, raise_descriptor_limit
+from vllm.entrypoints.server.engine_life import LIFE_REGISTRY, EngineLife, Readiness
+from vllm.entrypoints.server.in_flight import InFlight
+from vllm.entrypoints.server.launcher import address_of, create_socket, is_loopback, serve_http
 from vllm.entrypoints.template_fit import NOT_SHOWN
 from vllm.exceptions import VLLMError
 from vllm.logger import init_logger

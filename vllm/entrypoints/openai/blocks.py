@@ -11,11 +11,11 @@ import uuid
 from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
+from vllm.entrypoints.chat_output.parsers import CallArguments, CallStart, Content, Part, Reasoning
+from vllm.entrypoints.chat_output.parsers.reasoning import Preceding
+from vllm.entrypoints.chat_output.reasoning import ReasoningMarkers
 from vllm.entrypoints.openai.chat_output import CallFilter, build_parser, reasons
-from vllm.entrypoints.openai.parsers import CallArguments, CallStart, Content, Part, Reasoning
-from vllm.entrypoints.openai.parsers.reasoning import Preceding
 from vllm.entrypoints.openai.protocol import ChatCompletionRequest
-from vllm.entrypoints.openai.reasoning import ReasoningMarkers
 from vllm.entrypoints.openai.serving_engine import ServingOptions
 from vllm.outputs import CompletionOutput
 

@@ -22,8 +22,8 @@ from fastapi.routing import APIRoute
 from pydantic import TypeAdapter, ValidationError
 from starlette.requests import ClientDisconnect
 
-from vllm.entrypoints.openai.json_counts import MAX_ITEMS
 from vllm.entrypoints.openai.strict_json import read_json
+from vllm.entrypoints.server.json_counts import MAX_ITEMS
 
 T = TypeVar("T")
 

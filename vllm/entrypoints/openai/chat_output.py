@@ -8,8 +8,8 @@ from typing import Any
 
 from msgspec import UNSET
 
-from vllm.entrypoints.openai.forced_tools import forces_calls, named_function
-from vllm.entrypoints.openai.parsers import (
+from vllm.entrypoints.chat_output.forced_tools import forces_calls, named_function
+from vllm.entrypoints.chat_output.parsers import (
     REASONING_PARSERS,
     TOOL_PARSERS,
     CallArguments,
@@ -24,10 +24,10 @@ from vllm.entrypoints.openai.parsers import (
     RequiredCallsParser,
     ToolCall,
 )
-from vllm.entrypoints.openai.parsers.reasoning import Preceding
+from vllm.entrypoints.chat_output.parsers.reasoning import Preceding
+from vllm.entrypoints.chat_output.reasoning import ReasoningMarkers
 from vllm.entrypoints.openai.protocol import ChatCompletionRequest, ChatMessage, FunctionCall, ToolCallMessage
 from vllm.entrypoints.openai.protocol.stream import Delta, FunctionDelta, ToolCallDelta
-from vllm.entrypoints.openai.reasoning import ReasoningMarkers
 from vllm.entrypoints.openai.serving_engine import ServingOptions
 from vllm.exceptions import VLLMValidationError
 from vllm.outputs import CompletionOutput

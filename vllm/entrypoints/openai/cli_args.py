@@ -19,11 +19,11 @@ from typing import Any
 
 from vllm.config import option
 from vllm.engine.arg_utils import AsyncEngineArgs, add_option
+from vllm.entrypoints.chat_output.parsers import REASONING_PARSERS, TOOL_PARSERS
+from vllm.entrypoints.chat_output.strict_tools import LEVELS
 from vllm.entrypoints.openai.foreign_args import add_foreign_args, check_foreign_args
-from vllm.entrypoints.openai.http_protocol import DEFAULT_BODY_SECONDS
 from vllm.entrypoints.openai.middleware.limits import DEFAULT_MAX_HEADER_BYTES, DEFAULT_MAX_HEADERS
-from vllm.entrypoints.openai.parsers import REASONING_PARSERS, TOOL_PARSERS
-from vllm.entrypoints.openai.strict_tools import LEVELS
+from vllm.entrypoints.server.http_protocol import DEFAULT_BODY_SECONDS
 from vllm.reasoning import ReasoningParserManager
 from vllm.tool_parsers import ToolParserManager
 

@@ -20,8 +20,8 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import HTMLResponse
 from starlette.datastructures import State
 
-from vllm.engine.metrics import Histogram, Metric, read_metrics
-from vllm.entrypoints.openai.health import Health, health_of
+from vllm.engine.observe.metrics import Histogram, Metric, read_metrics
+from vllm.entrypoints.server.health import Health, health_of
 from vllm.version import __version__
 
 page_router = APIRouter()

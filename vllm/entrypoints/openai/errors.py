@@ -17,11 +17,11 @@ from starlette._utils import get_route_path
 from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
-from vllm.engine.startup import StartProgress
-from vllm.entrypoints.openai.in_flight import RequestTimedOut, ServerShutdown
+from vllm.engine.processes.startup import StartProgress
 from vllm.entrypoints.openai.protocol import ErrorInfo, ErrorResponse
 from vllm.entrypoints.openai.protocol.forms import CHAT_FORM, COMPLETION_FORM
 from vllm.entrypoints.openai.protocol.messages import messages_error
+from vllm.entrypoints.server.in_flight import RequestTimedOut, ServerShutdown
 from vllm.entrypoints.utils import DeadlineExceeded
 from vllm.exceptions import (
     EngineDeadError,

@@ -1,7 +1,7 @@
 """Log-probabilities in the two shapes of the OpenAI API, and in that of `prompt_logprobs`.
 
 The engine gives, for each token, `{token_id: Logprob}` with the sampled token first, and texts by the rules of
-`vllm.engine.logprobs`. Every route, streamed or not, shows them by these rules:
+`vllm.engine.text.logprobs`. Every route, streamed or not, shows them by these rules:
 
 bytes    the token's own, so that those of an output join to its text. Empty for a token that the text lacks: a special
          token that is left out, the stop token. Where a stop string is cut off, the bytes go on to its end.
@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vllm.engine.byte_table import byte_table
-from vllm.engine.tokenizer import Tokenizer
+from vllm.engine.text.tokenizer import Tokenizer
 from vllm.entrypoints.openai.protocol.logprobs import (
     ChatLogprobs,
     CompletionLogProbs,

@@ -17,10 +17,9 @@ from starlette.routing import Route
 
 from vllm.config import LoRAConfig, ModelConfig, SpeculativeConfig, VllmConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
-from vllm.engine.metrics import EngineMetrics
+from vllm.engine.observe.metrics import EngineMetrics
 from vllm.entrypoints.openai.api_server import build_app
 from vllm.entrypoints.openai.cli_args import FrontendArgs, validate_args
-from vllm.entrypoints.openai.engine_life import LIFE_REGISTRY
 from vllm.entrypoints.openai.foreign_args import FOREIGN_FRONTEND_OPTIONS
 from vllm.entrypoints.openai.middleware.access import HTTP_REGISTRY
 from vllm.entrypoints.openai.middleware.authentication import OPEN_PATHS
@@ -35,6 +34,7 @@ from vllm.entrypoints.openai.protocol.tokenization import (
     TokenizeCompletionRequest,
 )
 from vllm.entrypoints.openai.routes import dev_router
+from vllm.entrypoints.server.engine_life import LIFE_REGISTRY
 
 _HEAD = """\
 # Server reference

@@ -15,9 +15,9 @@ import jinja2
 
 from vllm import envs
 from vllm.core.contract import PromptImages
-from vllm.engine.images import ImageIntake, ImagePreparer
-from vllm.engine.limits import check_token_ids
-from vllm.engine.logprobs import prompt_offsets
+from vllm.engine.text.images import ImageIntake, ImagePreparer
+from vllm.engine.text.limits import check_token_ids
+from vllm.engine.text.logprobs import prompt_offsets
 from vllm.entrypoints.chat_utils import ContentFormat, detect_content_format, parse_chat_messages
 from vllm.entrypoints.fields import note
 from vllm.entrypoints.openai.protocol.chat import TemplateFields

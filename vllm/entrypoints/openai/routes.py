@@ -19,8 +19,6 @@ from starlette.exceptions import HTTPException
 
 from vllm.entrypoints.openai.bodies import CLIENT_CLOSED_REQUEST, StrictRoute
 from vllm.entrypoints.openai.errors import error, error_json, not_ready_json
-from vllm.entrypoints.openai.health import Health, engine_health, health_of
-from vllm.entrypoints.openai.in_flight import ClientDisconnected
 from vllm.entrypoints.openai.protocol import (
     ChatCompletionRequest,
     ChatCompletionResponse,
@@ -47,6 +45,8 @@ from vllm.entrypoints.openai.protocol.messages import (
 )
 from vllm.entrypoints.openai.protocol.responses import CountedInput
 from vllm.entrypoints.openai.sse import Events, EventStream
+from vllm.entrypoints.server.health import Health, engine_health, health_of
+from vllm.entrypoints.server.in_flight import ClientDisconnected
 from vllm.version import __version__
 
 _FAILURES: dict[int | str, dict[str, Any]] = {

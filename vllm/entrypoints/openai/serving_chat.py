@@ -13,6 +13,11 @@ from typing import Any
 
 from msgspec import UNSET
 
+from vllm.entrypoints.chat_output.forced_tools import forces_calls, parameters_of
+from vllm.entrypoints.chat_output.marks import any_special, token_of
+from vllm.entrypoints.chat_output.parsers.reasoning import Preceding
+from vllm.entrypoints.chat_output.reasoning import ReasoningMarkers
+from vllm.entrypoints.chat_output.strict_tools import calls_grammar, holds_calls
 from vllm.entrypoints.chat_utils import joined_text
 from vllm.entrypoints.fields import in_terms_of
 from vllm.entrypoints.openai.blocks import Blocks
@@ -24,10 +29,7 @@ from vllm.entrypoints.openai.chat_output import (
     num_reasoning_tokens,
     tool_marks,
 )
-from vllm.entrypoints.openai.forced_tools import forces_calls, parameters_of
 from vllm.entrypoints.openai.logprobs import LogprobsFormatter
-from vllm.entrypoints.openai.marks import any_special, token_of
-from vllm.entrypoints.openai.parsers.reasoning import Preceding
 from vllm.entrypoints.openai.protocol import (
     ChatCompletionRequest,
     ChatCompletionResponse,
@@ -36,11 +38,9 @@ from vllm.entrypoints.openai.protocol import (
     ErrorResponse,
 )
 from vllm.entrypoints.openai.protocol.stream import DONE, ChatChunk, ChatChunkChoice, Delta, event
-from vllm.entrypoints.openai.reasoning import ReasoningMarkers
 from vllm.entrypoints.openai.renderer import RenderedPrompt
 from vllm.entrypoints.openai.serving_engine import Generation, OpenAIServing
 from vllm.entrypoints.openai.sse import Events
-from vllm.entrypoints.openai.strict_tools import calls_grammar, holds_calls
 from vllm.exceptions import VLLMValidationError
 from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.sampling_params import SamplingParams, StructuredOutputsParams

@@ -16,9 +16,9 @@ from typing import Any, TypeVar
 
 from vllm import envs
 from vllm.core.outputs import GRAMMAR_FAULT
-from vllm.engine.beam_search import check_search, search_async
 from vllm.engine.client import EngineClient
-from vllm.engine.logprobs import add_texts
+from vllm.engine.text.beam_search import check_search, search_async
+from vllm.engine.text.logprobs import add_texts
 from vllm.entrypoints.fields import in_terms_of, note, renamed
 from vllm.entrypoints.openai.errors import error_from
 from vllm.entrypoints.openai.logprobs import LogprobsFormatter, TokenNames, prompt_logprobs

@@ -15,7 +15,6 @@ from typing import Any
 from vllm import envs
 from vllm.entrypoints.openai.blocks import Block, Change
 from vllm.entrypoints.openai.errors import error_from
-from vllm.entrypoints.openai.in_flight import InFlight, ServerShutdown
 from vllm.entrypoints.openai.protocol import ChatCompletionRequest, ErrorResponse, ResponsesRequest, ResponsesResponse
 from vllm.entrypoints.openai.protocol.responses import (
     CountedInput,
@@ -30,6 +29,7 @@ from vllm.entrypoints.openai.response_store import IN_MEMORY, ResponseStore, Sto
 from vllm.entrypoints.openai.serving_chat import OpenAIServingChat, chat_logprobs
 from vllm.entrypoints.openai.serving_engine import Generation
 from vllm.entrypoints.openai.sse import Events
+from vllm.entrypoints.server.in_flight import InFlight, ServerShutdown
 from vllm.exceptions import VLLMNotFoundError, VLLMValidationError
 from vllm.outputs import RequestOutput
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vllm.engine.client import EngineClient
-from vllm.engine.limits import check_token_ids
+from vllm.engine.text.limits import check_token_ids
 from vllm.entrypoints.openai.errors import error_from
 from vllm.entrypoints.openai.protocol import (
     DetokenizeRequest,

@@ -14,9 +14,9 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from vllm.entrypoints.openai.errors import error_from
-from vllm.entrypoints.openai.in_flight import ClientDisconnected, InFlight, RequestTimedOut, ServerShutdown
 from vllm.entrypoints.openai.protocol import ErrorResponse
 from vllm.entrypoints.openai.protocol.stream import error_events
+from vllm.entrypoints.server.in_flight import ClientDisconnected, InFlight, RequestTimedOut, ServerShutdown
 
 KEEP_ALIVE = b": keep-alive\n\n"
 _FIRST_EVENT_SECONDS = 0.25

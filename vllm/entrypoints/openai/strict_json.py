@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from vllm.entrypoints.model_json import MAX_DEPTH
-from vllm.entrypoints.openai.json_counts import MAX_ITEMS, check_counts
+from vllm.entrypoints.server.json_counts import MAX_ITEMS, check_counts
 from vllm.sampling_params import is_deeper
 
 

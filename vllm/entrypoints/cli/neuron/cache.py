@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from vllm import envs
+from vllm.artifacts.find import STORE_NAME
+from vllm.artifacts.fingerprint import cache_root
+from vllm.artifacts.keeper import Kept, Rule, chosen, fault_of, kept_in, remove
 from vllm.entrypoints.cli.neuron.output import Table, is_terminal, print_table, size
-from vllm.neuron.artifact_keeper import Kept, Rule, chosen, fault_of, kept_in, remove
-from vllm.neuron.artifacts import STORE_NAME
-from vllm.neuron.fingerprint import cache_root
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 

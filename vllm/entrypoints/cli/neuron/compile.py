@@ -15,14 +15,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from vllm.artifacts.find import ArtifactError, find_artifact, open_or_compile
 from vllm.checkpoint import CheckpointError, open_checkpoint
 from vllm.config import VllmConfig
+from vllm.device.model import Progress, resolve_target
 from vllm.engine.arg_utils import EngineArgs
 from vllm.entrypoints.cli.neuron.output import size
-from vllm.neuron import platform
-from vllm.neuron.artifacts import ArtifactError, find_artifact, open_or_compile
-from vllm.neuron.device import Progress, resolve_target
-from vllm.neuron.target import TARGETS, find_target
+from vllm.settings import resolve as platform
+from vllm.settings.target import TARGETS, find_target
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
 DONE, FAULTS, USAGE, FAILED, MISSING = 0, 1, 2, 3, 4

@@ -13,18 +13,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vllm.artifacts.find import ArtifactError, artifact_key, common_key, diff_keys
+from vllm.artifacts.keeper import kept_in
+from vllm.artifacts.manifest import MANIFEST, DamagedArtifact, Manifest, verify
+from vllm.artifacts.store import REMEDY, last_use, trust_fault
 from vllm.checkpoint import CheckpointError
+from vllm.device.model import resolve_target
 from vllm.engine.arg_utils import EngineArgs
 from vllm.entrypoints.cli.neuron.compile import resolved_config
 from vllm.entrypoints.cli.neuron.output import Table, print_table, size
-from vllm.neuron.artifact_keeper import kept_in
-from vllm.neuron.artifact_manifest import MANIFEST, DamagedArtifact, Manifest, verify
-from vllm.neuron.artifact_store import REMEDY, last_use, trust_fault
-from vllm.neuron.artifacts import ArtifactError, artifact_key, common_key, diff_keys
-from vllm.neuron.device import resolve_target
-from vllm.neuron.neuron_config import NeuronConfig, NeuronConfigError
-from vllm.neuron.programs import programs_of
-from vllm.neuron.target import TARGETS
+from vllm.settings.neuron_config import NeuronConfig, NeuronConfigError
+from vllm.settings.programs import programs_of
+from vllm.settings.target import TARGETS
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
 DONE, FAULTS, USAGE, OTHER = 0, 1, 2, 4

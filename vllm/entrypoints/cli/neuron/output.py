@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from vllm.neuron.faults import Fault
+from vllm.settings.faults import Fault
 from vllm.sizes import GIB, KIB, MIB
 
 _NUMBER = re.compile(r"[\d,.]+%?( (GiB|MiB|KiB|bytes|s|days))?")

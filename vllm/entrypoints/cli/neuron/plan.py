@@ -15,13 +15,13 @@ from vllm.checkpoint import Checkpoint, CheckpointError, context_length, normali
 from vllm.checkpoint.nested_config import with_overrides
 from vllm.engine.arg_utils import EngineArgs
 from vllm.entrypoints.cli.neuron.output import Table, print_faults, print_table, size
-from vllm.neuron.plan.instances import INSTANCES, Instance, find_instance
-from vllm.neuron.plan.model_source import ModelSource, read_source
-from vllm.neuron.plan.plan import Plan, make_plan, support_of
-from vllm.neuron.plan.report import plan_to_dict
-from vllm.neuron.plan.suggest import Suggestion, suggest
-from vllm.neuron.plan.traffic import DEFAULT_MULTIPLE, LadderChange, TrafficError, ladder_changes, read_traffic
-from vllm.neuron.target import PLANNED, TARGETS, Version, find_target
+from vllm.plan.instances import INSTANCES, Instance, find_instance
+from vllm.plan.model_source import ModelSource, read_source
+from vllm.plan.plan import Plan, make_plan, support_of
+from vllm.plan.report import plan_to_dict
+from vllm.plan.suggest import Suggestion, suggest
+from vllm.plan.traffic import DEFAULT_MULTIPLE, LadderChange, TrafficError, ladder_changes, read_traffic
+from vllm.settings.target import PLANNED, TARGETS, Version, find_target
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
 

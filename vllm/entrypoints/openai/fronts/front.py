@@ -21,18 +21,19 @@ from pathlib import Path
 import uvloop
 
 from vllm.engine.async_llm import AsyncLLM
-from vllm.engine.core_proc import decode_config
-from vllm.engine.front_table import Column, FrontTable
-from vllm.engine.fronts import Attachment, Place
-from vllm.engine.startup import StartProgress
+from vllm.engine.place import Place
+from vllm.engine.processes.core_proc import decode_config
+from vllm.engine.processes.front_table import Column, FrontTable
+from vllm.engine.processes.fronts import Attachment
+from vllm.engine.processes.startup import StartProgress
 from vllm.entrypoints.openai.api_server import START_ERRORS, build_app, init_app_state
 from vllm.entrypoints.openai.cli_args import load_plugins
-from vllm.entrypoints.openai.engine_life import EngineLife
 from vllm.entrypoints.openai.fronts.control import Failed, Lost, NextEngine, OwnerLine, Serving, Spec, Stop
 from vllm.entrypoints.openai.fronts.front_server import FrontServer
 from vllm.entrypoints.openai.fronts.shared import Shared, core_address
-from vllm.entrypoints.openai.launcher import http_config
 from vllm.entrypoints.openai.middleware.access import hide_from_access_log
+from vllm.entrypoints.server.engine_life import EngineLife
+from vllm.entrypoints.server.launcher import http_config
 from vllm.exceptions import EngineDeadError
 from vllm.logger import init_logger
 

@@ -13,8 +13,8 @@ import socket
 from collections.abc import Iterator
 from typing import Any
 
-from vllm.engine.front_table import Column, FrontTable
-from vllm.entrypoints.openai.launcher import DrainingServer
+from vllm.engine.processes.front_table import Column, FrontTable
+from vllm.entrypoints.server.launcher import DrainingServer
 from vllm.logger import init_logger
 
 logger = init_logger(__name__)

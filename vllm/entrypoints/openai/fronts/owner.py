@@ -25,13 +25,12 @@ import psutil
 from starlette.datastructures import State
 
 from vllm import envs
-from vllm.engine.core_client import ProcessClient
-from vllm.engine.core_proc import encode_config
-from vllm.engine.front_table import Column, FrontTable
-from vllm.engine.liveness import BeatWatch
-from vllm.engine.startup import StartProgress
+from vllm.engine.processes.core_client import ProcessClient
+from vllm.engine.processes.core_proc import encode_config
+from vllm.engine.processes.front_table import Column, FrontTable
+from vllm.engine.processes.liveness import BeatWatch
+from vllm.engine.processes.startup import StartProgress
 from vllm.entrypoints.openai.api_server import LISTENING, SERVING, build_app, engine_args
-from vllm.entrypoints.openai.engine_life import EngineLife, Readiness
 from vllm.entrypoints.openai.fronts.control import (
     FromFront,
     Lost,
@@ -44,7 +43,8 @@ from vllm.entrypoints.openai.fronts.control import (
     line_of,
 )
 from vllm.entrypoints.openai.fronts.shared import core_address, metrics_directory
-from vllm.entrypoints.openai.launcher import SIGNALS, http_config
+from vllm.entrypoints.server.engine_life import EngineLife, Readiness
+from vllm.entrypoints.server.launcher import SIGNALS, http_config
 from vllm.exceptions import VLLMError
 from vllm.logger import init_logger
 

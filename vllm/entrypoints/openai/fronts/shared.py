@@ -13,9 +13,9 @@ from prometheus_client import PlatformCollector, ProcessCollector
 from prometheus_client.metrics_core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from vllm.engine.front_table import Column, FrontTable
-from vllm.entrypoints.openai.engine_life import Readiness
-from vllm.entrypoints.openai.in_flight import InFlight
+from vllm.engine.processes.front_table import Column, FrontTable
+from vllm.entrypoints.server.engine_life import Readiness
+from vllm.entrypoints.server.in_flight import InFlight
 
 # The one family whose labels change keeps them all in the files; the latest is chosen where they are read.
 warnings.filterwarnings("ignore", "Clearing labels has not been implemented", UserWarning)

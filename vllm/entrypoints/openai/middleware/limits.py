@@ -12,8 +12,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vllm.entrypoints.openai.bodies import BodyReader, BodyTooLarge
 from vllm.entrypoints.openai.errors import error, error_from, error_json
-from vllm.entrypoints.openai.http_protocol import ONLY_FOR_PROBES
 from vllm.entrypoints.openai.middleware.authentication import OPEN_PATHS
+from vllm.entrypoints.server.http_protocol import ONLY_FOR_PROBES
 
 DEFAULT_MAX_HEADER_BYTES = 64 << 10
 DEFAULT_MAX_HEADERS = 256

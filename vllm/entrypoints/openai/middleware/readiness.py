@@ -5,8 +5,8 @@ from __future__ import annotations
 from starlette._utils import get_route_path
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from vllm.entrypoints.openai.engine_life import Readiness
 from vllm.entrypoints.openai.errors import not_ready_json
+from vllm.entrypoints.server.engine_life import Readiness
 
 SERVED_MEANWHILE = frozenset(
     {"/", "/dashboard", "/dashboard/data", "/health", "/ping", "/live", "/load", "/metrics", "/version"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from vllm.engine.tracing import CURRENT_TRACE, TRACE_HEADERS
+from vllm.engine.observe.tracing import CURRENT_TRACE, TRACE_HEADERS
 
 _NAMES = {name.encode(): name for name in TRACE_HEADERS}
 

@@ -13,8 +13,8 @@ from pydantic import (
     model_validator,
 )
 
+from vllm.entrypoints.chat_output.forced_tools import calls_constraint, forces_calls
 from vllm.entrypoints.fields import Alias, Names, Unsupported
-from vllm.entrypoints.openai.forced_tools import calls_constraint, forces_calls
 from vllm.entrypoints.openai.protocol.base import ClosedModel, OpenAIBaseModel, UsageInfo
 from vllm.entrypoints.openai.protocol.foreign import HINTS, thinking_switch
 from vllm.entrypoints.openai.protocol.logprobs import ChatLogprobs, PromptLogprobs

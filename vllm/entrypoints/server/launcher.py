@@ -1,0 +1,179 @@
+"""Runs the application: the listening socket, signals, draining, and the end of the process.
+
+SIGTERM or SIGINT: /health turns 503 and new requests are refused at once; what runs gets --shutdown-timeout
+seconds, then is ended with an error event; then the server stops. A second signal ends the wait. When the engine
+dies for good, what runs is told so, and the process ends with status 1 (unless VLLM_KEEP_ALIVE_ON_ENGINE_DEATH).
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import errno
+import ipaddress
+import signal
+import socket
+import threading
+from collections.abc import Awaitable, Iterator
+from pathlib import Path
+
+import uvicorn
+from fastapi import FastAPI
+
+from vllm import envs
+from vllm.entrypoints.server.engine_life import died
+from vllm.entrypoints.server.http_protocol import BoundedHttpProtocol
+from vllm.entrypoints.server.in_flight import InFlight
+from vllm.logger import init_logger, use_record_format
+
+logger = init_logger(__name__)
+
+DEFAULT_HOST = "127.0.0.1"
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_LAST_WORDS_SECONDS = 1.0
+_CLOSE_SECONDS = 3
+
+
+def create_socket(args: argparse.Namespace) -> socket.socket:
+    """Bound, not yet listening: a port that is taken is found before a model is loaded."""
+    if args.uds:
+        return _unix_socket(Path(args.uds))
+    host = args.host or DEFAULT_HOST
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind((host, args.port))
+    except OSError as error:
+        sock.close()
+        raise OSError(error.errno, f"cannot listen on {host} port {args.port}: {error.strerror or error}") from None
+    return sock
+
+
+def _unix_socket(path: Path) -> socket.socket:
+    """A socket file that nobody listens on is what an earlier server left behind."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        if path.is_socket() and sock.connect_ex(str(path)) == errno.ECONNREFUSED:
+            path.unlink()
+        sock.close()
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock.bind(str(path))
+    except OSError as error:
+        sock.close()
+        raise OSError(error.errno, f"cannot listen on {path}: {error.strerror or error}") from None
+    return sock
+
+
+def address_of(sock: socket.socket, args: argparse.Namespace) -> str:
+    """What a client would connect to."""
+    if args.uds:
+        return f"unix:{args.uds}"
+    host, port = sock.getsockname()[:2]
+    return f"{'https' if args.ssl_certfile else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def is_loopback(sock: socket.socket) -> bool:
+    return sock.family == socket.AF_UNIX or ipaddress.ip_address(sock.getsockname()[0]).is_loopback
+
+
+async def serve_http(
+    app: FastAPI, sock: socket.socket, args: argparse.Namespace, engine_life: Awaitable[None] | None = None
+) -> int:
+    """Serve until told to stop. The process's exit status. engine_life: as for `build_server`."""
+    return await build_server(app, args, engine_life).run_until_stopped(sock)
+
+
+def build_server(app: FastAPI, args: argparse.Namespace, engine_life: Awaitable[None] | None = None) -> DrainingServer:
+    """engine_life: done when the engine is dead for good; by default that of `app.state.engine_client`."""
+    life = died(app.state.engine_client) if engine_life is None else engine_life
+    return DrainingServer(http_config(app, args), life, app.state.in_flight, args.shutdown_timeout)
+
+
+def http_config(app: FastAPI, args: argparse.Namespace) -> uvicorn.Config:
+    """Its `load` reads the files of TLS."""
+    app.state.connections.fit()
+    config = uvicorn.Config(
+        app,
+        http=BoundedHttpProtocol.with_bounds(args.max_header_bytes, args.body_timeout, app.state.connections),
+        ws="none",
+        log_level=args.uvicorn_log_level,
+        access_log=not args.disable_uvicorn_access_log,
+        server_header=False,
+        timeout_keep_alive=envs.VLLM_HTTP_TIMEOUT_KEEP_ALIVE,
+        timeout_graceful_shutdown=_CLOSE_SECONDS,
+        ssl_keyfile=args.ssl_keyfile,
+        ssl_certfile=args.ssl_certfile,
+        ssl_ca_certs=args.ssl_ca_certs,
+        ssl_cert_reqs=args.ssl_cert_reqs,
+    )
+    use_record_format("uvicorn")
+    return config
+
+
+class DrainingServer(uvicorn.Server):
+    """Drains what is in flight before it stops to listen, so that /health can say so meanwhile."""
+
+    def __init__(
+        self, config: uvicorn.Config, engine_life: Awaitable[None], in_flight: InFlight, shutdown_timeout: float
+    ) -> None:
+        super().__init__(config)
+        self._engine_life = engine_life
+        self._in_flight = in_flight
+        self._shutdown_timeout = shutdown_timeout
+        self._engine_died = False
+        self._draining: asyncio.Task[None] | None = None
+
+    async def run_until_stopped(self, sock: socket.socket) -> int:
+        """The exit status. Raises what the engine's start failed with."""
+        life = asyncio.ensure_future(self._engine_life)
+        watcher = asyncio.create_task(self._watch(life))
+        try:
+            await self.serve(sockets=[sock])
+        finally:
+            watcher.cancel()
+            life.cancel()
+            await asyncio.wait((life,))
+        if not life.cancelled():
+            life.result()
+        return 1 if self._engine_died else 0
+
+    def stop(self, seconds: float) -> None:
+        """Begin to stop, giving what runs `seconds`. A second call stops at once."""
+        if self._draining is None:
+            self._draining = asyncio.ensure_future(self._drain(seconds))
+        else:
+            self.hurry()
+
+    def hurry(self) -> None:
+        """While it stops: give what runs no more time."""
+        self._in_flight.cancel_all()
+        self.force_exit = True
+
+    async def _drain(self, seconds: float) -> None:
+        logger.info("stopping: %d requests are running, and have %g seconds", len(self._in_flight), seconds)
+        await self._in_flight.drain(seconds)
+        self.should_exit = True
+
+    async def _watch(self, engine_life: asyncio.Future[None]) -> None:
+        await asyncio.wait((engine_life,))
+        failed_to_start = not engine_life.cancelled() and engine_life.exception() is not None
+        if failed_to_start or not envs.VLLM_KEEP_ALIVE_ON_ENGINE_DEATH:
+            self._engine_died = True
+            self.stop(_LAST_WORDS_SECONDS)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Signals begin to drain. Outside the main thread, whoever runs the server has them."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        loop = asyncio.get_running_loop()
+        for number in SIGNALS:
+            loop.add_signal_handler(number, self.stop, self._shutdown_timeout)
+        try:
+            yield
+        finally:
+            for number in SIGNALS:
+                loop.remove_signal_handler(number)
