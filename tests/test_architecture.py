@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 
-from tests import tree
+from tests import import_graph, tree
 from vllm.settings.target import TARGETS
 
 ROOT = tree.ROOT
@@ -71,3 +71,13 @@ def test_importing_the_package_is_light():
     code = f"import sys, vllm; print(*(name for name in {heavy} if name in sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert result.stdout.strip() == ""
+
+
+def test_neither_files_nor_packages_import_in_circles():
+    graph = import_graph.files(ROOT)
+    assert import_graph.circles(graph) == []
+    assert import_graph.circles(import_graph.packages(graph, ROOT)) == []
+
+
+def test_a_circle_is_found():
+    assert import_graph.circles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"a"}}) == [["b", "c"]]

@@ -18,7 +18,7 @@ from starlette.routing import Route
 from vllm.config import LoRAConfig, ModelConfig, SpeculativeConfig, VllmConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.engine.observe.metrics import EngineMetrics
-from vllm.entrypoints.openai.api_server import build_app
+from vllm.entrypoints.openai.app import build_app
 from vllm.entrypoints.openai.cli_args import FrontendArgs, validate_args
 from vllm.entrypoints.openai.foreign_args import FOREIGN_FRONTEND_OPTIONS
 from vllm.entrypoints.openai.middleware.access import HTTP_REGISTRY

@@ -23,7 +23,8 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 from starlette.datastructures import State
 
-from vllm.entrypoints.openai.api_server import build_async_engine_client, init_app_state, report_start_errors
+from vllm.entrypoints.openai.api_server import report_start_errors
+from vllm.entrypoints.openai.app import build_async_engine_client, init_app_state
 from vllm.entrypoints.openai.bodies import BodyReader
 from vllm.entrypoints.openai.cli_args import make_arg_parser, parse_server_args
 from vllm.entrypoints.openai.errors import error_from

@@ -26,7 +26,7 @@ from vllm.engine.processes.core_proc import decode_config
 from vllm.engine.processes.front_table import Column, FrontTable
 from vllm.engine.processes.fronts import Attachment
 from vllm.engine.processes.startup import StartProgress
-from vllm.entrypoints.openai.api_server import START_ERRORS, build_app, init_app_state
+from vllm.entrypoints.openai.app import START_ERRORS, build_app, init_app_state
 from vllm.entrypoints.openai.cli_args import load_plugins
 from vllm.entrypoints.openai.fronts.control import Failed, Lost, NextEngine, OwnerLine, Serving, Spec, Stop
 from vllm.entrypoints.openai.fronts.front_server import FrontServer

@@ -30,7 +30,7 @@ from vllm.engine.processes.core_proc import encode_config
 from vllm.engine.processes.front_table import Column, FrontTable
 from vllm.engine.processes.liveness import BeatWatch
 from vllm.engine.processes.startup import StartProgress
-from vllm.entrypoints.openai.api_server import LISTENING, SERVING, build_app, engine_args
+from vllm.entrypoints.openai.app import LISTENING, SERVING, build_app, engine_args
 from vllm.entrypoints.openai.fronts.control import (
     FromFront,
     Lost,
