@@ -1,6 +1,7 @@
 # make serve   install, then serve a chat model on port 8000 (MODEL=... serves another)
 # make demo    install, then complete three prompts offline
 # make bench   install, then measure throughput, latency, serving and start against the machine's limits
+# make smoke   install what tests need, then one path through every room, in some seconds: the first thing to run
 # make test    install what tests need, then lint, types, import contract and tests
 # make soak    MINUTES=30 of mixed traffic; fails on a wrong answer, a slope in memory, or anything held at the end
 # make soak-kv STEPS=1000000 of random traffic over every KV layout, on the null target; fails on a wrong token or a leak
@@ -25,7 +26,7 @@ TRANSFORMERS_TESTS := tests/neuronx tests/neuron tests/cli tests/checkpoint/test
 	tests/checkpoint/test_safetensors.py tests/e2e/test_models.py tests/e2e/test_models_through_the_engine.py \
 	tests/e2e/test_rope.py tests/engine/test_imports.py tests/engine/test_tokenizer.py tests/core/test_imports.py
 
-.PHONY: serve demo test test-transformers lint fuzz soak soak-kv test-native bench clean
+.PHONY: serve demo smoke test test-transformers lint fuzz soak soak-kv test-native bench clean
 
 serve: $(VENV)/.installed
 	$(BIN)/vllm serve $(if $(MODEL),$(MODEL),$(SMOLLM2) --served-model-name SmolLM2-135M-Instruct) --host $(HOST) --port $(PORT) $(ARGS)
@@ -35,6 +36,9 @@ demo: $(VENV)/.installed
 
 test: lint
 	$(BIN)/python -m pytest tests -n 2 $(ARGS)
+
+smoke: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest tests/smoke $(ARGS)
 
 fuzz: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.security.long $(or $(SECONDS),60) $(SEED)
