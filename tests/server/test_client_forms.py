@@ -384,6 +384,9 @@ async def test_a_system_message_among_messages(http: httpx.AsyncClient, engine: 
     late = [{"type": "text", "text": "And politely."}]
     await answered(http, MESSAGES, system="Be good.", messages=[*messages, {"role": "system", "content": late}])
     assert roles_and_texts(engine)[0] == ("system", "Be good.\n\nAnswer briefly.\n\nAnd politely.")
+    billed = [{"type": "text", "text": "x-anthropic-billing-header: cc_version=2.1.197.0df;"}, *late]
+    await answered(http, MESSAGES, system=billed)
+    assert roles_and_texts(engine)[0] == ("system", "And politely.")
     prefilled = [*HELLO, {"role": "assistant", "content": "We"}, {"role": "system", "content": "x"}]
     await answered(http, MESSAGES, messages=prefilled)
     assert engine.tokenizer.kwargs["continue_final_message"] is True
@@ -398,6 +401,26 @@ async def test_a_conversation_that_is_too_long_may_lose_its_beginning(
     assert len(ids) == 990 and bytes(ids).endswith(b"end\nassistant:")
     await answered(http, RESPONSES, input="x" * 1500, truncation="auto", max_output_tokens=5000)
     assert len(engine.seen[-1][1]["prompt_token_ids"]) == 999 and engine.seen[-1][2].max_tokens == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [(COMPLETIONS, "max_tokens"), (CHAT, "max_tokens"), (CHAT, "max_completion_tokens"), (CHAT, "max_new_tokens"),
+     (RESPONSES, "max_output_tokens"), (MESSAGES, "max_tokens")],
+)  # fmt: skip
+async def test_more_tokens_than_the_context_holds(
+    make_client: Callable[..., Any], engine: FakeEngine, notices: Callable[[], str], path: str, name: str
+) -> None:  # N15
+    """The pair of AWS's guide: a server of 128 tokens is asked for 1024."""
+    engine.model_config.max_len = 128
+    await answered(await make_client(), path, **{name: 1024})
+    _, prompt, params = engine.seen[-1]
+    assert params.max_tokens == 128 - len(prompt["prompt_token_ids"])
+    assert f"{path}: `{name}` is more than the context has left" in notices()
+    strict = await make_client("--strict-max-tokens")
+    message, param = await refused(strict, path, **{name: 127})
+    assert f"`{name}`=127 is more than the" in message and param in (None, name)
+    await answered(strict, path, **{name: 100})
 
 
 async def test_input_tokens_are_counted(http: httpx.AsyncClient, engine: FakeEngine) -> None:

@@ -29,12 +29,14 @@ _DOCUMENT = Fields((*_LABELS, "source", "title", "context"), _NOT_CITED)
 _SEARCHED = Fields((*_LABELS, "source", "title", "content"), _NOT_CITED)
 _REFERENCE = Fields((*_LABELS, "tool_name"))
 _COMPACTION = Fields((*_LABELS, "content"))
+_BILLING = "x-anthropic-billing-header:"
+"""What Claude Code begins its system prompt with. With it no two sessions would share a prefix."""
 _RAN_ELSEWHERE = ("server_tool_use", "mcp_tool_use", "mcp_tool_result", "container_upload")
 
 
 def chat_messages(messages: list[dict[str, Any]], system: str | list[dict[str, Any]] | None) -> list[Message]:
     converted: list[Message] = []
-    prompts = [] if system is None else [_joined(system, "system")]
+    prompts = [] if system is None else [_system_prompt(system)]
     for i, message in enumerate(messages):
         check_fields(message, Fields(("role", "content")), MESSAGES_ROUTE, f"messages[{i}]")
         role, content, place = message.get("role"), message.get("content"), f"messages[{i}].content"
@@ -51,6 +53,19 @@ def chat_messages(messages: list[dict[str, Any]], system: str | list[dict[str, A
     if not converted:
         raise refusal("messages", "must hold a turn of the user or the assistant.")
     return [{"role": "system", "content": "\n\n".join(prompts)}, *converted] if prompts else converted
+
+
+def _system_prompt(system: str | list[dict[str, Any]]) -> str:
+    if isinstance(system, str):
+        return system
+    return "\n".join(text for _, text in usable(placed(system, "system"), _system_text, MESSAGES_ROUTE))
+
+
+def _system_text(block: Any, place: str) -> str:
+    text = _text_block(block, place)
+    if text.startswith(_BILLING):
+        raise Unusable("it is a label of the client's, which differs from session to session")
+    return text
 
 
 def _joined(content: Any, place: str) -> str:
@@ -132,7 +147,7 @@ def _text_of(block: Any, place: str) -> str:
         raise Unusable("it is encrypted")
     if kind in _RAN_ELSEWHERE or (kind.endswith("_tool_result") and kind != "tool_result"):
         raise Unusable(f"a {kind[:64]} is not known to a chat template")
-    raise refusal(f"{place}.type", f"{kind[:32]!r} is not supported here: this model takes text.")
+    raise refusal(f"{place}.type", f"{kind[:32]!r} is not supported here: text alone is.")
 
 
 def _text_block(block: Any, place: str) -> str:
@@ -147,9 +162,7 @@ def _document(block: dict[str, Any], place: str) -> str:
     source = block.get("source")
     kind = source.get("type") if isinstance(source, dict) else None
     if not isinstance(source, dict) or kind not in ("text", "content"):
-        raise refusal(
-            f"{place}.source.type", f"{str(kind)[:32]!r} is not supported: this model takes documents of type text."
-        )
+        raise refusal(f"{place}.source.type", f"{str(kind)[:32]!r} is not supported here: documents of type text are.")
     text = text_field(source, "data", f"{place}.source") if kind == "text" else _content(source, f"{place}.source")
     return _lines(block, ("title", "context"), text)
 
