@@ -158,7 +158,10 @@ _VARIABLES = [
     EnvVar("VLLM_MAX_NUM_BAD_WORDS", int, 128, "Most bad words in one request, after tokenisation."),
     EnvVar("VLLM_ALLOW_LONG_MAX_MODEL_LEN", _boolean, False, "Allow max_model_len beyond what the model was made for."),
     EnvVar(
-        "VLLM_RPC_BASE_PATH", str, "", "Directory under which sockets get a private one. Default: the temporary one."
+        "VLLM_RPC_BASE_PATH",
+        str,
+        "",
+        "Directory under which sockets get a private one. Default: the temporary one, or /tmp if its name is too long.",
     ),
     EnvVar("VLLM_ENGINE_READY_TIMEOUT_S", int, 0, "Seconds an engine process may take to start. 0: no limit."),
     EnvVar(
@@ -168,7 +171,13 @@ _VARIABLES = [
     EnvVar("VLLM_LOG_STATS_INTERVAL", float, 10.0, "Seconds between two lines of statistics in the log."),
 ]
 
+_SECRETS = frozenset({"VLLM_API_KEY"})
 VARIABLES: dict[str, EnvVar] = {variable.name: variable for variable in _VARIABLES}
+
+
+def of_children() -> dict[str, str]:
+    """The environment for a process of ours, without what is the server's secret."""
+    return {name: value for name, value in os.environ.items() if name not in _SECRETS}
 
 
 def __getattr__(name: str) -> Any:

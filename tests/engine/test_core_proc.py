@@ -9,7 +9,6 @@ import pickle
 import signal
 import stat
 import time
-from pathlib import Path
 
 import pytest
 import zmq
@@ -90,14 +89,14 @@ async def test_foreign_bytes_on_the_sockets_are_dropped(client):
     with zmq.Context() as context:
         for name in ("out", "beat"):
             with context.socket(zmq.PUSH) as foreign:
-                foreign.connect(f"ipc://{client._directory}/core.{name}")
+                foreign.connect(f"ipc://{client._directory.path}/core.{name}")
                 foreign.send(pickle.dumps({"run": "this"}))
     client.add_request(_request("good", [4, 5]))
     assert (await _collect(client, {"good"}))["good"][1] == "length"
 
 
 def test_the_sockets_are_private(client):
-    directory = Path(client._directory)
+    directory = client._directory.path
     assert stat.S_IMODE(directory.stat().st_mode) == 0o700
     client.shutdown()
     assert not directory.exists()

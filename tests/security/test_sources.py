@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 
 import vllm
-from vllm import LLM, SamplingParams
+from vllm import LLM, SamplingParams, envs
 
 PACKAGE = Path(vllm.__file__).parent
 PAGES = [PACKAGE.parent / "docs" / name for name in ("security.md", "server.md", "ecosystem.md", "wishes.md")]
 MODULES_THAT_RUN_DATA = {"pickle", "dill", "cloudpickle", "marshal", "shelve", "joblib"}
 CALLS_THAT_RUN_DATA = {"eval", "exec", "compile", "__import__"}
-SERVING = ("core", "engine", "sample", "entrypoints/openai", "neuron/model_runner.py", "neuron/input_batch.py")
+SERVING = ("core", "engine", "sample", "entrypoints/openai", "entrypoints/server", "entrypoints/chat_output", "runner")
 
 
 def trees(*under: str) -> Iterator[tuple[Path, ast.AST]]:
@@ -43,6 +43,19 @@ def test_no_data_is_run() -> None:
                 assert node.func.id not in CALLS_THAT_RUN_DATA, (file, node.lineno)
             if isinstance(node, ast.Call) and ast.unparse(node.func) in ("torch.load", "yaml.unsafe_load", "os.system"):
                 pytest.fail(f"{file}:{node.lineno}")
+
+
+def test_processes_of_ours_do_not_get_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """S13: it was in the environment of all of them."""
+    monkeypatch.setenv("VLLM_API_KEY", "secret")
+    assert "VLLM_API_KEY" not in envs.of_children() and "PATH" in envs.of_children()
+    num_starts = 0
+    for file, tree in trees("engine", "entrypoints/openai", "entrypoints/server", "runner"):
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("Popen", "create_subprocess_exec")):
+                assert "of_children()" in ast.unparse(node), f"{file}:{node.lineno}"
+                num_starts += 1
+    assert num_starts >= 3
 
 
 def test_no_assertion_can_be_reached_by_a_request() -> None:

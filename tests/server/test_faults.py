@@ -228,6 +228,7 @@ def test_vllm_serve_on_a_unix_socket(tiny_llama: Path, tmp_path: Path) -> None:
         server.process.kill()
     with serve(tiny_llama, *SMALL, "--uds", str(path)) as server:
         assert server.url == f"unix:{path}", "the file that was left behind is no hindrance"
+    assert not path.exists()  # S16
 
 
 def test_several_names_and_priorities(tiny_llama: Path) -> None:

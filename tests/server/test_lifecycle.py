@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import signal
 from collections.abc import AsyncIterator
 from typing import Any
@@ -191,10 +192,52 @@ async def test_dead_engine_may_be_outlived(engine: FakeEngine, monkeypatch: pyte
         assert (await client.get("/health")).status_code == 503
 
 
-async def test_signal_stops_the_server(engine: FakeEngine) -> None:
-    async with live_server(engine) as server:
-        signal.raise_signal(signal.SIGTERM)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+async def test_signal_stops_the_server(engine: FakeEngine, number: signal.Signals) -> None:
+    """S15: SIGHUP, of a terminal that closes, ended everything at once."""
+    engine.gate.clear()
+    async with live_server(engine, "--shutdown-timeout", "60") as server, server.client() as client:
+        running = asyncio.create_task(client.post("/v1/completions", json=LONG))
+        await eventually(lambda: len(engine.running) == 1)
+        signal.raise_signal(number)
+        await eventually(lambda: server.app.state.in_flight.draining)
+        signal.raise_signal(signal.SIGHUP)  # as systemd may send it behind another
+        await asyncio.sleep(0)
+        engine.gate.set()
+        assert (await running).status_code == 200
         assert await asyncio.wait_for(server.task, PATIENCE) == 0
+
+
+async def test_server_that_survives_its_terminal(engine: FakeEngine) -> None:
+    """S15: nohup has SIGHUP ignored."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        async with live_server(engine) as server, server.client() as client:
+            signal.raise_signal(signal.SIGHUP)
+            assert (await client.get("/health")).status_code == 200
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+async def test_queries_are_in_no_log(engine: FakeEngine) -> None:
+    """S13: a key that was sent there was written out."""
+    records: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: records.append(record.getMessage())  # type: ignore[method-assign]
+    loggers = [logging.getLogger(name) for name in ("uvicorn", "uvicorn.access", "uvicorn.asgi", "uvicorn.error")]
+    async with live_server(engine, "--uvicorn-log-level", "trace", "--api-key", "right") as server:
+        for logger in loggers:
+            logger.addHandler(handler)
+        async with server.client(headers={"X-Api-Key": "secret-1"}) as client:
+            assert (await client.get("/v1/models?api_key=secret-2&x=1")).status_code == 401
+            assert (await client.get("/health")).status_code == 200
+    for logger in loggers:
+        logger.removeHandler(handler)
+        logger.setLevel(logging.NOTSET)
+    text = "\n".join(records)
+    assert '"GET /v1/models?... HTTP/1.1" 401' in text and '"GET /health HTTP/1.1" 200' in text
+    assert "scope=" in text and "secret" not in text
 
 
 async def test_slow_template_is_interrupted(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:

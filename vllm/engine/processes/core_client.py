@@ -10,8 +10,6 @@ it. `AttachedClient` is one of several fronts before a core that another process
 from __future__ import annotations
 
 import contextlib
-import shutil
-import tempfile
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,6 +23,7 @@ from vllm.engine.messages import EngineCoreRequest, Leave, Shutdown, StepOutput,
 from vllm.engine.processes.core_connection import CoreConnection
 from vllm.engine.processes.fronts import Attachment
 from vllm.engine.processes.launcher import ChildLauncher, Launcher
+from vllm.engine.processes.private_directory import PrivateDirectory
 from vllm.engine.processes.startup import StartCancelled, StartProgress
 from vllm.engine.structured_outputs.matcher_tokenizer import GrammarTokenizer
 from vllm.logger import init_logger
@@ -96,8 +95,8 @@ class ProcessClient(CoreConnection):
         """front_addresses: of several fronts that ask and are answered in this process's stead.
         launcher: where the core runs; by default in a child process."""
         progress = progress or StartProgress()
-        self._directory = tempfile.mkdtemp(prefix="vllm-", dir=envs.VLLM_RPC_BASE_PATH or None)
-        address = f"ipc://{self._directory}/core"
+        self._directory = PrivateDirectory()
+        address = f"ipc://{self._directory.path}/core"
         super().__init__(address)
         self.handle = (launcher or ChildLauncher()).start(config, [address, *front_addresses])
         try:
@@ -128,7 +127,7 @@ class ProcessClient(CoreConnection):
                 self.handle.kill()
         self.handle.close()
         self._close()
-        shutil.rmtree(self._directory, ignore_errors=True)
+        self._directory.close()
 
     def _lost(self) -> str | None:
         return self.handle.lost()

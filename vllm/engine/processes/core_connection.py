@@ -66,9 +66,12 @@ class CoreConnection:
         self._replies: dict[int, asyncio.Future[Any]] = {}
         self._context = zmq.Context()
         self._input = self._bind(zmq.PUSH, f"{address}.in")
-        self._output = self._bind(zmq.PULL, f"{address}.out")
+        self._async_output = zmq.asyncio.Socket(self._context, zmq.PULL)
+        self._async_output.set_hwm(0)
+        self._async_output.bind(f"{address}.out")
+        self._output: zmq.Socket[bytes] = zmq.Socket.shadow(self._async_output.underlying)
+        """The same socket, for those who wait for it outside of an event loop. It is the other one that is closed."""
         self._beats = self._bind(zmq.PULL, f"{address}.beat")
-        self._async_output: zmq.asyncio.Socket | None = None
         self._watcher = threading.Thread(target=self._watch_or_end, daemon=True, name="engine-watch")
 
     @property
@@ -110,8 +113,6 @@ class CoreConnection:
 
     async def receive(self) -> StepOutput:
         """The next outputs. Raises EngineDeadError once the core is gone and all it sent was read."""
-        if self._async_output is None:
-            self._async_output = zmq.asyncio.Socket.from_socket(self._output)
         while True:
             if not await self._async_output.poll(_POLL_MS):
                 if self.dead_error is not None:
@@ -163,8 +164,7 @@ class CoreConnection:
     def _close(self) -> None:
         if self._watcher.ident is not None:
             self._watcher.join()
-        # Of the two faces of one socket the asynchronous is closed, which ends what the loop waits for on it.
-        for socket in (self._input, self._async_output or self._output, self._beats):
+        for socket in (self._input, self._async_output, self._beats):
             socket.close(linger=0)
         self._context.term()
 

@@ -210,7 +210,7 @@ def _exit_with_parent() -> None:
 
 
 def main() -> int:
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     process = CoreProcess(sys.argv[1], sys.argv[2:])
     try:

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from typing import Protocol
 
+from vllm import envs
 from vllm.config import VllmConfig
 from vllm.engine.processes.core_proc import encode_config
 
@@ -51,7 +52,7 @@ class ChildProcess:
 
     def __init__(self, config: VllmConfig, addresses: Sequence[str]) -> None:
         command = [sys.executable, "-m", "vllm.engine.processes.core_proc", *addresses]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE)
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, env=envs.of_children())
         if self.process.stdin is None:
             raise RuntimeError("the engine process was started without a pipe")
         self._stdin = self.process.stdin

@@ -146,7 +146,9 @@ class Sandbox:
     def __init__(self, tokenizer: GrammarTokenizer) -> None:
         """Raises RuntimeError if the process does not come up: no fault of any constraint."""
         self.num_asked = 0
-        self.process = subprocess.Popen(_COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
+        self.process = subprocess.Popen(
+            _COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, env=envs.of_children()
+        )
         try:
             self._exchange(msgspec.json.encode(tokenizer) + b"\n", _START_SECONDS)
         except (SandboxLost, TimeoutError) as error:

@@ -53,8 +53,8 @@ def fitted(schema: Schema) -> Schema:
     return _fitted(schema, schema, "")
 
 
-def place_of_fault(schema: Schema, fault: str, compile: Callable[[Schema], str]) -> str:
-    """Of the innermost part that fails as the schema does. compile: what is wrong with a schema, or "".
+def place_of_fault(schema: Schema, fault: str, fault_of: Callable[[Schema], str]) -> str:
+    """Of the innermost part that fails as the schema does. fault_of: what is wrong with a schema, or "".
 
     Looks no longer than a second.
     """
@@ -69,7 +69,7 @@ def place_of_fault(schema: Schema, fault: str, compile: Callable[[Schema], str])
                 return place
             if inner in seen or not isinstance(child, dict):
                 continue
-            if compile({**definitions, **child}) == fault:
+            if fault_of({**definitions, **child}) == fault:
                 seen.add(inner)
                 place, node = inner, child
                 break

@@ -32,10 +32,17 @@ from vllm.entrypoints.openai.app import (
 )
 from vllm.entrypoints.openai.cli_args import make_arg_parser, parse_server_args, validate_args
 from vllm.entrypoints.openai.fronts.owner import serve_fronts
-from vllm.entrypoints.openai.middleware.access import hide_from_access_log
+from vllm.entrypoints.server.access_log import hide_from_access_log
 from vllm.entrypoints.server.connections import raise_descriptor_limit
 from vllm.entrypoints.server.engine_life import EngineLife
-from vllm.entrypoints.server.launcher import address_of, create_socket, is_loopback, serve_http
+from vllm.entrypoints.server.launcher import (
+    address_of,
+    create_socket,
+    heeds_hangup,
+    is_loopback,
+    removed_at_the_end,
+    serve_http,
+)
 from vllm.logger import init_logger
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
@@ -51,22 +58,29 @@ def setup_server(args: argparse.Namespace) -> tuple[str, socket.socket]:
     raise_descriptor_limit()
     sock = create_socket(args)
     address = address_of(sock, args)
-    if not is_loopback(sock) and not (args.api_key or envs.VLLM_API_KEY):
+    if not is_loopback(sock) and not args.api_key:
         logger.warning("%s is open to other machines, and no --api-key is set", address)
     signal.signal(signal.SIGTERM, _interrupt)
+    if heeds_hangup():
+        signal.signal(signal.SIGHUP, _interrupt)
     return address, sock
 
 
 def _interrupt(*_: Any) -> None:
-    """SIGTERM while the engine starts: unwind, so that its process is not left behind."""
+    """A signal while the engine starts: unwind, so that its process is not left behind."""
     raise KeyboardInterrupt
 
 
 async def run_server(args: argparse.Namespace) -> int:
     """Serve until told to stop. The process's exit status."""
     address, sock = setup_server(args)
-    if args.api_server_count > 1:
-        return await serve_fronts(args, sock, address)
+    with removed_at_the_end(args.uds):
+        if args.api_server_count > 1:
+            return await serve_fronts(args, sock, address)
+        return await _serve_alone(args, sock, address)
+
+
+async def _serve_alone(args: argparse.Namespace, sock: socket.socket, address: str) -> int:
     app = build_app(args)
     if args.disable_access_log_for_endpoints:
         hide_from_access_log(args.disable_access_log_for_endpoints.split(","))

@@ -121,8 +121,8 @@ def _add_middleware(app: FastAPI, args: argparse.Namespace) -> None:
     app.add_middleware(ReadinessMiddleware, readiness=app.state.readiness)
     for name in args.middleware:
         _add_named_middleware(app, name)
-    if keys := args.api_key or ([envs.VLLM_API_KEY] if envs.VLLM_API_KEY else []):
-        app.add_middleware(AuthenticationMiddleware, keys=keys)
+    if args.api_key:
+        app.add_middleware(AuthenticationMiddleware, keys=args.api_key)
     app.add_middleware(
         LimitsMiddleware,
         bodies=app.state.bodies,

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from vllm import envs
 from vllm.config import option
 from vllm.engine.arg_utils import AsyncEngineArgs, add_option
 from vllm.entrypoints.chat_output.parsers import REASONING_PARSERS, TOOL_PARSERS
@@ -168,6 +169,8 @@ def validate_args(args: argparse.Namespace) -> None:
         raise ValueError("--enable-auto-tool-choice needs --tool-call-parser")
     if args.uds and args.host:
         raise ValueError("--uds and --host exclude one another")
+    if args.api_key is None and envs.VLLM_API_KEY:
+        args.api_key = [envs.VLLM_API_KEY]
     if args.api_key and not all(args.api_key):
         raise ValueError("--api-key must not be empty")
     for name in ("request_timeout", "body_timeout"):

@@ -1,8 +1,9 @@
 """Runs the application: the listening socket, signals, draining, and the end of the process.
 
-SIGTERM or SIGINT: /health turns 503 and new requests are refused at once; what runs gets --shutdown-timeout
-seconds, then is ended with an error event; then the server stops. A second signal ends the wait. When the engine
-dies for good, what runs is told so, and the process ends with status 1 (unless VLLM_KEEP_ALIVE_ON_ENGINE_DEATH).
+SIGTERM, SIGINT, or SIGHUP of a terminal that closes: /health turns 503 and new requests are refused at once; what
+runs gets --shutdown-timeout seconds, then is ended with an error event; then the server stops. A second signal ends
+the wait, but for SIGHUP, which some service managers send behind SIGTERM. When the engine dies for good, what runs is
+told so, and the process ends with status 1 (unless VLLM_KEEP_ALIVE_ON_ENGINE_DEATH).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from vllm import envs
+from vllm.entrypoints.server.access_log import hide_queries
 from vllm.entrypoints.server.engine_life import died
 from vllm.entrypoints.server.http_protocol import BoundedHttpProtocol
 from vllm.entrypoints.server.in_flight import InFlight
@@ -64,6 +66,26 @@ def _unix_socket(path: Path) -> socket.socket:
         sock.close()
         raise OSError(error.errno, f"cannot listen on {path}: {error.strerror or error}") from None
     return sock
+
+
+@contextlib.contextmanager
+def removed_at_the_end(path: str | None) -> Iterator[None]:
+    """The socket file `path`, if there is one, unless another server has put its own there meanwhile."""
+    if path is None:
+        yield
+        return
+    ours = Path(path).stat().st_ino
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            if Path(path).stat().st_ino == ours:
+                Path(path).unlink()
+
+
+def heeds_hangup() -> bool:
+    """Whether this server ends with its terminal: not if whoever started it had that ignored, as nohup does."""
+    return signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
 
 
 def address_of(sock: socket.socket, args: argparse.Namespace) -> str:
@@ -109,6 +131,7 @@ def http_config(app: FastAPI, args: argparse.Namespace) -> uvicorn.Config:
         ssl_cert_reqs=args.ssl_cert_reqs,
     )
     use_record_format("uvicorn")
+    hide_queries()
     return config
 
 
@@ -146,6 +169,11 @@ class DrainingServer(uvicorn.Server):
         else:
             self.hurry()
 
+    def begin_to_stop(self) -> None:
+        """With the time that the options give; where it has begun, that goes on."""
+        if self._draining is None:
+            self.stop(self._shutdown_timeout)
+
     def hurry(self) -> None:
         """While it stops: give what runs no more time."""
         self._in_flight.cancel_all()
@@ -172,8 +200,10 @@ class DrainingServer(uvicorn.Server):
         loop = asyncio.get_running_loop()
         for number in SIGNALS:
             loop.add_signal_handler(number, self.stop, self._shutdown_timeout)
+        if heeds_hangup():
+            loop.add_signal_handler(signal.SIGHUP, self.begin_to_stop)
         try:
             yield
         finally:
-            for number in SIGNALS:
+            for number in (*SIGNALS, signal.SIGHUP):
                 loop.remove_signal_handler(number)

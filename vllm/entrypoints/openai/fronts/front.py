@@ -31,7 +31,7 @@ from vllm.entrypoints.openai.cli_args import load_plugins
 from vllm.entrypoints.openai.fronts.control import Failed, Lost, NextEngine, OwnerLine, Serving, Spec, Stop
 from vllm.entrypoints.openai.fronts.front_server import FrontServer
 from vllm.entrypoints.openai.fronts.shared import Shared, core_address
-from vllm.entrypoints.openai.middleware.access import hide_from_access_log
+from vllm.entrypoints.server.access_log import hide_from_access_log
 from vllm.entrypoints.server.engine_life import EngineLife
 from vllm.entrypoints.server.launcher import http_config
 from vllm.exceptions import EngineDeadError
@@ -141,7 +141,7 @@ def _listen(line: OwnerLine, engines: Engines, server: FrontServer, loop: asynci
 
 
 def main() -> int:
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     line = OwnerLine(socket.socket(fileno=0))
     spec = next(iter(line), None)

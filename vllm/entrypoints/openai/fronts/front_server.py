@@ -32,11 +32,6 @@ class FrontServer(DrainingServer):
         self._accepting: asyncio.Task[None] | None = None
         self._opening: set[asyncio.Task[None]] = set()
 
-    def begin_to_stop(self) -> None:
-        """With the time that the options give."""
-        if self._draining is None:
-            self.stop(self._shutdown_timeout)
-
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """They are the owner's."""

@@ -12,11 +12,9 @@ import argparse
 import asyncio
 import contextlib
 import json
-import os
-import shutil
+import signal
 import socket
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -29,6 +27,7 @@ from vllm.engine.processes.core_client import ProcessClient
 from vllm.engine.processes.core_proc import encode_config
 from vllm.engine.processes.front_table import Column, FrontTable
 from vllm.engine.processes.liveness import BeatWatch
+from vllm.engine.processes.private_directory import PrivateDirectory
 from vllm.engine.processes.startup import StartProgress
 from vllm.entrypoints.openai.app import LISTENING, SERVING, build_app, engine_args
 from vllm.entrypoints.openai.fronts.control import (
@@ -44,7 +43,7 @@ from vllm.entrypoints.openai.fronts.control import (
 )
 from vllm.entrypoints.openai.fronts.shared import core_address, metrics_directory
 from vllm.entrypoints.server.engine_life import EngineLife, Readiness
-from vllm.entrypoints.server.launcher import SIGNALS, http_config
+from vllm.entrypoints.server.launcher import SIGNALS, heeds_hangup, http_config
 from vllm.exceptions import VLLMError
 from vllm.logger import init_logger
 
@@ -62,11 +61,8 @@ _LONGEST_LINE = 1 << 20
 async def serve_fronts(args: argparse.Namespace, listener: socket.socket, address: str) -> int:
     """Serve until told to stop. The process's exit status. Raises what a start fails with."""
     http_config(build_app(args), args).load()  # what would fail in every front fails once, here
-    directory = Path(tempfile.mkdtemp(prefix="vllm-fronts-", dir=envs.VLLM_RPC_BASE_PATH or None))
-    try:
-        return await Owner(args, listener, address, directory).run()
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
+    with contextlib.closing(PrivateDirectory()) as directory:
+        return await Owner(args, listener, address, directory.path).run()
 
 
 class Front:
@@ -98,7 +94,7 @@ class Front:
                 "vllm.entrypoints.openai.fronts.front",
                 stdin=theirs.fileno(),
                 pass_fds=(spec.listener,),
-                env={**os.environ, "PROMETHEUS_MULTIPROC_DIR": metrics},
+                env={**envs.of_children(), "PROMETHEUS_MULTIPROC_DIR": metrics},
             )
         front = cls(spec.index, process, *await asyncio.open_unix_connection(sock=ours, limit=_LONGEST_LINE))
         front.tell(spec)
@@ -170,6 +166,8 @@ class Owner:
         metrics_directory(self._directory).mkdir()
         for number in SIGNALS:
             self._loop.add_signal_handler(number, self._take_signal)
+        if heeds_hangup():
+            self._loop.add_signal_handler(signal.SIGHUP, self._stop)
         await self._start_fronts()
         logger.info(LISTENING, self._address)
         life = asyncio.ensure_future(self._life.run())
@@ -182,7 +180,7 @@ class Owner:
             life.cancel()
             await asyncio.wait((life,))
             await asyncio.to_thread(self._life.shutdown)
-            for number in SIGNALS:
+            for number in (*SIGNALS, signal.SIGHUP):
                 self._loop.remove_signal_handler(number)
         if self._fault is not None:
             raise self._fault

@@ -5,7 +5,6 @@ The route's template is the label, never the path a client sent, so the number o
 
 from __future__ import annotations
 
-import logging
 import time
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
@@ -53,16 +52,3 @@ class AccessMiddleware:
             handler = getattr(scope.get("route"), "path", "none")
             REQUESTS.labels(handler, method, f"{status // 100}xx").inc()
             DURATION.labels(handler, method).observe(time.perf_counter() - started)
-
-
-def hide_from_access_log(paths: list[str]) -> None:
-    """Leave requests for these paths out of uvicorn's access log."""
-    hidden = {path.strip() for path in paths if path.strip()}
-
-    def shown(record: logging.LogRecord) -> bool:
-        arguments = record.args
-        if not isinstance(arguments, tuple) or len(arguments) < 3:
-            return True
-        return str(arguments[2]).partition("?")[0] not in hidden
-
-    logging.getLogger("uvicorn.access").addFilter(shown)
