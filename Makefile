@@ -7,6 +7,7 @@
 # make soak-kv STEPS=1000000 of random traffic over every KV layout, on the null target; fails on a wrong token or a leak
 # make fuzz    random and hostile requests at a server for SECONDS (60), then those that schemathesis makes of its document
 # make test-transformers   the tests that depend on transformers, with the lowest version that is supported
+# make test-clients   clients of others, as they come from PyPI and npm; their results go into docs/ecosystem.md
 # make test-native   the C++ tests of the native core under sanitizers, on every instruction set of this machine
 PYTHON ?= python3
 VENV ?= .venv
@@ -26,7 +27,7 @@ TRANSFORMERS_TESTS := tests/neuronx tests/neuron tests/cli tests/checkpoint/test
 	tests/checkpoint/test_safetensors.py tests/e2e/test_models.py tests/e2e/test_models_through_the_engine.py \
 	tests/e2e/test_rope.py tests/engine/test_imports.py tests/engine/test_tokenizer.py tests/core/test_imports.py
 
-.PHONY: serve demo smoke test test-transformers lint fuzz soak soak-kv test-native bench clean
+.PHONY: serve demo smoke test test-transformers test-clients lint fuzz soak soak-kv test-native bench clean
 
 serve: $(VENV)/.installed
 	$(BIN)/vllm serve $(if $(MODEL),$(MODEL),$(SMOLLM2) --served-model-name SmolLM2-135M-Instruct) --host $(HOST) --port $(PORT) $(ARGS)
@@ -50,6 +51,10 @@ test-transformers: $(VENV)/.installed-dev
 	$(BIN)/python -c "import site; print(site.getsitepackages()[0])" > \
 		$$(echo $(VENV)-transformers/lib/python3*/site-packages)/beside.pth
 	PYTHONPATH=. $(VENV)-transformers/bin/python -m pytest $(TRANSFORMERS_TESTS) $(ARGS)
+
+# Each client in an environment of its own, made where there is none: CLIENTS="codex langchain" drives these alone.
+test-clients: $(VENV)/.installed-dev
+	PYTHONPATH=. $(BIN)/python -m tests.ecosystem --environments $(VENV)-clients $(CLIENTS)
 
 test-native:
 	$(MAKE) -C csrc test
@@ -83,4 +88,4 @@ soak-kv: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.soak.kv --steps $(STEPS) $(ARGS)
 
 clean:
-	rm -rf $(VENV) $(VENV)-transformers build vllm/*.so *.egg-info
+	rm -rf $(VENV) $(VENV)-transformers $(VENV)-clients build vllm/*.so *.egg-info

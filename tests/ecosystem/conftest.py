@@ -1,6 +1,6 @@
 """A server for clients of others; each test module is skipped where its client is not installed.
 
-pip install langchain-openai instructor lm-eval; test_load_generators.py says how its programs are found
+pip install lm-eval; test_load_generators.py says how its programs are found
 """
 
 from __future__ import annotations

@@ -201,6 +201,22 @@ def test_longer_than_the_model_with_leave(tiny_llama, monkeypatch):
     assert _config(tiny_llama, max_model_len=600).model_config.max_len == 600
 
 
+def test_the_operators_bound_of_outputs(tiny_llama, tmp_path):
+    """The checkpoint's own max_new_tokens is a default, and no bound."""
+    (tmp_path / "generation_config.json").write_text('{"max_new_tokens": 9}')
+    bounds = [
+        _config(tiny_llama, **options).model_config.max_output_tokens
+        for options in (
+            {},
+            {"override_generation_config": {"max_new_tokens": 7}},
+            {"override_generation_config": {"temperature": 0.5}},
+            {"generation_config": str(tmp_path)},
+            {"generation_config": "vllm", "override_generation_config": {"max_new_tokens": 5}},
+        )
+    ]
+    assert bounds == [None, 7, None, 9, 5]
+
+
 def test_what_follows_from_the_checkpoint(tiny_llama):
     config = _config(tiny_llama, max_model_len=None, max_num_seqs=2)
     model = config.model_config

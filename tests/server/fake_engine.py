@@ -67,6 +67,7 @@ class FakeEngine:
             model="fake/model",
             served_model_name=["fake", "alias"],
             max_len=max_model_len,
+            max_output_tokens=None,
             vocab_size=VOCAB_SIZE,
             skip_tokenizer_init=False,
             chat_template=None,

@@ -158,6 +158,15 @@ async def test_chat_content_parts_and_continuation(api: openai.AsyncOpenAI, engi
     assert answer.choices[0].message.content == "Well" + following("Well", 1)
 
 
+async def test_the_operators_bound_of_outputs(http: httpx.AsyncClient, engine: FakeEngine) -> None:
+    """`max_new_tokens` of --override-generation-config, as vLLM has it: for every request, whatever it asks for."""
+    engine.model_config.max_output_tokens = 3
+    for asked, given in ((None, 3), (2, 2), (50, 3)):
+        for path, body in (("/v1/completions", {"prompt": "a"}), ("/v1/chat/completions", {"messages": HELLO})):
+            usage = (await http.post(path, json={**body, "max_tokens": asked})).json()["usage"]
+            assert usage["completion_tokens"] == given
+
+
 async def test_what_null_asks_for(http: httpx.AsyncClient) -> None:
     """Of fields that vLLM and the clients send as null."""
     path, body = "/v1/completions", {"prompt": "hello", "max_tokens": None, "echo": None, "model": None}

@@ -31,6 +31,18 @@ def test_bytes_are_counted() -> None:
     assert store.get("resp_huge") is None and store.get("resp_new") is not None
 
 
+def test_items_of_outputs() -> None:
+    """They are found as long as their response is kept."""
+    store = ResponseStore(max_records=2, max_bytes=10_000)
+    for i in range(3):
+        store.put(f"resp_{i}", StoredResponse({"output": [{"id": f"msg_{i}"}, {"id": f"fc_{i}"}]}, []))
+    assert [store.get_item(f"fc_{i}") for i in range(3)] == [None, {"id": "fc_1"}, {"id": "fc_2"}]
+    store.put("resp_1", StoredResponse({"output": [{"id": "msg_1", "text": "x"}]}, []))
+    store.delete("resp_2")
+    items = [store.get_item(name) for name in ("msg_1", "fc_1", "msg_2", "\ud800")]
+    assert items == [{"id": "msg_1", "text": "x"}, None, None, None]
+
+
 @pytest.mark.parametrize("num_fronts", [1, 3])
 def test_any_order_of_use(tmp_path: Path, num_fronts: int) -> None:
     """What is kept, and what goes first, is as in one dictionary in the order of use."""

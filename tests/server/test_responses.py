@@ -238,7 +238,7 @@ async def test_forced_calls(api: openai.AsyncOpenAI, engine: FakeEngine, choice:
         ({"input": 1}, "input"),
         ({"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "http://x"}]}]},
          "input[0].content[0].type"),
-        ({"input": [{"type": "item_reference", "id": "x"}]}, "input[0].type"),
+        ({"input": [{"type": "item_reference", "id": "x"}]}, "input[0]"),
         ({"input": [{"role": "tool", "content": "x"}]}, "input[0].role"),
         ({"input": [{"type": "function_call", "name": "f", "arguments": "{}"}]}, "input[0].call_id"),
         ({"input": [{"type": "reasoning", "summary": [], "encrypted_content": "x"}]}, "input"),
@@ -285,6 +285,19 @@ class TestStore:
         last = [event async for event in stream][-1]
         assert prompt_of(engine) == "user: a\nassistant: Hi!\nuser: b\nassistant: Hi!\nuser: c\nassistant:"
         assert (await api.responses.retrieve(last.response.id)).output_text == "Hi!"  # type: ignore[union-attr]
+
+    async def test_references_to_items(self, api: openai.AsyncOpenAI, engine: FakeEngine) -> None:
+        """What Vercel's AI SDK sends in place of the items of earlier turns."""
+        engine.text = "Hi!"
+        first = await api.responses.create(model="fake", input="a")
+        reference: Any = {"type": "item_reference", "id": first.output[0].id}
+        turns: list[Any] = [{"role": "user", "content": "a"}, reference, {"role": "user", "content": "b"}]
+        await api.responses.create(model="fake", input=turns)
+        assert prompt_of(engine) == "user: a\nassistant: Hi!\nuser: b\nassistant:"
+        await api.responses.delete(first.id)
+        with pytest.raises(openai.NotFoundError, match="no item 'msg_") as caught:
+            await api.responses.create(model="fake", input=turns)
+        assert caught.value.param == "input[1].id"
 
     async def test_retrieve_and_delete(self, api: openai.AsyncOpenAI) -> None:
         answer = await api.responses.create(model="fake", input="a", max_output_tokens=3, metadata={"k": "v"})
@@ -362,5 +375,9 @@ class TestStore:
 async def test_without_a_store(api: openai.AsyncOpenAI) -> None:
     answer = await api.responses.create(model="fake", input="a", max_output_tokens=1, store=True)
     assert answer.store is False  # type: ignore[attr-defined]
+    reference: Any = {"type": "item_reference", "id": "msg_1"}
+    with pytest.raises(openai.BadRequestError, match=r"items whole.*VLLM_ENABLE_RESPONSES_API_STORE") as caught:
+        await api.responses.create(model="fake", input=[reference])
+    assert caught.value.param == "input[0]"
     with pytest.raises(openai.NotFoundError, match="VLLM_ENABLE_RESPONSES_API_STORE"):
         await api.responses.retrieve(answer.id)

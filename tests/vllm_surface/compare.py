@@ -32,9 +32,6 @@ COUNTERPARTS = {
     "AnthropicMessagesResponse": "MessagesResponse",
     "AnthropicUsage": "MessageUsage",
     "BatchRequestInput": "BatchLine",
-    "ChatCompletionLogProb": "TopLogprob",
-    "ChatCompletionLogProbs": "ChatLogprobs",
-    "ChatCompletionLogProbsContent": "TokenLogprob",
     "ChatCompletionResponseStreamChoice": "ChatChunkChoice",
     "ChatCompletionStreamResponse": "ChatChunk",
     "CompletionResponseStreamChoice": "CompletionChunkChoice",
@@ -48,6 +45,8 @@ COUNTERPARTS = {
 """Bodies whose class has another name here."""
 
 
+BY_NAME_ONLY = ("refused", "no effect")
+"""In place of a type: of fields and options that are known and not honoured."""
 Facts = dict[str, Any]
 
 
@@ -88,7 +87,7 @@ def _compared(what: str, theirs: Facts, ours: Facts) -> list[Difference]:
 def _told(what: str, name: str, there: Any, here: Any) -> Difference:
     """What is known here by its name only has a kind of its own: its reason stands at it."""
     kind = here[0] if isinstance(here, list) else here.get("type") if isinstance(here, dict) else here
-    if kind in ("refused", "no effect"):
+    if kind in BY_NAME_ONLY:
         return Difference(f"{kind}: {what}{name}", there, kind)
     return Difference(f"{what}{name}", there, here)
 
@@ -135,11 +134,8 @@ def _options(theirs: Facts, ours: Facts) -> list[Difference]:
             continue
         here = ours["options"][command]
         for name, option in options.items():
-            told_as_argument = name in engine and here.get(name, {"type": "refused"})["type"] in (
-                "refused",
-                "no effect",
-            )
-            if not told_as_argument:
+            is_honoured = name in here and here[name]["type"] not in BY_NAME_ONLY
+            if is_honoured or name not in engine:
                 found += _compared(f"option {command} ", {name: option}, here)
     return found
 

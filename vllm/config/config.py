@@ -66,7 +66,9 @@ class ModelConfig:
     generation_config: str = option(
         "auto", "Where default sampling parameters come from: auto (the checkpoint), vllm (none), or a directory."
     )
-    override_generation_config: dict[str, Any] = option({}, "Entries that replace those defaults.", type="json")
+    override_generation_config: dict[str, Any] = option(
+        {}, "Entries that replace those defaults; max_new_tokens bounds every output of a server.", type="json"
+    )
     chat_template: str | None = option(None, "Chat template: a file or the template itself. Default: the tokenizer's.")
 
     # Derived by the engine from the checkpoint.
@@ -88,6 +90,15 @@ class ModelConfig:
         if self.max_model_len is None:
             raise ValueError("max_model_len is not resolved yet")
         return self.max_model_len
+
+    @property
+    def max_output_tokens(self) -> int | None:
+        """The operator's bound of outputs over HTTP: `max_new_tokens` of `override_generation_config`, or of a named
+        `generation_config`. The checkpoint's own is a default, and bounds nothing."""
+        is_operators = self.generation_config not in ("auto", "vllm")
+        if is_operators or "max_new_tokens" in self.override_generation_config:
+            return self.hf_generation_config.get("max_new_tokens")
+        return None
 
 
 @dataclass(frozen=True, kw_only=True)

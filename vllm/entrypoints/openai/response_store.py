@@ -23,6 +23,8 @@ _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS responses (id BLOB PRIMARY KEY, used INTEGER, num_bytes INTEGER, record BLOB)",
     "CREATE INDEX IF NOT EXISTS by_use ON responses (used, num_bytes)",
     "CREATE TABLE IF NOT EXISTS cancels (id BLOB PRIMARY KEY)",
+    "CREATE TABLE IF NOT EXISTS items (id BLOB PRIMARY KEY, response BLOB)",
+    "CREATE INDEX IF NOT EXISTS by_response ON items (response)",
 )
 
 
@@ -62,6 +64,8 @@ class ResponseStore:
             if len(encoded) <= self._max_bytes:
                 insert = "INSERT INTO responses SELECT ?, ifnull(max(used), 0) + 1, ?, ? FROM responses"
                 self._database.execute(insert, (key, len(encoded), encoded))
+                items = [(_key(item["id"]), key) for item in record.response.get("output", ())]
+                self._database.executemany("INSERT OR REPLACE INTO items VALUES (?, ?)", items)
             self._evict()
 
     def get(self, response_id: str) -> StoredResponse | None:
@@ -71,6 +75,13 @@ class ResponseStore:
             touch = "UPDATE responses SET used = (SELECT max(used) + 1 FROM responses) WHERE id = ?"
             self._database.execute(touch, (key,))
         return None if found is None else self._decoder.decode(found[0])
+
+    def get_item(self, item_id: str) -> dict[str, Any] | None:
+        """An item of the output of a stored response."""
+        found = self._database.execute("SELECT response FROM items WHERE id = ?", (_key(item_id),)).fetchone()
+        record = None if found is None else self.get(_text(found[0]))
+        items = () if record is None else record.response["output"]
+        return next((item for item in items if item["id"] == item_id), None)
 
     def delete(self, response_id: str) -> bool:
         """Whether there was one."""
@@ -95,6 +106,7 @@ class ResponseStore:
 
     def _remove(self, key: bytes) -> bool:
         self._database.execute("DELETE FROM cancels WHERE id = ?", (key,))
+        self._database.execute("DELETE FROM items WHERE response = ?", (key,))
         return self._database.execute("DELETE FROM responses WHERE id = ?", (key,)).rowcount > 0
 
     def _evict(self) -> None:

@@ -222,9 +222,15 @@ class OpenAIServing:
     ) -> int:
         """How many tokens may be generated: what was asked for, as far as the context has room.
 
-        With --strict-max-tokens what the context has no room for is refused.
+        With --strict-max-tokens what the context has no room for is refused. The operator's bound holds for all.
         """
-        limit = self.max_model_len
+        limit, bound = self.max_model_len, self.engine_client.model_config.max_output_tokens
+        if bound is not None and (requested is None or requested > bound):
+            if requested is not None:
+                note(
+                    request.sent_to, renamed(name, request.names), f"is more than this server gives, and cut to {bound}"
+                )
+            requested = bound
         if num_prompt_tokens >= limit:
             room = "" if num_prompt_tokens > limit else ", which leaves no room for output (at least 1 token)"
             raise VLLMValidationError(

@@ -13,6 +13,8 @@ from contextlib import aclosing
 from typing import Any
 
 from vllm import envs
+from vllm.entrypoints.chat_utils import text_field
+from vllm.entrypoints.fields import refusal
 from vllm.entrypoints.openai.blocks import Block, Change
 from vllm.entrypoints.openai.errors import error_from
 from vllm.entrypoints.openai.protocol import ChatCompletionRequest, ErrorResponse, ResponsesRequest, ResponsesResponse
@@ -87,7 +89,28 @@ class OpenAIServingResponses:
         return CountedInput(input_tokens=await self._chat.count_tokens(chat_request))
 
     def _conversation(self, request: ResponsesRequest) -> list[dict[str, Any]]:
-        return self._earlier_messages(request.previous_response_id) + chat_messages(request.input)
+        given = request.input if isinstance(request.input, str) else self._whole_items(request.input)
+        return self._earlier_messages(request.previous_response_id) + chat_messages(given)
+
+    def _whole_items(self, items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """With what is referred to in place of the references."""
+        return [
+            self._stored_item(item, f"input[{i}]") if item.get("type") == "item_reference" else item
+            for i, item in enumerate(items)
+        ]
+
+    def _stored_item(self, reference: dict[str, Any], place: str) -> dict[str, Any]:
+        if self._store is None:
+            raise refusal(
+                place,
+                "refers to an item of a stored response, and responses are not stored here: send items whole, which "
+                "clients do with `store`: false, or start the server with VLLM_ENABLE_RESPONSES_API_STORE=1.",
+            )
+        item_id = text_field(reference, "id", place)
+        item = self._store.get_item(item_id)
+        if item is None:
+            raise VLLMNotFoundError(f"There is no item {item_id[:64]!r}.", parameter=f"{place}.id")
+        return item
 
     async def _begin(self, request: ResponsesRequest) -> _Work:
         messages, tools = self._conversation(request), request.chat_tools()
