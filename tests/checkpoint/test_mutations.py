@@ -9,10 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import gguf
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import load_file
 
+from tests.checkpoint.gguf_files import add_value, finish, gguf_name
+from tests.checkpoint.test_gguf import TOKENIZER
 from vllm import SamplingParams
 from vllm.checkpoint import CheckpointError, open_checkpoint
 from vllm.checkpoint.tokenizer import load_tokenizer
@@ -142,6 +146,46 @@ def test_any_byte_of_a_text_file_replaced(data: st.DataObject, pristine: Path) -
     if data.draw(st.integers(0, 5)) == 0:
         content = content[:start]
     mutated(pristine, name, bytes(content))
+
+
+GGUF_VALUES = [0, 1, 7, 2**31, 2**32 - 1, 0.5, -1.0, True, "x", "", ["x", "y"], [1, 2, 3], [0.5]]
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_any_metadata_of_a_gguf_file_replaced_or_removed(
+    data: st.DataObject, tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    metadata = TOKENIZER | {f"llama.{name}": value for name, value in _SIZES.items()} | {"general.type": "model"}
+    key = data.draw(st.sampled_from([*metadata, "llama.rope.scaling.type", "split.count", "general.sampling.temp"]))
+    if data.draw(st.integers(0, 4)) == 0:
+        metadata.pop(key, None)
+    else:
+        metadata[key] = data.draw(st.sampled_from(GGUF_VALUES))
+    path = tmp_path_factory.getbasetemp() / "mutated.gguf"
+    path.unlink(missing_ok=True)
+    writer = gguf.GGUFWriter(path, "llama")
+    for name, value in metadata.items():
+        add_value(writer, name, value)
+    for name, tensor in load_file(tiny_llama / "model.safetensors").items():
+        writer.add_tensor(gguf_name(name), tensor)
+    finish(writer)
+    opens_or_is_refused(path)
+
+
+_SIZES = {
+    "block_count": 2,
+    "context_length": 512,
+    "embedding_length": 64,
+    "feed_forward_length": 128,
+    "attention.head_count": 4,
+    "attention.head_count_kv": 2,
+    "attention.key_length": 16,
+    "attention.layer_norm_rms_epsilon": 1e-6,
+    "attention.sliding_window": 16,
+    "rope.freq_base": 1e4,
+    "rope.dimension_count": 16,
+}
 
 
 def mutated(pristine: Path, name: str, content: bytes) -> None:

@@ -13,7 +13,9 @@ import time
 import pytest
 import zmq
 
+from tests.checkpoint.test_forms import edit
 from tests.neuron.driver import resolved_config
+from tests.tiny import make_checkpoint
 from tests.waiting import PATIENCE, wait_until
 from vllm.engine.messages import EngineCoreRequest
 from vllm.engine.processes import core_client
@@ -176,6 +178,18 @@ def test_a_child_that_cannot_start_says_why_in_its_own_words(config, monkeypatch
     monkeypatch.setenv("VLLM_CACHE_ROOT", "/proc/nowhere")
     with pytest.raises(EngineDeadError, match="/proc/nowhere"):
         ProcessClient(config)
+
+
+def test_a_checkpoint_that_cannot_be_used_is_told_in_one_line(tmp_path, capfd):
+    """Without the child's traceback, which says nothing of the checkpoint."""
+    directory = make_checkpoint(tmp_path, attention_bias=True)
+    edit(directory, attention_bias=False)
+    config = resolved_config(directory, "cpu")
+    with pytest.raises(EngineDeadError, match=r"CheckpointError: .* holds 8 tensors such as"):
+        ProcessClient(config)
+    written = capfd.readouterr().err
+    assert "the engine ends: " in written
+    assert "Traceback" not in written
 
 
 def test_the_child_ends_with_its_parent(config):

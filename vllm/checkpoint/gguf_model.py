@@ -138,10 +138,9 @@ def gguf_tensors(file: GgufFile, config: Config) -> dict[str, Tensor]:
         if stored_name == _ROPE_FACTORS:
             continue
         name = hf_name(stored_name)
-        if is_permuted and ".attn_q." in stored_name:
-            tensor = _unpermuted(tensor, config["num_attention_heads"])
-        elif is_permuted and ".attn_k." in stored_name:
-            tensor = _unpermuted(tensor, config["num_key_value_heads"])
+        for mark, heads in ((".attn_q.", "num_attention_heads"), (".attn_k.", "num_key_value_heads")):
+            if is_permuted and mark in stored_name:
+                tensor = _unpermuted(tensor, config[heads], file)
         tensors[name] = replace(tensor, name=name)
     return tensors
 
@@ -155,10 +154,11 @@ def hf_name(stored_name: str) -> str:
     return f"{_TOP_NAMES[module]}.{kind}" if module in _TOP_NAMES else stored_name
 
 
-def _unpermuted(tensor: Tensor, num_heads: int) -> Tensor:
+def _unpermuted(tensor: Tensor, num_heads: int, file: GgufFile) -> Tensor:
     rows = tensor.shape[0]
     if rows % (2 * num_heads):
-        raise CheckpointError(f"tensor {tensor.name!r} has {rows} rows, which {num_heads} heads cannot share")
+        why = f"tensor {tensor.name!r} has {rows} rows, which {num_heads} heads cannot share"
+        raise CheckpointError(f"{file.path}: {why}")
     order = np.arange(rows).reshape(num_heads, -1, 2).swapaxes(1, 2).reshape(-1)
     if len(tensor.shape) == 1:
         return replace(tensor, data=tensor.data.reshape(rows, -1)[order].reshape(-1))

@@ -29,7 +29,7 @@ _SPACE = "▁"
 
 def build_gguf_tokenizer(metadata: dict[str, Any]) -> tokenizers.Tokenizer:
     """The tokenizer, without the rule for bos and eos. Raises CheckpointError for a kind that is not known."""
-    model = metadata.get("tokenizer.ggml.model")
+    model = str(metadata.get("tokenizer.ggml.model"))
     builders = {"gpt2": _byte_level_bpe, "llama": _sentencepiece_bpe}
     if model not in builders:
         raise CheckpointError(

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 import msgspec
 import zmq
 
+from vllm.checkpoint import CheckpointError
 from vllm.config import VllmConfig
 from vllm.engine.core.core import CALLS, EngineCore
 from vllm.engine.messages import (
@@ -217,6 +218,9 @@ def main() -> int:
         line = sys.stdin.buffer.readline()
         start_vital_thread(_exit_with_parent, "parent-watch")
         process.run(decode_config(line))
+    except CheckpointError as error:
+        logger.error("the engine ends: %s", error)
+        return 1
     except Exception:
         logger.exception("the engine ends")
         return 1
