@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -25,6 +26,7 @@ from vllm.entrypoints.chat_output.parsers import (
 from vllm.entrypoints.chat_output.parsers.json_text import JsonScanner
 from vllm.entrypoints.chat_output.parsers.literals import LiteralReader, NotALiteral
 from vllm.entrypoints.chat_output.parsers.more_tools import Qwen3CoderParser
+from vllm.entrypoints.chat_output.parsers.value_types import SchemaTypes
 
 CALL = '<tool_call>\n{"name": "f", "arguments": {"x": [1, "}</tool"]}}\n</tool_call>'
 
@@ -84,6 +86,7 @@ def is_object_or_begins_one(text: str) -> bool:
 
 
 def make(name: str) -> OutputParser:
+    """Those of `qwen3_coder` know a tool `f`; others know no tools."""
     if "+" in name:
         reasoning, tools = name.split("+")
         return ChainedParser(REASONING_PARSERS[reasoning](), TOOL_PARSERS[tools]())
@@ -156,7 +159,52 @@ def make(name: str) -> OutputParser:
         ("required", '[{"name": "f", "parameters": {"a": "]}"}}, {"name": "g", "parameters": {}}]',
          [ToolCall("f", '{"a": "]}"}'), ToolCall("g", "{}")]),
         ("required", '[{"name": "f", "parameters": {"a', [ToolCall("f", '{"a')]),
-        ("required", '[{"name": "f", "para', [Content('[{"name": "f", "para')]),
+        ("required", '[{"name": "f", "para', []),  # A18
+        ("required", "[{ ", []),
+        ("required", '[{"name": "f", "parameters": {}}, {"name": "g', [ToolCall("f", "{}")]),
+        ("hermes", 'Ok. <tool_call>{"name": "get', [Content("Ok.")]),
+        ("hermes", "<tool_call>", []),
+        ("hermes", '<tool_call>{"name": "f"}', [Content('<tool_call>{"name": "f"}')]),
+        ("llama3_json", '{"name": "f", "param', []),
+        ("llama3_json", '{"title": "f", "param', [Content('{"title": "f", "param')]),
+        ("llama3_json", '<|python_tag|>{"na', []),
+        ("mistral", '[TOOL_CALLS] [{"name": "f"', []),
+        ("granite_tools", '<|tool_call|>[{"name": "f", "arguments": {}}, {"na', [ToolCall("f", "{}")]),
+        ("granite_tools", '[{"name": "f', []),
+        ("granite_tools", '[{"id": 1, "x": "f', [Content('[{"id": 1, "x": "f')]),
+        ("pythonic", "[f(a='lon", []),
+        ("pythonic", "[f", [Content("[f")]),
+        ("pythonic", "[f(a=1), g(b=", [ToolCall("f", '{"a": 1}')]),
+        ("llama4_pythonic", "<|python_start|>[f", []),
+        ("qwen3_coder", "<tool_call>\n<function=ge", []),
+        ("qwen3_coder", "Ok.\n<function=", [Content("Ok.")]),
+        ("qwen3_coder", "Ok.\n<function=g", [Content("Ok.\n<function=g")]),
+        ("mistral", 'Let me check. [TOOL_CALLS] [{"name": "f", "arguments": {"x": 1}}]',  # A17
+         [Content("Let me check."), ToolCall("f", '{"x": 1}')]),
+        ("mistral", '[TOOL_CALLS][{"name": "f", "arguments": {"x": "[TOOL_CALLS]"}}] so [TOOL_CALLS] [{"name": "g", '
+         '"arguments": {}}]', [ToolCall("f", '{"x": "[TOOL_CALLS]"}'), Content(" so"), ToolCall("g", "{}")]),
+        ("granite_tools", 'So:\n<|tool_call|>[{"name": "f", "arguments": {}}]', [Content("So:"), ToolCall("f", "{}")]),
+        ("granite_tools", 'So: [{"name": "f", "arguments": {}}]', [Content('So: [{"name": "f", "arguments": {}}]')]),
+        ("llama4_pythonic", 'So <|python_start|>[f(a="x")]<|python_end|>',
+         [Content("So"), ToolCall("f", '{"a": "x"}')]),
+        ("llama3_json", 'So <|python_tag|>{"name": "f", "parameters": {}}', [Content("So"), ToolCall("f", "{}")]),
+        ("llama3_json", 'So:\n\n {"name": "f", "parameters": {}}\nand', [Content("So:"), ToolCall("f", "{}"),
+         Content("\nand")]),
+        ("llama3_json", 'So:\n{"a": 1}\n{"type": "function", "name": "f", "parameters": {}}', [Content('So:\n{"a": 1}'),
+         ToolCall("f", "{}")]),
+        ("llama3_json", 'So {"name": "f", "parameters": {}}', [Content('So {"name": "f", "parameters": {}}')]),
+        ("hermes", '<tool_call>{"name": "f", "arguments": {}}\n<tool_call>{"name": "g", "arguments": {}}</tool_call>',
+         [ToolCall("f", "{}"), ToolCall("g", "{}")]),
+        ("hermes", "<tool_call><tool_call>x", [Content("<tool_call><tool_call>x")]),
+        ("qwen3_coder", "Ok.\n<function=f>\n<parameter=i>\n5\n</parameter>\n</function>\n</tool_call>",  # A16
+         [Content("Ok."), ToolCall("f", '{"i": 5}')]),
+        ("qwen3_coder", "<function=f></function>\n<function=f><parameter=i>1</parameter></function> x </tool_call>",
+         [ToolCall("f", "{}"), ToolCall("f", '{"i": 1}'), Content(" x")]),
+        ("qwen3_coder", "<function=g></function>", [Content("<function=g></function>")]),
+        ("qwen3_coder", "<function=f><parameter=i>1</parameter></tool_call>.",
+         [ToolCall("f", '{"i": 1}'), Content(".")]),
+        ("qwen3_coder", "<tool_call><function=f></function>\n<function=g><parameter=a>1</function></tool_call>",
+         [ToolCall("f", "{}"), ToolCall("g", '{"a": "1"}')]),
         ("hermes", '<tool_call>{"name": "f", "arguments": {"a": "x', [ToolCall("f", '{"a": "x')]),
         ("hermes", '<tool_call>{"name": "f", "arguments": {"a": x}}</tool_call>',
          [ToolCall("f", '{"a": '), Content("x}}")]),
@@ -247,13 +295,20 @@ def test_pieces_do_not_matter(name: str, words: list[str], data: st.DataObject) 
     assert parse(make(name), pieces) == parse(make(name), [text])
 
 
+def is_cut_call(text: str) -> bool:
+    """Nothing, or how a call begins."""
+    openings = ("<tool_call>", "<function=", "<|tool_call|>", "<|python_tag|>", "<|python_start|>", "[TOOL_CALLS]")
+    return not text or text.lstrip().startswith((*openings, '{"name": "', "[f("))
+
+
 @given(st.lists(st.sampled_from(PIECES), max_size=12))
 def test_text_without_calls_comes_back_whole(words: list[str]) -> None:
     text = "".join(words)
     for name in (TOOL_PARSERS.keys() - REASONING_PARSERS.keys()) | {"granite_tools"}:
         parts = parse(make(name), list(text))
         if not any(isinstance(part, ToolCall) for part in parts):
-            assert "".join(part.text for part in parts) == text  # type: ignore[union-attr]
+            found = "".join(part.text for part in parts)  # type: ignore[union-attr]
+            assert text.startswith(found) and is_cut_call(text[len(found) :]), (name, text, found)
         for part in parts:
             if isinstance(part, ToolCall):
                 assert is_object_or_begins_one(part.arguments)
@@ -364,6 +419,100 @@ def coder(**values: str) -> list[Part]:
 )
 def test_values_that_are_no_texts(value: str, expected: str) -> None:
     assert coder(l=value) == [ToolCall("f", f'{{"l": {expected}}}')]
+
+
+ROOT = {
+    "$defs": {
+        "Count": {"type": "integer"}, "Loop": {"$ref": "#/$defs/Loop"}, "a/b": {"const": None},
+        "Tree": {"anyOf": [{"$ref": "#/$defs/Tree"}, {"$ref": "#/$defs/Tree"}, {"type": "array"}]},
+    },
+}  # fmt: skip
+TYPES: list[tuple[Any, str | None]] = [
+    ({"type": ["integer", "null"]}, "integer null"),  # A12
+    ({"type": "number"}, "number integer"),
+    ({"anyOf": [{"type": "integer"}, {"type": "null"}]}, "integer null"),
+    ({"oneOf": [{"type": "boolean"}, {"enum": ["a", 1.5, [1], {}]}]}, "boolean string number array object"),
+    ({"allOf": [{"type": ["integer", "string"]}, {"type": ["number", "null"]}]}, "integer"),
+    ({"allOf": [{"$ref": "#/$defs/Count"}], "description": "many"}, "integer"),
+    ({"$ref": "#/$defs/Count", "nullable": True}, "integer null"),
+    ({"$ref": "#/$defs/a~1b"}, "null"),
+    ({"$ref": "#/$defs/Loop"}, None),
+    ({"$ref": "#/$defs/Tree"}, None),
+    ({"$ref": "#/$defs/None"}, None),
+    ({"$ref": "https://example.org/schema"}, None),
+    ({"enum": [1, None, True]}, "integer null boolean"),
+    ({"const": "x"}, "string"),
+    ({"anyOf": [{"type": "integer"}, {}]}, None),
+    ({"type": ["string", "integer"], "enum": ["a"]}, "string"),
+    ({"allOf": [{"type": "string"}, {"type": "null"}]}, None),
+    ({"type": "int"}, "number integer boolean null array object"),
+    ({"minimum": 3}, None),
+    (True, None),
+    ({"type": 5, "anyOf": 5, "allOf": [5], "enum": 5, "$ref": 5}, None),
+]
+
+
+@pytest.mark.parametrize(("schema", "expected"), TYPES)
+def test_types_are_read_as_json_schema_means_them(schema: Any, expected: str | None) -> None:
+    found = SchemaTypes(ROOT).of(schema)
+    assert found == (None if expected is None else frozenset(expected.split()))
+
+
+def test_schemas_that_refer_to_one_another_take_little_time() -> None:
+    definitions: dict[str, Any] = {f"d{i}": {"anyOf": [{"$ref": f"#/d{i + 1}"}] * 2} for i in range(5000)}
+    definitions["d5000"] = {"type": "integer"}
+    assert SchemaTypes(definitions).of({"$ref": "#/d4970"}) == {"integer"}
+    assert SchemaTypes(definitions).of({"$ref": "#/d0"}) is None
+
+
+@pytest.mark.parametrize(
+    ("types", "text", "expected"),
+    [
+        (["integer", "null"], "5", 5),
+        (["integer", "null"], "null", None),
+        (["boolean", "null"], "true", True),
+        (["array", "null"], "[1, 2]", [1, 2]),
+        (["string", "null"], "null", None),
+        (["string", "null"], "nullify", "nullify"),
+        (["string", "null"], "5", "5"),
+        (["string", "null"], "", ""),
+        (["string", "null"], "a\nnull\n", "a\nnull\n"),
+        (["string", "integer"], "5", 5),
+        (["string", "integer"], "5.5", "5.5"),
+        (["string", "integer"], "007", "007"),
+        (["string", "integer"], "5 apples", "5 apples"),
+        (["string", "integer"], "9" * 100, "9" * 100),
+        (["string", "number"], "-1.5e3", -1500.0),
+        (["string", "number"], "5", 5),
+        (["string", "boolean"], "True", "True"),
+        (["string", "array"], "[1]", [1]),
+        (["string", "array"], "[see below]", "[see below]"),
+        (["string", "array"], '["</parameter>"]', ["</parameter>"]),
+        (["string", "object"], '{"a": [1]}', {"a": [1]}),
+        (["string", "object"], "[1]", "[1]"),
+        (["boolean"], "True", True),
+        (["integer"], "many", "many"),
+        (["null", "object"], "None", None),
+    ],
+)
+def test_values_by_lists_of_types(types: list[str], text: str, expected: Any) -> None:  # A12
+    tools = [{"function": {"name": "f", "parameters": {"properties": {"x": {"type": types}}}}}]
+    call = f"<tool_call><function=f><parameter=x>\n{text}\n</parameter></function></tool_call>"
+    found = []
+    for pieces in ([call], list(call), [call[i : i + 3] for i in range(0, len(call), 3)]):
+        parser = Qwen3CoderParser()
+        parser.set_tools(tools)
+        found += parse(parser, pieces)
+    assert found[0] == found[1] == found[2]
+    assert json.loads(found[0].arguments) == {"x": expected}  # type: ignore[union-attr]
+
+
+def test_texts_that_may_be_null_are_given_while_they_are_written() -> None:
+    parser = Qwen3CoderParser()
+    parser.set_tools([{"function": {"name": "f", "parameters": {"properties": {"x": {"type": ["string", "null"]}}}}}])
+    parser.feed("<tool_call><function=f><parameter=x>\nnu")
+    assert parser.feed("mbers ") == [CallArguments('"'), CallArguments("numbers ")]
+    assert parser.feed("and ") == [CallArguments("and ")]
 
 
 def test_texts_with_marks_that_end_no_value() -> None:

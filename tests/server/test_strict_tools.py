@@ -162,6 +162,79 @@ def test_what_models_write_is_taken(parser: str) -> None:
     assert calls[0][0] == "weather" and calls[0][1]["city"] == "Oslo"
 
 
+@pytest.mark.parametrize("parser", ["granite", "llama3_json", "llama4_pythonic", "mistral", "qwen3_coder"])
+def test_calls_behind_text_are_held_to_their_schemas_too(parser: str) -> None:  # A16, A17
+    call = NATURAL[parser]
+    if parser == "llama3_json":
+        call = f"<|python_tag|>{call}"
+    if parser == "qwen3_coder":
+        call = call.removeprefix("<tool_call>\n")
+    text = f"Let me see: [1] <b>.\n{call}"
+    writer = Writer(grammar_of(parser, tools_of(parser)), 0)
+    assert writer.takes(text) and writer.matcher.is_accepting()
+    assert calls_in(parser, text, tools_of(parser))[0][0] == "weather"
+    wrong = text.replace("celsius", "kelvin")
+    assert not Writer(grammar_of(parser, tools_of(parser)), 0).takes(wrong)
+    assert calls_in(parser, wrong, tools_of(parser)), "the parser would have found it"
+
+
+def test_no_text_holds_calls_that_are_not_held_to_their_schemas() -> None:
+    tools = tools_of()
+    for text in ('So:\n{"name": "weather", "parameters": {}}', 'So:\n\n {"\\u006eame": "weather", "parameters": {}}'):
+        assert calls_in("llama3_json", text, tools)
+        assert not Writer(grammar_of("llama3_json", tools), 0).takes(text)
+    writer = Writer(grammar_of("llama3_json", tools), 0)
+    assert writer.takes('So:\n{"title": "weather"}') and writer.matcher.is_accepting()
+
+
+MIXED: dict[str, Any] = {
+    "text or null": {"type": ["string", "null"]},
+    "text or number": {"anyOf": [{"type": "string"}, {"type": "integer", "minimum": 10, "maximum": 12}]},
+    "choice or null": {"anyOf": [{"type": "string", "enum": ["a", "b c"]}, {"type": "null"}]},
+    "values": {"enum": ["auto", 1, None, True]},
+    "place": {"$ref": "#/$defs/Place"},
+    "place or text": {"oneOf": [{"$ref": "#/$defs/Place"}, {"type": "string"}]},
+    "nullable": {"type": "integer", "nullable": True},
+}
+
+
+def test_values_that_may_be_texts_or_something_else() -> None:  # A12
+    parameters = {"type": "object", "properties": MIXED, "required": list(MIXED), "additionalProperties": False,
+                  "$defs": WEATHER["$defs"]}  # fmt: skip
+    tools = [{"type": "function", "function": {"name": "f", "strict": True, "parameters": parameters}}]
+    grammar = grammar_of("qwen3_coder", tools)
+    num_calls = 0
+    for seed in range(40):
+        writer = Writer(grammar, seed)
+        assert writer.takes("<function=f>\n")
+        if writer.write(900):
+            ((_, arguments),) = calls_in("qwen3_coder", writer.text, tools)
+            jsonschema.validate({**arguments, "nullable": arguments["nullable"] or 0}, parameters)
+            num_calls += 1
+    assert num_calls > 10
+    values = {"text or null": "x", "text or number": "11", "choice or null": "b c", "values": "auto",
+              "place": '{"x": 1.5}', "place or text": "there", "nullable": "7"}  # fmt: skip
+
+    def takes(**changed: str) -> bool:
+        given = {**values, **{name.replace("_", " "): value for name, value in changed.items()}}
+        body = "".join(f"<parameter={name}>{value}</parameter>" for name, value in given.items())
+        return Writer(grammar, 0).takes(f"<function=f>{body}</function>")
+
+    allowed = [("text_or_null", "null"), ("text_or_number", "apples 9"), ("text_or_number", "\n12\n"), ("values", "1"),
+               ("choice_or_null", "\nnull\n"), ("values", "true"), ("place", '\n{"x": 2}\n'), ("nullable", "null"),
+               ("place_or_text", '\n{"x": 2}\n')]  # fmt: skip
+    refused = [("text_or_number", "9"), ("choice_or_null", "c"), ("values", "2"), ("place", "there"), ("nullable", "x"),
+               ("place_or_text", '{"y": 2}')]  # fmt: skip
+    assert takes()
+    for name, value in allowed:
+        assert takes(**{name: value}), (name, value)
+    for name, value in refused:
+        assert not takes(**{name: value}), (name, value)
+    ambiguous = {"type": "object", "properties": {"a": {"enum": ["5", 7]}}}
+    with pytest.raises(VLLMValidationError, match="'a'"):
+        grammar_of("qwen3_coder", [{"function": {"name": "f", "strict": True, "parameters": ambiguous}}])
+
+
 @pytest.mark.parametrize("parser", sorted(NATURAL))
 def test_what_breaks_the_schema_is_not_taken(parser: str) -> None:
     for wrong in (NATURAL[parser].replace("celsius", "kelvin"), NATURAL[parser].replace("weather", "wether")):

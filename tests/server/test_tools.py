@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import openai
@@ -140,3 +140,90 @@ async def test_server_without_parsers(engine: FakeEngine, make_client: Callable[
         assert response.status_code == 200
         message = response.json()["choices"][0]["message"]
         assert message["reasoning"] is None and not {"reasoning_content", "tool_calls"} & message.keys()
+
+
+FORCED: dict[str, dict[str, Any]] = {
+    "/v1/chat/completions": {"messages": QUESTION, "tools": TOOLS, "tool_choice": "required"},
+    "/v1/messages": {
+        "messages": QUESTION,
+        "max_tokens": 50,
+        "tools": [{"name": "weather", "input_schema": {"type": "object"}}],
+        "tool_choice": {"type": "any"},
+    },
+    "/v1/responses": {
+        "input": "hi",
+        "tools": [{"type": "function", "name": "weather", "parameters": {"type": "object"}}],
+        "tool_choice": "required",
+    },
+}
+
+
+def texts_of(answer: Any) -> Iterator[str]:
+    """Every text that an answer, or an event, shows a reader."""
+    if isinstance(answer, dict):
+        for name, value in answer.items():
+            if name in ("content", "text", "delta", "arguments", "partial_json") and isinstance(value, str):
+                yield value
+            yield from texts_of(value)
+    elif isinstance(answer, list):
+        for value in answer:
+            yield from texts_of(value)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("cut", ['[{ "name": "get', "[", '[{"name": "weather", "param'])
+@pytest.mark.parametrize("path", FORCED)
+async def test_a_forced_call_that_is_cut_off_leaks_nothing(
+    engine: FakeEngine, make_client: Callable[..., Any], path: str, cut: str, stream: bool
+) -> None:  # A18
+    engine.text = cut
+    client = await make_client()
+    response = await client.post(path, json={**FORCED[path], "stream": stream})
+    assert response.status_code == 200
+    lines = [line[6:] for line in response.text.splitlines() if line.startswith("data: {")]
+    answers = [json.loads(line) for line in lines] if stream else [response.json()]
+    assert not "".join(text for answer in answers for text in texts_of(answer))
+
+
+CODER_CALL = "<function=f>\n<parameter=x>\n5\n</parameter>\n</function>\n</tool_call>"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("parser", "text", "content", "schema", "arguments"),
+    [
+        ("qwen3_coder", f"<tool_call>\n{CODER_CALL}", "", {"type": ["integer", "null"]}, {"x": 5}),  # A12
+        ("qwen3_coder", f"Ok.\n{CODER_CALL}", "Ok.", {"type": "integer"}, {"x": 5}),  # A16
+        (
+            "mistral",
+            'Let me check. [TOOL_CALLS] [{"name":"f","arguments":{"x":1}}]',
+            "Let me check.",
+            {},
+            {"x": 1},
+        ),  # A17
+    ],
+)
+async def test_calls_as_models_write_them(
+    engine: FakeEngine,
+    make_client: Callable[..., Any],
+    parser: str,
+    text: str,
+    content: str,
+    schema: Any,
+    arguments: Any,
+    stream: bool,
+) -> None:
+    engine.text = text
+    client = await make_client("--enable-auto-tool-choice", "--tool-call-parser", parser)
+    api = openai.AsyncOpenAI(base_url=f"{BASE}/v1", api_key="none", http_client=client, max_retries=0)
+    parameters = {"type": "object", "properties": {"x": schema}}
+    asked: Any = {"model": "fake", "messages": QUESTION}
+    asked["tools"] = [{"type": "function", "function": {"name": "f", "parameters": parameters}}]
+    if stream:
+        async with api.chat.completions.stream(**asked) as events:
+            answer = await events.get_final_completion()
+    else:
+        answer = await api.chat.completions.create(**asked)
+    (choice,) = answer.choices
+    assert (choice.message.content or "", choice.finish_reason) == (content, "tool_calls")
+    assert names_and_arguments(choice.message.tool_calls) == [("f", arguments)]

@@ -13,7 +13,7 @@ from codecs import utf_8_decode
 from collections.abc import Sequence
 from typing import Protocol
 
-from vllm.engine.byte_table import ByteTable, byte_table
+from vllm.engine.text.byte_table import ByteTable, byte_table
 from vllm.engine.text.tokenizer import Tokenizer
 from vllm.sampling_params import SamplingParams
 

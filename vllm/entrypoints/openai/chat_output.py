@@ -85,7 +85,9 @@ def _tool_parser(name: str | None, tools: list[dict[str, Any]]) -> OutputParser 
 
 def tool_marks(name: str | None) -> tuple[str, ...]:
     """What a tool parser knows calls by, if they are marked."""
-    return () if name is None else getattr(TOOL_PARSERS[name], "marks", ())
+    parser: Any = None if name is None else TOOL_PARSERS[name]
+    close = getattr(parser, "close", None)
+    return (*getattr(parser, "marks", ()), *((close,) if close else ()))
 
 
 class ChatOutput:

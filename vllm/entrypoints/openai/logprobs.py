@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vllm.engine.byte_table import byte_table
+from vllm.engine.text.byte_table import byte_table
 from vllm.engine.text.tokenizer import Tokenizer
 from vllm.entrypoints.openai.protocol.logprobs import (
     ChatLogprobs,

@@ -104,7 +104,7 @@ class Cutter:
 
     def _held_length(self, text: str) -> int:
         """Of the longest end of `text` that a marker begins with."""
-        longest = max(map(len, self._markers)) - 1
+        longest = max(map(len, self._markers), default=1) - 1
         for length in range(min(longest, len(text)), 0, -1):
             if any(marker.startswith(text[-length:]) for marker in self._markers):
                 return length

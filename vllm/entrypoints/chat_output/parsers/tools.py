@@ -1,47 +1,70 @@
 """Tool calls in the forms that models were taught to write them, given while they are written.
 
-What looks like a call and is none stays content.
+What looks like a call and is none stays content. A call that is cut off before its arguments is neither.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+import re
+from collections.abc import Sequence
+from typing import Any, ClassVar, Protocol
 
 from vllm.entrypoints.chat_output.parsers.base import Content, Cutter, Marker, Part
 from vllm.entrypoints.chat_output.parsers.calls import CallsReader
 
+_BLANK = re.compile(r"\s*")
+_LINE = re.compile(r"\n[^\S\n]*(?=\S)")
+"""From the end of a line to the first character of the next one that is not blank."""
+
 
 class Reader(Protocol):
-    """What a call is read by. begun: whether one came."""
+    """What calls are read by, from their opening on.
+
+    begun: whether a call came. ended: whether what follows, from where `feed` stopped, is none of the calls'.
+    """
 
     begun: bool
+    ended: bool
 
-    def feed(self, text: str) -> list[Part]: ...
+    def holds(self, mark: str) -> bool:
+        """Whether a mark that comes now is part of the calls: in a string, say, where it ends nothing."""
+        ...
 
-    def finish(self) -> list[Part]: ...
+    def feed(self, text: str, position: int) -> tuple[list[Part], int]:
+        """What became certain of the text from `position` on, and where the calls ended, or the text did."""
+        ...
 
-
-class MarkedReader(Reader, Protocol):
-    """Of a call between marks."""
-
-    @property
-    def in_string(self) -> bool:
-        """Whether a mark that comes now is part of a string of the call's, and ends nothing."""
+    def finish(self, is_cut: bool) -> list[Part]:
+        """What is left. is_cut: the output ends here, else a mark ends the calls."""
         ...
 
 
-class HermesParser:
-    """`<tool_call>{"name": ..., "arguments": {...}}</tool_call>` among other text. White space before it is dropped.
+class CallsParser:
+    """Finds calls among other text: behind a mark, or where the output begins as they do.
 
-    The marks may stand in the call's strings."""
+    marks: what calls stand behind. close: what ends them, if something does. inner_marks: further ones, which only mean
+    something to the reader. All marks may stand in the calls' strings.
+    openings: characters that calls without a mark begin with, where the output begins; opens_lines: or a line of it.
+    White space before calls is dropped.
+    """
 
-    OPEN, CLOSE = "<tool_call>", "</tool_call>"
-    marks = (OPEN, CLOSE)
+    marks: ClassVar[tuple[str, ...]] = ()
+    close: ClassVar[str | None] = None
+    inner_marks: ClassVar[tuple[str, ...]] = ()
+    openings: ClassVar[str] = ""
+    opens_lines: ClassVar[bool] = False
 
     def __init__(self) -> None:
-        self._cutter = Cutter(self.OPEN, self.CLOSE)
-        self._reader: MarkedReader | None = None
+        self._cutter = Cutter(*self.marks, *((self.close,) if self.close else ()), *self.inner_marks)
+        self._reader: Reader | None = None
         self._space: list[str] = []
+        self._is_blank = self._line_is_blank = True
+        self._close_is_due = False
+        self.tool_names: frozenset[str] | None = None
+
+    def set_tools(self, tools: Sequence[dict[str, Any]]) -> None:
+        """Those of the request, before the output comes."""
+        self.tool_names = frozenset(tool["function"]["name"] for tool in tools)
 
     def feed(self, text: str) -> list[Part]:
         return [part for piece in self._cutter.feed(text) for part in self._take(piece)]
@@ -49,33 +72,77 @@ class HermesParser:
     def finish(self) -> list[Part]:
         parts = self._take_held()
         if self._reader is not None:
-            parts += self._end_call("")
+            parts += self._end_calls(is_cut=True)
         return parts + ([Content("".join(self._space))] if self._space else [])
 
-    def new_reader(self) -> MarkedReader:
-        return CallsReader(("arguments",), listed=False, held=self.OPEN)
+    def new_reader(self, mark: str, among_text: bool) -> Reader:
+        """mark: what the calls stand behind, content if none comes; "" where they have none. among_text: they stand
+        behind other text."""
+        raise NotImplementedError
 
     def _take_held(self) -> list[Part]:
         held = self._cutter.finish()
         return self._take(held) if held else []
 
     def _take(self, piece: str | Marker) -> list[Part]:
-        text = piece if isinstance(piece, str) else piece.text
-        if self._reader is None:
-            if isinstance(piece, Marker) and text == self.OPEN:
-                self._reader = self.new_reader()
-                return []
-            return self._content(text)
-        if isinstance(piece, Marker) and text == self.CLOSE and not self._reader.in_string:
-            return self._end_call(text)
-        return self._pass_on(self._reader.feed(text))
+        if isinstance(piece, str):
+            return self._take_text(piece)
+        if self._reader is not None and self._reader.holds(piece.text):
+            return self._take_text(piece.text)
+        return self._end_calls() + self._take_mark(piece.text)
 
-    def _end_call(self, close: str) -> list[Part]:
+    def _take_mark(self, mark: str) -> list[Part]:
+        """One outside of calls. What closes them is dropped behind a call, also where something stands between."""
+        if mark in self.marks:
+            self._open(mark)
+            return []
+        if mark == self.close and self._close_is_due:
+            self._close_is_due, self._space = False, []
+            return []
+        return self._content(mark)
+
+    def _take_text(self, text: str) -> list[Part]:
+        parts: list[Part] = []
+        position = 0
+        while position < len(text):
+            if self._reader is None:
+                start = self._opening(text, position)
+                parts += self._content(text[position:start])
+                position = start
+                if start < len(text):
+                    self._open("")
+            else:
+                found, position = self._reader.feed(text, position)
+                parts += self._pass_on(found)
+                if self._reader.ended:
+                    self._close_is_due, self._reader = self._reader.begun, None
+        return parts
+
+    def _open(self, mark: str) -> None:
+        self._reader = self.new_reader(mark, among_text=not self._is_blank)
+        self._close_is_due = False
+
+    def _end_calls(self, is_cut: bool = False) -> list[Part]:
         reader, self._reader = self._reader, None
         if reader is None:
             return []
-        parts = self._pass_on(reader.finish())
-        return parts if reader.begun else parts + self._content(close)
+        found = reader.finish(is_cut)
+        if is_cut and not found:
+            self._space = []
+        parts = self._pass_on(found)
+        self._close_is_due = reader.begun
+        return parts
+
+    def _opening(self, text: str, position: int) -> int:
+        """Where calls without a mark begin; the end of the text if they do not."""
+        start = _BLANK.match(text, position).end() if self._line_is_blank else len(text)  # type: ignore[union-attr]
+        if start < len(text) and text[start] in self.openings and (self._is_blank or self.opens_lines):
+            return start
+        while self.opens_lines and (found := _LINE.search(text, position)):
+            if text[found.end()] in self.openings:
+                return found.end()
+            position = found.end()
+        return len(text)
 
     def _pass_on(self, parts: list[Part]) -> list[Part]:
         passed: list[Part] = []
@@ -83,95 +150,65 @@ class HermesParser:
             if isinstance(part, Content):
                 passed += self._content(part.text)
             else:
-                self._space = []
+                self._space, self._is_blank, self._line_is_blank = [], False, False
                 passed.append(part)
         return passed
 
     def _content(self, text: str) -> list[Part]:
         """The white space at the end waits: it is dropped if a call follows."""
         kept = text.rstrip()
-        if not kept:
-            if text:
-                self._space.append(text)
-            return []
-        before, self._space = "".join(self._space), [text[len(kept) :]]
-        return [Content(before + kept)]
+        space = text[len(kept) :]
+        self._is_blank = self._is_blank and not kept
+        self._line_is_blank = "\n" in space or (self._line_is_blank and not kept)
+        if kept:
+            before, self._space = "".join(self._space), [space]
+            return [Content(before + kept)]
+        if space:
+            self._space.append(space)
+        return []
 
 
-class WholeParser:
-    """Forms in which the whole output is calls: known by how it begins. `marks` may stand before them."""
+class HermesParser(CallsParser):
+    """`<tool_call>{"name": ..., "arguments": {...}}</tool_call>`."""
 
-    marks: tuple[str, ...] = ()
-    openings: tuple[str, ...] = ()
+    OPEN, CLOSE = "<tool_call>", "</tool_call>"
+    marks = (OPEN,)
+    close = CLOSE
 
-    def __init__(self) -> None:
-        self._space: list[str] = []
-        self._head = ""
-        self._reader: Reader | None = None
-        self._is_text = False
-
-    def feed(self, text: str) -> list[Part]:
-        if self._reader is not None:
-            return self._reader.feed(text)
-        if self._is_text:
-            return [Content(text)] if text else []
-        if not self._head:
-            head = text.lstrip()
-            self._space.append(text[: len(text) - len(head)])
-            text = head
-        self._head += text
-        known = (*self.marks, *self.openings)
-        if any(self._head.startswith(opening) for opening in known):
-            return self._start_calls()
-        if any(opening.startswith(self._head) for opening in known):
-            return []
-        self._is_text = True
-        return self._begin()
-
-    def finish(self) -> list[Part]:
-        if self._reader is not None:
-            return self._reader.finish()
-        return [] if self._is_text else self._begin()
-
-    def new_reader(self, held: str) -> Reader:
-        """held: what is content if no call comes."""
-        raise NotImplementedError
-
-    def _begin(self) -> list[Part]:
-        """How the output began, which is content after all."""
-        text = "".join(self._space) + self._head
-        return [Content(text)] if text else []
-
-    def _start_calls(self) -> list[Part]:
-        mark = next((mark for mark in self.marks if self._head.startswith(mark)), "")
-        self._reader = self.new_reader("".join(self._space) + mark)
-        return self._reader.feed(self._head[len(mark) :])
+    def new_reader(self, mark: str, among_text: bool) -> Reader:
+        return CallsReader(("arguments",), listed=False, held=mark)
 
 
-class Llama3JsonParser(WholeParser):
-    """`{"name": ..., "parameters": {...}}`, several with `;` between them, `<|python_tag|>` before them or not."""
+class Llama3JsonParser(CallsParser):
+    """`{"name": ..., "parameters": {...}}`, several with `;` between them, behind `<|python_tag|>` or not."""
 
     marks = ("<|python_tag|>",)
-    openings = ("{",)
+    openings = "{"
+    opens_lines = True
 
-    def new_reader(self, held: str) -> Reader:
-        return CallsReader(("parameters", "arguments"), listed=False, held=held)
+    def new_reader(self, mark: str, among_text: bool) -> Reader:
+        keys = ("parameters", "arguments")
+        if mark:
+            return CallsReader(keys, listed=False, held=mark)
+        return CallsReader(keys, listed=False, is_sure=False, among_text=among_text, tool_names=self.tool_names)
 
 
-class MistralParser(WholeParser):
+class MistralParser(CallsParser):
     """`[TOOL_CALLS] [{"name": ..., "arguments": {...}}, ...]`."""
 
     marks = ("[TOOL_CALLS]",)
 
-    def new_reader(self, held: str) -> Reader:
-        return CallsReader(("arguments",), listed=True, held=held)
+    def new_reader(self, mark: str, among_text: bool) -> Reader:
+        return CallsReader(("arguments",), listed=True, held=mark)
 
 
-class GraniteParser(WholeParser):
-    """`<|tool_call|>[{"name": ..., "arguments": {...}}, ...]`; `<tool_call>` or nothing may stand before the list."""
+class GraniteParser(CallsParser):
+    """`[{"name": ..., "arguments": {...}}, ...]`, behind `<|tool_call|>` or `<tool_call>`, or at the beginning."""
 
     marks = ("<|tool_call|>", "<tool_call>")
-    openings = ("[",)
+    openings = "["
 
-    def new_reader(self, held: str) -> Reader:
-        return CallsReader(("arguments",), listed=True, held=held)
+    def new_reader(self, mark: str, among_text: bool) -> Reader:
+        if mark:
+            return CallsReader(("arguments",), listed=True, held=mark)
+        return CallsReader(("arguments",), listed=True, is_sure=False, tool_names=self.tool_names)
