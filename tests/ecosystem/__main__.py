@@ -88,7 +88,7 @@ def main() -> int:
         server = ServerProcess([f"{directory}/model", "--port", "0"], SETTINGS, "tests.ecosystem.obedient")
         try:
             for client in chosen:
-                environment = args.environments / client.key
+                environment = args.environments.absolute() / client.key
                 client.install(environment)
                 results.append(drive(client, environment, server.url))
                 _print(results[-1])

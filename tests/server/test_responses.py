@@ -139,6 +139,8 @@ async def test_tools_and_reasoning(parsing: openai.AsyncOpenAI) -> None:
     assert [item.type for item in one.output] == ["reasoning", "message", "function_call"]
     none = await parsing.responses.create(model="fake", input="hi", tools=TOOLS, tool_choice="none")
     assert [item.type for item in none.output] == ["reasoning", "message"] and "<tool_call>" in none.output_text
+    plain = await parsing.responses.create(model="fake", input="hi", extra_body={"include_reasoning": False})
+    assert [item.type for item in plain.output] == ["message"]
 
 
 async def test_events(parsing: openai.AsyncOpenAI) -> None:
