@@ -70,7 +70,8 @@ class Unusable(Exception):
 
 def note(route: str, place: str, text: str) -> None:
     """Log once that something of a request had no effect. place: where it stands, with or without indices."""
-    key = (route, re.sub(r"\[\d+\]", "[]", place)[:128], text)
+    shown = repr(re.sub(r"\[\d+\]", "[]", place)[:128])[1:-1]  # a name is the client's, and may hold a new line
+    key = (route, shown, text)
     if key not in _noted and len(_noted) < _MAX_REMEMBERED:
         _noted.add(key)
         logger.warning("%s: `%s` %s", *key)
