@@ -207,7 +207,7 @@ class TestSizes:
         request = b"GET /" + b"a" * 10_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n"
         assert b" 431 " in (await raw(small, request)).split(b"\r\n")[0]
         longer = b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n"
-        assert b" 400 " in (await raw(small, longer)).split(b"\r\n")[0]
+        assert re.search(rb" 4(00|31) ", (await raw(small, longer)).split(b"\r\n")[0])  # by httptools' version
 
     async def test_trailers(self, small: LiveServer) -> None:
         content = json.dumps(BODY).encode()

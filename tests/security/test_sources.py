@@ -58,6 +58,16 @@ def test_processes_of_ours_do_not_get_the_key(monkeypatch: pytest.MonkeyPatch) -
     assert num_starts >= 3
 
 
+def test_floors_of_packages_are_those_of_the_table() -> None:
+    """S11: jinja2 from 3.1.0 on was taken, whose sandbox has known ways out."""
+    root = PACKAGE.parent
+    rows = re.findall(r"^\| (\w+) \| ([\d.]+) \| CVE", (root / "docs/security.md").read_text(encoding="utf-8"), re.M)
+    assert {"jinja2", "starlette"} <= {name for name, _ in rows}
+    required = "\n".join((root / f"requirements{part}.txt").read_text() for part in ("", "-neuron"))
+    for name, floor in rows:
+        assert re.findall(rf"^{name}>=([\d.]+)$", required, re.M) == [floor], name
+
+
 def test_no_assertion_can_be_reached_by_a_request() -> None:
     for file, tree in trees(*SERVING):
         assert not [node.lineno for node in ast.walk(tree) if isinstance(node, ast.Assert)], file
