@@ -218,6 +218,25 @@ def test_all_faults_at_once(capsys):
     assert "0.8" in faults["token_generation_batches"]["why"]
 
 
+def test_an_override_that_is_a_text(capsys):  # N4
+    words = ("-tp", "8", "--max-num-seqs", "4", "--max-model-len", "2048")
+    text = json.dumps({"override_neuron_config": json.dumps({"enable_bucketing": False})})
+    for more in ((), ("--instance", "trn1.32xlarge")):
+        status, found = plan(capsys, "llama-3.1-8b", *words, *more, "--additional-config", text)
+        assert status == 0 and len(found["programs"]) == 2
+
+
+def test_keys_of_all_stages_at_once(capsys):  # N8, N17
+    words = ("--instance", "trn2.48xlarge", "-tp", "64", "--max-num-seqs", "1", "--max-model-len", "16384")
+    keys = {"foo_bar": 1, "is_medusa": True, "async_mode": True}
+    override = json.dumps({"override_neuron_config": keys})
+    status, found = plan(capsys, "llama-3.1-70b", *words, "--additional-config", override)
+    assert status == 1 and {fault["name"] for fault in found["faults"]} == {"foo_bar", "is_medusa"}
+    assert any("async_mode=True has no effect" in notice for notice in found["notices"])
+    alone = json.dumps({"override_neuron_config": {"async_mode": True}})
+    assert plan(capsys, "llama-3.1-70b", *words, "--additional-config", alone)[0] == 0
+
+
 def test_what_the_fix_of_a_memory_fault_says_does_fix_it(capsys):
     words = ("--instance", "trn1.32xlarge", "-tp", "2", "--max-num-seqs", "32", "--max-model-len", "8192")
     _, found = plan(capsys, "llama-3.1-8b", *words)
@@ -335,7 +354,7 @@ def test_readable_in_a_terminal(capsys, monkeypatch):
     assert max(map(len, drawn.splitlines())) <= 100 and "┃" in drawn
     assert set(re.findall(r"\d[\d,.]*\d", plain)) == set(re.findall(r"\d[\d,.]*\d", drawn))
     assert re.findall(r"^  - \S+", plain, re.MULTILINE) == re.findall(r"^  - \S+", drawn, re.MULTILINE)
-    assert "\n  - max_model_len=99999: the model was made for" in plain
+    assert "\n  - max_model_len=99999: more than the 40960 tokens that the model was made for" in plain
 
 
 def test_a_draft_and_the_longer_cache_it_needs_are_counted(capsys):

@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 
 from vllm import EngineArgs
+from vllm.checkpoint import Checkpoint
 from vllm.config import CacheConfig, ModelConfig, NeuronOptions, SchedulerConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.engine.foreign_args import FOREIGN_OPTIONS
 from vllm.engine.text.image_limits import most_images
+from vllm.settings.faults import Faults
 from vllm.utils import FlexibleArgumentParser
 from vllm.utils.argparse_utils import join_dotted
 
@@ -143,10 +145,9 @@ def test_an_unknown_keyword_names_the_nearest():
         ({"stream_interval": 0}, r"stream_interval=0 .* at least 1"),
         ({"max_num_queued_reqs": -1}, "at least 0"),
         ({"max_model_len": 0}, "max_model_len=0"),
-        ({"max_model_len": 513}, "513 is more than the 512"),
+        ({"max_model_len": 513}, "513: more than the 512"),
         ({"chat_template": "nowhere.jinja"}, "neither a file nor a template"),
         ({"generation_config": "nowhere"}, "generation_config"),
-        ({"trust_remote_code": True}, "never run"),
         ({"data_parallel_size": 2}, "replica"),
         ({"task": "embed"}, "only text generators"),
         ({"logits_processors": ["x"]}, "logits_processors"),
@@ -171,19 +172,84 @@ def _asked_for(option):
 
 
 def test_options_without_effect_are_noted(tiny_llama, notices):
-    asked = {name: _asked_for(option) for name, option in FOREIGN_OPTIONS.items() if not option.refused}
+    idle = {name: option for name, option in FOREIGN_OPTIONS.items() if not (option.refused or option.hf_override)}
+    asked = {name: _asked_for(option) for name, option in idle.items()}
     _config(tiny_llama, **asked)
     for name, value in asked.items():
         assert f"{name}={value!r} has no effect: {FOREIGN_OPTIONS[name].reason}" in notices.text
 
 
 def test_options_that_are_refused_say_why():
-    """All of them in one go, as `plan` tells them."""
+    """All of them in one go, from whatever door."""
     asked = {name: _asked_for(option) for name, option in FOREIGN_OPTIONS.items() if option.refused}
-    faults = EngineArgs(model="x", **asked).option_faults()
-    assert faults == {
+    faults = Faults()
+    EngineArgs(model="x", **asked).examined_config(faults, Checkpoint(Path(), {}))
+    assert {fault.name: str(fault) for fault in faults.found} == {
         name: f"{name}={value!r} is not supported: {FOREIGN_OPTIONS[name].reason}" for name, value in asked.items()
     }
+
+
+def test_entries_of_the_models_config_have_options(tiny_llama, notices):  # N12
+    yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 512}
+    config = _config(tiny_llama, rope_scaling=json.dumps(yarn), rope_theta=7.5, max_model_len=2048)
+    assert config.model_config.hf_config["rope_scaling"] == yarn
+    assert (config.model_config.hf_config["rope_theta"], config.model_config.max_len) == (7.5, 2048)
+    assert "rope_theta=7.5 is taken as hf_overrides" in notices.text
+    args = _parse("--model", str(tiny_llama), "--rope-scaling", json.dumps(yarn), "--device", "null")
+    assert args.create_engine_config().model_config.hf_config["rope_scaling"] == yarn
+    with pytest.raises(ValueError, match="Give it once"):
+        _config(tiny_llama, rope_theta=7.5, hf_overrides={"rope_theta": 8.0})
+
+
+def test_code_of_a_checkpoint_is_never_run_and_asking_for_it_is_noted(tiny_llama, notices):  # N7
+    _config(tiny_llama, trust_remote_code=True)
+    assert "trust_remote_code=True has no effect: code that comes with a checkpoint is never run" in notices.text
+    unknown = {"auto_map": {"AutoModel": "modeling.Own"}, "architectures": ["OwnForCausalLM"]}
+    args = EngineArgs(model=str(tiny_llama), trust_remote_code=True, hf_overrides=unknown, device="cpu")
+    with pytest.raises(ValueError, match=r"code that comes with its checkpoint \(auto_map\), which is never run"):
+        args.create_engine_config()
+
+
+@pytest.mark.parametrize("name", ["generation_config", "chat_template", "kv_offloading_dir", "download_dir"])
+def test_a_tilde_is_the_users_directory(tiny_llama, tmp_path, monkeypatch, name):  # N13
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "generation_config.json").write_text('{"temperature": 0.25}')
+    (tmp_path / "own" / "t.jinja").write_text("{{ messages }}")
+    path = "~/own/t.jinja" if name == "chat_template" else "~/own/"
+    config = _config(tiny_llama, **{name: path})
+    model = config.model_config
+    found = {
+        "generation_config": model.hf_generation_config.get("temperature") == 0.25,
+        "chat_template": model.chat_template == "{{ messages }}",
+        "kv_offloading_dir": config.cache_config.kv_offloading_dir == f"{tmp_path}/own",
+        "download_dir": model.download_dir == f"{tmp_path}/own",
+    }
+    assert found[name]
+
+
+@pytest.mark.parametrize("kind", ["model", "tokenizer"])
+def test_a_tilde_before_a_checkpoint(tiny_llama, tmp_path, monkeypatch, kind):  # N13
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "models").symlink_to(tiny_llama.parent)
+    given = f"~/models/{tiny_llama.name}/"
+    config = EngineArgs(**{"model": str(tiny_llama), "device": "null", kind: given}).create_engine_config()
+    assert config.model_config.model_path == str(tiny_llama)
+
+
+def test_every_fault_of_every_stage_is_in_one_message(tiny_llama):  # N17
+    options = {
+        "max_num_queued_reqs": -1,  # an option alone
+        "task": "embed",  # an option that is known and not served
+        "chat_template": "nowhere.jinja",  # a file
+        "max_model_len": 513,  # against the checkpoint
+        "data_parallel_size": 2,  # settings that no target has
+        "override_neuron_config": {"foo_bar": 1, "is_medusa": True},  # keys: unknown, and known but not served
+    }
+    with pytest.raises(ValueError) as caught:
+        _config(tiny_llama, **options)
+    named = {fault.name for fault in caught.value.faults}
+    assert named >= {*options, "foo_bar", "is_medusa"} - {"override_neuron_config"}
 
 
 def test_options_of_ours_without_effect_are_noted(tiny_llama, notices):
@@ -232,7 +298,7 @@ def test_the_length_may_come_from_the_neuron_config(tiny_llama):
     override = {"override_neuron_config": {"seq_len": 48}}
     assert _config(tiny_llama, max_model_len=None, additional_config=override).model_config.max_len == 48
     override = {"override_neuron_config": {"seq_len": 1024}}
-    with pytest.raises(ValueError, match="1024 is more than the 512"):
+    with pytest.raises(ValueError, match="1024: more than the 512"):
         _config(tiny_llama, max_model_len=None, additional_config=override)
 
 

@@ -77,7 +77,6 @@ def test_any_part_that_agrees_with_itself_suffices(options, override, modes):
         ({"enable_chunked_prefill": True}, {"chunked_prefill_config": None}, {"chunked_prefill_config"}),
         (CONTIGUOUS, {"chunked_prefill_config": {}}, {"chunked_prefill_config"}),
         (CONTIGUOUS, {"prefix_buckets": [1024]}, {"prefix_buckets"}),
-        ({**CONTIGUOUS, "block_size": 32}, {}, {"block_size"}),
         ({"enable_prefix_caching": True}, {"prefix_buckets": [100, 1024]}, {"prefix_buckets"}),
         ({"enable_prefix_caching": True, "block_size": 32}, {"pa_block_size": 64}, {"pa_block_size"}),
         ({"enable_prefix_caching": True, "num_gpu_blocks_override": 1023}, {}, {"num_gpu_blocks_override"}),
@@ -183,9 +182,14 @@ def test_one_half_of_the_bucket_grid_gives_the_other():
     assert (neuron.prefix_buckets, neuron.context_encoding_buckets) == ([512, 1024], [256, 1024])
 
 
-@pytest.mark.parametrize("size", [1, 8, 24, 33])
-def test_blocks_that_the_cpu_target_cannot_read(size):
-    assert "multiple of 16" in faults_of(enable_prefix_caching=True, block_size=size, device="cpu")["block_size"]
+@pytest.mark.parametrize(("size", "used"), [(1, 16), (8, 16), (24, 32), (33, 48)])
+def test_blocks_that_the_cpu_target_cannot_read(size, used):  # N14
+    options = {"enable_prefix_caching": True, "block_size": size, "num_gpu_blocks_override": 40960 // size + 1}
+    config, notices = resolve_quietly(build(**options, max_num_seqs=4, device="cpu"))
+    cache = config.cache_config
+    assert cache.block_size == config.neuron_config.pa_block_size == used
+    assert cache.num_blocks * used >= 40960 > (cache.num_blocks - 2) * used
+    assert any(f"block_size={size}" in notice and f"multiple of 16, {used} is used" in notice for notice in notices)
     config = resolve(build(enable_prefix_caching=True, enable_chunked_prefill=True, block_size=size, device="null"))
     assert config.cache_config.block_size == size
 
@@ -252,7 +256,7 @@ def test_blocks_suffice_for_every_row(max_model_len, max_num_seqs, block_size, n
     assert layout.num_blocks >= blocks_per_sequence * max_num_seqs
     if not block_kv:
         assert (layout.block_size, layout.num_blocks) == (max_model_len, max_num_seqs)
-    if not faults:
+    elif not faults:
         assert layout.block_size == (block_size or layout.block_size)
         assert layout.num_blocks == (num_blocks or layout.num_blocks)
     elif block_kv:
@@ -266,9 +270,24 @@ def test_block_kv_defaults_and_the_fix_for_too_few_blocks():
     assert "Use 128 or more" in str(faults.found[0])
 
 
+@pytest.mark.parametrize("device", ["cpu", "null", "neuronx"])
+@pytest.mark.parametrize("given", [{"block_size": 32}, {"num_gpu_blocks_override": 33}, {"block_size": 128}])
+def test_blocks_without_effect_are_noted_alike_on_each_target(device, given, monkeypatch):  # N9
+    monkeypatch.setattr(NeuronxTarget, "why_absent", lambda self: "")
+    config, notices = resolve_quietly(build(**CONTIGUOUS, **given, device=device))
+    assert (config.cache_config.block_size, config.cache_config.num_blocks) == (1024, 32)
+    assert any(f"{next(iter(given))}={next(iter(given.values()))} has no effect" in notice for notice in notices)
+
+
+def test_the_guides_blocks_of_contiguous_kv():  # N9
+    options = {"block_size": 128, "num_gpu_blocks_override": 4, "enable_prefix_caching": False, "max_num_seqs": 4}
+    config, notices = resolve_quietly(build(**options, max_model_len=5120, device="null"))
+    assert (config.cache_config.block_size, config.cache_config.num_blocks) == (5120, 4)
+    assert any("block_size=128 has no effect" in notice for notice in notices)
+
+
 def test_contiguous_blocks_are_given_by_the_rows():
-    assert "Leave it out" in faults_of(**CONTIGUOUS, block_size=32)["block_size"]
-    faults = faults_of(**CONTIGUOUS, num_gpu_blocks_override=33)
+    faults = faults_of(**CONTIGUOUS, num_gpu_blocks_override=31)
     assert "Use 32, or leave it out" in faults["num_gpu_blocks_override"]
     config = resolve(build(**CONTIGUOUS, block_size=1024, num_gpu_blocks_override=32))
     assert config.cache_config.num_blocks == 32

@@ -203,11 +203,11 @@ def test_a_dtype_object_is_read_by_its_name():
 
 
 def test_unknown_keys_name_the_nearest():
-    faults = faults_of({"enable_fused_speculatuon": True, "tp_degre": 2, "zzz": 1, "trace_tokengen_model": False})
+    faults = faults_of({"enable_fused_speculatuon": True, "tp_degre": 2, "zzz": 1, "lora_serving_config": {}})
     assert "Did you mean 'enable_fused_speculation'?" in faults["enable_fused_speculatuon"]
     assert "Did you mean 'tp_degree'?" in faults["tp_degre"]
     assert faults["zzz"] == "zzz: unknown key"
-    assert "Leave it out" in faults["trace_tokengen_model"]
+    assert "Use 'lora_config'" in faults["lora_serving_config"]
 
 
 def test_all_faults_are_in_one_error():

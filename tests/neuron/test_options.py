@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.neuron.configs import build
+from vllm import EngineArgs
 from vllm.config import NeuronOptions
 from vllm.settings.faults import Faults
 from vllm.settings.options import human_int, merged_override, parse_json_option
+from vllm.settings.resolve import resolve
 
 WANTED = {"override_neuron_config": {"enable_bucketing": False}}
 
@@ -151,3 +156,47 @@ def test_the_users_mappings_are_left_alone():
     outer = {"override_neuron_config": inner}
     _merge(additional_config=outer)
     assert outer == {"override_neuron_config": {"batch_size": 4, "on_device_sampling_config": {"top_k": 5}}}
+
+
+@pytest.mark.parametrize("name", ["override_neuron_config", "hf_overrides", "additional_config", "speculative_config"])
+def test_a_mappings_example_is_of_its_own_option(name, tiny_llama):  # N16
+    """Whoever follows the message is understood."""
+    args = {"model": str(tiny_llama), "device": "null", "max_model_len": 64}
+    with pytest.raises(ValueError, match=f"{name}: expected a mapping") as caught:
+        EngineArgs(**args, **{name: "[1]"}).create_engine_config()
+    example = re.search(r"For example: (\{.*\})", str(caught.value))[1]
+    assert EngineArgs(**args, **{name: example}).create_engine_config()
+
+
+def test_texts_and_nesting_that_templates_make():  # N4, N16
+    wanted = {"enable_bucketing": False}
+    text = json.dumps(wanted)
+    assert parse_json_option(json.dumps(text)) == wanted
+    for override in (text, {"override_neuron_config": wanted}, {"override-neuron-config": text}):
+        assert _merge(override_neuron_config=override) == (wanted, [])
+        assert _merge(additional_config={"override_neuron_config": override}) == (wanted, [])
+    sampling = {"global_topk": 64}
+    assert _merge(override_neuron_config={"on_device_sampling_config": json.dumps(sampling)}) == (
+        {"on_device_sampling_config": sampling},
+        [],
+    )
+    _, faults = _merge(additional_config={"override_neuron_config": "[1]"})
+    assert len(faults) == 1 and '{"enable_bucketing": false}' in faults[0]
+
+
+def test_objects_with_attributes_stand_for_their_fields():  # N11
+    section = SimpleNamespace(do_sample=True, global_topk=64, _private=1)
+    merged, faults = _merge(override_neuron_config={"on_device_sampling_config": section})
+    assert (merged, faults) == ({"on_device_sampling_config": {"do_sample": True, "global_topk": 64}}, [])
+    config = resolve(build(override_neuron_config={"on_device_sampling_config": section}))
+    assert config.neuron_config.global_topk == 64 and config.neuron_config.on_device_sampling_config.dynamic
+
+
+def test_keys_that_guides_print_and_nobody_reads_are_noted():
+    faults = Faults()
+    given = {"kv_cache_tiling": False, "scratch_pad_size": 1024, "max_prompt_length": 64, "fused-qkv": True}
+    assert merged_override(NeuronOptions(override_neuron_config=given), faults) == {
+        "max_context_length": 64,
+        "fused_qkv": True,
+    }
+    assert not faults and len(faults.notes) == 2

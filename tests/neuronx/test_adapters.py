@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 
 import pytest
@@ -123,6 +124,24 @@ def test_adapters_in_use_are_told(newest, model, adapters):
     assert {**idle, "running_lora_adapters": "b"} in seen and seen[-1] == idle
 
 
+def test_adapters_may_be_named_in_a_file(newest, model, adapters, tmp_path):  # N10
+    """Beside lora_modules, at the top of the override, or in lora_config. Read once, at start."""
+    file = tmp_path / "adapters.json"
+    names = {name: str(path) for name, path in adapters.items()}
+    first = next(iter(names))
+    content = {"lora-ckpt-dir": "/", "lora-ckpt-paths": {first: names[first][1:]}, "lora-ckpt-paths-cpu": names}
+    file.write_text(json.dumps(content))
+    modules = [f"{first}={names[first]}"]
+    for key in ({"lora_ckpt_json": str(file)}, {"lora_config": {"lora_ckpt_json": str(file)}}):
+        for more in ({}, {"lora_modules": modules}):
+            config = resolve(
+                build(device="neuronx", hf_config=LLAMA, enable_lora=True, override_neuron_config=key, **more)
+            )
+            assert config.lora_config.adapters == names
+            assert config.neuron_config.lora_config.lora_ckpt_paths == names
+            assert resolve(config).neuron_config == config.neuron_config
+
+
 def test_what_requests_may_name(newest, model, adapters):
     llm = _served(model, adapters)
     engine = llm.llm_engine
@@ -153,9 +172,10 @@ def test_what_cannot_be_served_is_refused(newest, model, adapters, tmp_path):
     assert "names other adapters" in _faults(
         lora_modules=modules, override_neuron_config={"lora_config": {"lora_ckpt_paths": {"b": "/b"}}}
     )
-    assert "in one place" in _faults(
-        lora_modules=modules, override_neuron_config={"lora_config": {"lora_ckpt_json": "/adapters.json"}}
-    )
+    for override in ({"lora_ckpt_json": "/none.json"}, {"lora_config": {"lora_ckpt_json": "/none.json"}}):  # N10
+        said = _faults(enable_lora=True, override_neuron_config=override)
+        assert "lora_config.lora_ckpt_json='/none.json': it cannot be read" in said
+        assert "use lora_modules" in said and "no adapter is named" not in said
     with pytest.raises(NeuronConfigError, match="the library has LoRA adapters for"):
         mixtral = {**LLAMA, "architectures": ["MixtralForCausalLM"]}
         resolve(build(device="neuronx", hf_config=mixtral, lora_modules=modules))

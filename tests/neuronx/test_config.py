@@ -166,7 +166,6 @@ def test_keys_that_lost_their_effect_are_refused_after():
     "override",
     [
         {"ctx_batch_size": 2},
-        {"async_mode": True},
         {"on_cpu": True},
         {"on_device_sampling_config": {"dynamic": False}},
         {"speculation_length": 4, "enable_fused_speculation": True},

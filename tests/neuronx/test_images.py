@@ -179,7 +179,6 @@ def test_the_vision_encoder_is_told_its_own(newest, llama4):
         ({"vision_neuron_config": {"tp_degree": 3}}, "must divide tp_degree=8 and the vision encoder's 4 heads"),
         ({"vision_neuron_config": {"tp_degree": 2, "buckets": [6]}}, "multiples of 4"),
         ({"vision_neuron_config": {"bucket": [4]}}, "Did you mean 'buckets'"),
-        ({"vision_neuron_config": {"dp_degree": 4}}, "follows from the degrees"),
         ({"max_context_length": 32}, "writes over the last position"),
     ],
 )

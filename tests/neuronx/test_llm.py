@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import logging
+
 import pytest
 
 from tests.neuronx.conftest import on_a_device
@@ -112,3 +115,33 @@ def test_one_token_prompts_beside_long_ones(device_llm, model):
     expected = _llm(model, device="cpu").generate(prompts, GREEDY, use_tqdm=False)
     found = device_llm.generate(prompts, GREEDY, use_tqdm=False)
     assert [o.outputs[0].token_ids for o in found] == [o.outputs[0].token_ids for o in expected]
+
+
+def test_defaults_of_the_checkpoint_that_the_device_cannot_honour_are_left_out(
+    newest, tmp_path, caplog, monkeypatch
+):  # N6
+    """Nobody asked for them: no request fails for one, a line at the start says so. A client's own wish is refused."""
+    checkpoint = make_checkpoint(tmp_path / "model")
+    defaults = {"repetition_penalty": 1.05, "temperature": 0.7, "top_p": 0.8, "top_k": 20}
+    (checkpoint / "generation_config.json").write_text(json.dumps(defaults))
+    options = {"model": str(checkpoint), "max_model_len": 64, "max_num_seqs": 2, "dtype": "float32"}
+    monkeypatch.setattr(logging.getLogger("vllm"), "propagate", True)
+    device = LLM(device="neuronx", **options)
+    assert "the default repetition_penalty=1.05 is left out: the neuronx target does not honour it" in caplog.text
+    assert "--generation-config vllm" in caplog.text
+    assert device.llm_engine.default_sampling_params == {"temperature": 0.7, "top_p": 0.8, "top_k": 20}
+    assert device.generate(["hi"], use_tqdm=False)[0].outputs[0].token_ids
+    with pytest.raises(VLLMValidationError, match="repetition_penalty is not supported"):
+        device.generate(["hi"], SamplingParams(repetition_penalty=1.05), use_tqdm=False)
+    host = LLM(device="neuronx", override_neuron_config={"on_device_sampling_config": None}, **options)
+    assert host.llm_engine.default_sampling_params == defaults
+
+
+def test_under_speculation_requests_that_say_nothing_are_greedy(newest, tmp_path):  # N6
+    checkpoint = make_checkpoint(tmp_path / "model")
+    (checkpoint / "generation_config.json").write_text(json.dumps({"temperature": 0.7, "top_k": 20}))
+    options = {"max_model_len": 64, "max_num_seqs": 2, "dtype": "float32"}
+    speculation = {"model": str(checkpoint), "num_speculative_tokens": 2}
+    device = LLM(model=str(checkpoint), device="neuronx", speculative_config=speculation, **options)
+    assert device.llm_engine.default_sampling_params["temperature"] == 0.0
+    assert device.generate(["hi"], use_tqdm=False)[0].outputs[0].token_ids

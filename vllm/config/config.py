@@ -15,7 +15,8 @@ from typing import Any
 def option(default: Any, help: str, **cli: Any) -> Any:
     """A user-settable field.
 
-    cli: may hold argparse extras: choices, nargs, aliases, type ("json", "limits", "human_int").
+    cli: may hold argparse extras: choices, nargs, aliases, type ("json", "limits", "human_int"); example: of a mapping;
+    path: a `~` at its beginning is the user's directory.
     """
     metadata = {"help": help, **cli}
     if isinstance(default, (list, dict)):
@@ -32,7 +33,7 @@ class ModelConfig:
     tokenizer: str | None = option(None, "Tokenizer directory, file or hub id. Default: the model's own.")
     tokenizer_mode: str = option("auto", "How the tokenizer is loaded.", choices=["auto", "hf"])
     skip_tokenizer_init: bool = option(False, "Do without a tokenizer: prompts and outputs are token ids only.")
-    trust_remote_code: bool = option(False, "Refused: code that comes with a checkpoint is never run.")
+    trust_remote_code: bool = option(False, "No effect: code that comes with a checkpoint is never run.")
     dtype: str = option(
         "auto",
         "Arithmetic and storage type of unquantised weights. auto: bfloat16, or the checkpoint's quantised form.",
@@ -47,10 +48,15 @@ class ModelConfig:
     revision: str | None = option(None, "Branch, tag or commit of a hub checkpoint.")
     tokenizer_revision: str | None = option(None, "Branch, tag or commit of a hub tokenizer.")
     load_format: str = option("auto", "Form of the weights.", choices=["auto", "safetensors", "hf", "gguf", "dummy"])
-    download_dir: str | None = option(None, "Where hub checkpoints are kept. Default: the hub client's cache.")
+    download_dir: str | None = option(
+        None, "Where hub checkpoints are kept. Default: the hub client's cache.", path=True
+    )
     hf_token: str | None = option(None, "Access token of the hub.")
     hf_overrides: dict[str, Any] = option(
-        {}, "Entries that replace those of the checkpoint's config.json.", type="json"
+        {},
+        "Entries that replace those of the checkpoint's config.json.",
+        type="json",
+        example='{"rope_theta": 10000.0}',
     )
     limit_mm_per_prompt: dict[str, Any] = option(
         {}, 'Most images of one prompt, as {"image": 4}; 0 takes none. Default: as many as fit.', type="limits"
@@ -64,12 +70,19 @@ class ModelConfig:
     max_logprobs: int = option(20, "Most log-probabilities a request may ask for.")
     logprobs_mode: str = option("raw_logprobs", "What logprobs report.", choices=["raw_logprobs"])
     generation_config: str = option(
-        "auto", "Where default sampling parameters come from: auto (the checkpoint), vllm (none), or a directory."
+        "auto",
+        "Where default sampling parameters come from: auto (the checkpoint), vllm (none), or a directory.",
+        path=True,
     )
     override_generation_config: dict[str, Any] = option(
-        {}, "Entries that replace those defaults; max_new_tokens bounds every output of a server.", type="json"
+        {},
+        "Entries that replace those defaults; max_new_tokens bounds every output of a server.",
+        type="json",
+        example='{"temperature": 0.7}',
     )
-    chat_template: str | None = option(None, "Chat template: a file or the template itself. Default: the tokenizer's.")
+    chat_template: str | None = option(
+        None, "Chat template: a file or the template itself. Default: the tokenizer's.", path=True
+    )
 
     # Derived by the engine from the checkpoint.
     hf_config: dict[str, Any] = field(default_factory=dict)
@@ -129,7 +142,7 @@ class CacheConfig:
     )
     kv_offloading_backend: str = option("native", "What keeps them.", choices=["native"])
     kv_offloading_dir: str | None = option(
-        None, "Directory of files that keep cached prefixes over restarts. Its owner alone may read them."
+        None, "Directory of files that keep cached prefixes over restarts. Its owner alone may read them.", path=True
     )
     kv_offloading_dir_size: float | None = option(None, "Most GiB of these files. Default: 4.")
 
@@ -217,9 +230,14 @@ class NeuronOptions:
         "Device target: auto, neuronx, cpu, null. Default: VLLM_NEURON_TARGET, else neuronx on a device, else cpu.",
     )
     additional_config: dict[str, Any] = option(
-        {}, 'Backend options, e.g. {"override_neuron_config": {"enable_bucketing": false}}.', type="json"
+        {},
+        'Backend options, e.g. {"override_neuron_config": {"enable_bucketing": false}}.',
+        type="json",
+        example='{"override_neuron_config": {"enable_bucketing": false}}',
     )
-    override_neuron_config: dict[str, Any] = option({}, "Entries that replace those of the Neuron config.", type="json")
+    override_neuron_config: dict[str, Any] = option(
+        {}, "Entries that replace those of the Neuron config.", type="json", example='{"enable_bucketing": false}'
+    )
     compile: bool = option(True, "Compile when no artifact matches. --no-compile: refuse to start instead.")
 
 
@@ -232,6 +250,7 @@ class SpeculativeOptions:
         'Speculative decoding, as in vLLM: {"method": "ngram", "num_speculative_tokens": 5} and the like.',
         type="json",
         aliases=["-sc"],
+        example='{"method": "ngram", "num_speculative_tokens": 5}',
     )
     spec_method: str | None = option(None, "The same as speculative_config's method.")
     spec_model: str | None = option(None, "The same as speculative_config's model.")
@@ -314,8 +333,11 @@ class VllmConfig:
         None,
         "For every output of a given form: backend, disable_any_whitespace, disable_additional_properties.",
         type="json",
+        example='{"disable_any_whitespace": true}',
     )
-    kv_transfer_config: dict[str, Any] | None = option(None, "Disaggregated prefill and decode.", type="json")
+    kv_transfer_config: dict[str, Any] | None = option(
+        None, "Disaggregated prefill and decode.", type="json", example='{"kv_role": "kv_producer"}'
+    )
 
     # Derived by platform.resolve: the name of the chosen target; what its programs are made for; and, for the
     # accelerator and the artifact's key, a neuron.neuron_config.NeuronConfig.

@@ -80,3 +80,5 @@ class TargetProfile:
 
     key_rules: tuple[KeyRule, ...] = ()
     """Keys of the Neuron config that are not served."""
+    idle_keys: dict[str, str] = field(default_factory=dict)
+    """Keys of the Neuron config that change nothing of what comes out and are left out, by the reason."""

@@ -45,8 +45,8 @@ from vllm.engine.text.input_processor import default_sampling_params
 from vllm.logger import init_logger
 from vllm.sampling_params import SamplingParams
 from vllm.settings import resolve as platform
-from vllm.settings.faults import Faults
-from vllm.settings.options import human_int, merged_override, parse_json_option
+from vllm.settings.faults import NOTHING, Faults
+from vllm.settings.options import EXAMPLE, human_int, merged_override, parse_json_option
 from vllm.settings.speculation import draft_source
 
 logger = init_logger(__name__)
@@ -90,7 +90,8 @@ def _option_specs() -> Iterator[tuple[str, Any, Any]]:
             yield each.name, hints[each.name], _copied(each)
     for name, option in FOREIGN_OPTIONS.items():
         effect = "Refused" if option.refused else "No effect"
-        metadata = {"help": f"{effect}: {option.reason}.", "foreign": option}
+        help = option.reason if option.hf_override else f"{effect}: {option.reason}"
+        metadata = {"help": f"{help}.", "foreign": option, **({"type": "json"} if option.type is dict else {})}
         yield name, Any, dataclasses.field(default_factory=partial(copy.copy, option.default), metadata=metadata)
 
 
@@ -139,50 +140,42 @@ class EngineArgs(_Options):  # type: ignore[misc]
 
         usage_context, headless: accepted as vLLM's callers give them; there is no usage report and one kind of engine.
         """
-        values = self._checked_values()
-        self._note_options_of_no_use(values)
-        checkpoint = open_checkpoint(
-            values["model"],
-            revision=values["revision"],
-            download_dir=values["download_dir"],
-            token=values["hf_token"],
-            load_format=values["load_format"],
-        )
-        return platform.resolve(_complete(_build_config(values), checkpoint, open_checkpoint))
+        faults = Faults()
+        return platform.resolve(self.examined_config(faults), faults)
 
-    def unresolved_config(self, checkpoint: Checkpoint, open_draft: OpenCheckpoint = open_checkpoint) -> VllmConfig:
-        """The configuration of a checkpoint that is open already, before the platform resolves it.
+    def examined_config(
+        self,
+        faults: Faults,
+        checkpoint: Checkpoint | None = None,
+        open_draft: OpenCheckpoint = open_checkpoint,
+    ) -> VllmConfig:
+        """The configuration before the platform resolves it; what is wrong so far is added to `faults`.
 
-        open_draft: opens the draft's checkpoint, if one drafts, as `open_checkpoint` does.
+        Every door begins here, so that each tells the same, and all of it at once. Options at fault hold their
+        defaults. checkpoint: where it is open already. open_draft: opens the draft's, if one drafts, as
+        `open_checkpoint` does. Raises CheckpointError where there is no checkpoint to go on with.
         """
-        return _complete(_build_config(self._checked_values()), checkpoint, open_draft)
+        values = self._examined_values(faults)
+        return _complete(_build_config(values), checkpoint or _opened(values, faults), open_draft, faults)
 
-    def option_faults(self) -> dict[str, str]:
-        """What is wrong with single options, by name: all that `create_engine_config` would raise one at a time."""
-        faults = {}
-        hints = typing.get_type_hints(type(self))
-        for each in dataclasses.fields(self):
-            try:
-                self._note_option_of_no_use(each, _coerced(each, hints[each.name], getattr(self, each.name)))
-            except ValueError as error:
-                faults[each.name] = str(error)
-        return faults
-
-    def _checked_values(self) -> dict[str, Any]:
+    def _examined_values(self, faults: Faults) -> dict[str, Any]:
         """Every option's value, brought to its type and checked against its choices."""
         hints = typing.get_type_hints(type(self))
-        return {
-            each.name: _coerced(each, hints[each.name], getattr(self, each.name)) for each in dataclasses.fields(self)
-        }
-
-    def _note_options_of_no_use(self, values: dict[str, Any]) -> None:
+        values = {}
         for each in dataclasses.fields(self):
-            self._note_option_of_no_use(each, values[each.name])
+            try:
+                values[each.name] = _coerced(each, hints[each.name], getattr(self, each.name))
+                self._note_option_of_no_use(each, values[each.name])
+            except ValueError as error:
+                faults.unreadable(each.name, NOTHING, str(error).removeprefix(f"{each.name}: "))
+                values[each.name] = each.default_factory() if each.default_factory is not MISSING else each.default
+        _take_entries(values, faults)
+        return values
 
     def _note_option_of_no_use(self, each: Field[Any], value: Any) -> None:
         foreign = each.metadata.get("foreign")
         if isinstance(foreign, ForeignOption):
-            if not foreign.asks_for_nothing(value):
+            if not foreign.asks_for_nothing(value) and not foreign.hf_override:
                 _refuse_or_note(each.name, value, foreign.reason, foreign.refused)
         elif each.name in _NO_EFFECT and value != each.default:
             _refuse_or_note(each.name, value, _NO_EFFECT[each.name], refused=False)
@@ -212,6 +205,20 @@ def _unknown_argument(what: str, name: str, known: set[str]) -> str:
     return f"{what} got an unknown argument {name!r}" + (f"; did you mean {close[0]!r}?" if close else "")
 
 
+def _take_entries(values: dict[str, Any], faults: Faults) -> None:
+    """Options that name an entry of config.json become `hf_overrides`."""
+    entries = dict(values["hf_overrides"])
+    for name, option in FOREIGN_OPTIONS.items():
+        if not option.hf_override or (value := values[name]) is None:
+            continue
+        if name in entries and entries[name] != value:
+            faults.unreadable(name, value, f"hf_overrides says {entries[name]!r}", "Give it once")
+            continue
+        entries[name] = value
+        faults.note(f"{name}={value!r} is taken as hf_overrides={{{name!r}: {value!r}}}")
+    values["hf_overrides"] = entries
+
+
 def _refuse_or_note(name: str, value: Any, reason: str, refused: bool) -> None:
     if refused:
         raise ValueError(f"{name}={value!r} is not supported: {reason}")
@@ -225,6 +232,8 @@ def add_option(group: Any, each: Field[Any], hint: Any) -> None:
     metadata = dict(each.metadata)
     foreign = metadata.pop("foreign", None)
     default = each.default_factory() if each.default_factory is not MISSING else each.default
+    example, kind = metadata.pop("example", None), metadata.pop("type", None)
+    metadata.pop("path", None)
     names = [*words_of(each.name), *metadata.pop("aliases", ())]
     kwargs: dict[str, Any] = {"dest": each.name, "default": default, "help": metadata.pop("help").replace("%", "%%")}
     if foreign is not None:
@@ -232,7 +241,7 @@ def add_option(group: Any, each: Field[Any], hint: Any) -> None:
     elif _is_flag(hint):
         kwargs["action"] = argparse.BooleanOptionalAction
     else:
-        kwargs["type"] = _READERS.get(metadata.pop("type", None), _plain_type(hint))
+        kwargs["type"] = _reader(kind, example, _plain_type(hint))
         kwargs |= metadata
     group.add_argument(*names, **kwargs)
 
@@ -263,11 +272,25 @@ def _count(text: str) -> int | None:
     return None if text.strip() in ("auto", "-1") else human_int(text)
 
 
-_MAPPINGS = {"json": parse_json_option, "limits": parse_limits}
-_READERS = {kind: _argument_type(read) for kind, read in {**_MAPPINGS, "human_int": _count}.items()}
+_MAPPINGS = ("json", "limits")
+
+
+def _reader(kind: str | None, example: str | None, plain: Any) -> Any:
+    """What reads an option's word."""
+    if kind in _MAPPINGS:
+        return _argument_type(lambda text: _mapping(text, kind, example))
+    return _argument_type(_count) if kind == "human_int" else plain
+
+
+def _mapping(text: str, kind: str, example: str | None) -> Any:
+    return parse_limits(text) if kind == "limits" else parse_json_option(text, example or EXAMPLE)
 
 
 # Keyword arguments.
+
+
+def _in_home(path: str) -> str:
+    return str(Path(path).expanduser()) if path.startswith("~") else path
 
 
 def _coerced(each: Field[Any], hint: Any, value: Any) -> Any:
@@ -276,7 +299,9 @@ def _coerced(each: Field[Any], hint: Any, value: Any) -> Any:
     if isinstance(value, Path):
         value = str(value)
     if isinstance(value, str) and kind in _MAPPINGS:
-        value = _MAPPINGS[kind](value)
+        value = _mapping(value, kind, each.metadata.get("example"))
+    elif isinstance(value, str) and each.metadata.get("path"):
+        value = _in_home(value)
     elif isinstance(value, str) and kind == "human_int":
         value = _count(value)
     elif isinstance(value, str) and list in {typing.get_origin(arg) for arg in (hint, *typing.get_args(hint))}:
@@ -318,47 +343,71 @@ def _build_config(values: dict[str, Any]) -> VllmConfig:
     return VllmConfig(**sections, **part(VllmConfig))
 
 
-def _complete(config: VllmConfig, checkpoint: Checkpoint, open_draft: OpenCheckpoint) -> VllmConfig:
+def _opened(values: dict[str, Any], faults: Faults) -> Checkpoint:
+    """The checkpoint. Raises CheckpointError, or NeuronConfigError where other options are at fault too."""
+    names = {"revision": "revision", "download_dir": "download_dir", "token": "hf_token", "load_format": "load_format"}
+    try:
+        return open_checkpoint(values["model"], **{name: values[option] for name, option in names.items()})
+    except CheckpointError as error:
+        if faults:
+            faults.add("model", values["model"], str(error))
+            faults.raise_if_any("the configuration")
+        raise
+
+
+def _complete(config: VllmConfig, checkpoint: Checkpoint, open_draft: OpenCheckpoint, faults: Faults) -> VllmConfig:
     return config.replace(
-        model_config=_complete_model_config(config, checkpoint),
-        speculative_options=_complete_speculation(config, checkpoint, open_draft),
+        model_config=_complete_model_config(config, checkpoint, faults),
+        speculative_options=_complete_speculation(config, checkpoint, open_draft, faults),
     )
 
 
-def _complete_speculation(config: VllmConfig, target: Checkpoint, open_draft: OpenCheckpoint) -> SpeculativeOptions:
-    """What follows from the draft's checkpoint, if one drafts. Raises CheckpointError for another tokenizer's."""
+def _complete_speculation(
+    config: VllmConfig, target: Checkpoint, open_draft: OpenCheckpoint, faults: Faults
+) -> SpeculativeOptions:
+    """What follows from the draft's checkpoint, if one drafts; its tokenizer must be the target's."""
     options, model = config.speculative_options, config.model_config
     source = draft_source(options)
     if source is None:
         return options
     name, revision = source
     load_format = "dummy" if model.load_format == "dummy" else "auto"
-    draft = open_draft(
-        name, revision=revision, download_dir=model.download_dir, token=model.hf_token, load_format=load_format
-    )
-    check_same_tokens(target, draft)
+    try:
+        draft = open_draft(
+            name, revision=revision, download_dir=model.download_dir, token=model.hf_token, load_format=load_format
+        )
+        check_same_tokens(target, draft)
+    except CheckpointError as error:
+        faults.unreadable("speculative_config", NOTHING, str(error))
+        return SpeculativeOptions()
     return dataclasses.replace(options, draft_path=str(draft.path), draft_hf_config=draft.config)
 
 
-def _complete_model_config(config: VllmConfig, checkpoint: Checkpoint) -> ModelConfig:
+def _complete_model_config(config: VllmConfig, checkpoint: Checkpoint, faults: Faults) -> ModelConfig:
     """What follows from the checkpoint."""
     model = config.model_config
     hf_config = checkpoint.config
     if model.hf_overrides:
-        hf_config = normalise_config(with_overrides(hf_config, model.hf_overrides))
+        try:
+            hf_config = normalise_config(with_overrides(hf_config, model.hf_overrides))
+        except CheckpointError as error:
+            faults.unreadable("hf_overrides", model.hf_overrides, str(error))
     return dataclasses.replace(
         model,
         model_path=str(checkpoint.path),
         served_model_name=model.served_model_name or [model.model],
         hf_config=hf_config,
-        hf_generation_config=_generation_config(model, checkpoint),
-        max_model_len=_max_model_len(config, hf_config),
-        chat_template=_chat_template(model.chat_template),
+        hf_generation_config=_generation_config(model, checkpoint, faults),
+        max_model_len=_max_model_len(config, hf_config, faults),
+        chat_template=_chat_template(model.chat_template, faults),
     )
 
 
-def _max_model_len(config: VllmConfig, hf_config: dict[str, Any]) -> int | None:
-    """The length asked for, checked against the model's, or the model's. None where the Neuron config says it."""
+def _max_model_len(config: VllmConfig, hf_config: dict[str, Any], faults: Faults) -> int | None:
+    """The length asked for, checked against the model's, or the model's. None where the Neuron config says it.
+
+    Where it cannot be had: the nearest that can, so that the rest is judged by a length.
+    """
     asked, longest = config.model_config.max_model_len, context_length(hf_config)
     if asked is None:
         in_neuron_config = merged_override(config.neuron_options, Faults()).get("seq_len")
@@ -368,20 +417,23 @@ def _max_model_len(config: VllmConfig, hf_config: dict[str, Any]) -> int | None:
         if longest is None or asked <= longest or envs.VLLM_ALLOW_LONG_MAX_MODEL_LEN:
             return None
     if asked < 1:
-        raise ValueError(f"max_model_len={asked} leaves no room for a token; it must be at least 1, or auto")
+        faults.unreadable("max_model_len", asked, "leaves no room for a token", "Use at least 1, or auto")
+        return longest
     if longest is not None and asked > longest and not envs.VLLM_ALLOW_LONG_MAX_MODEL_LEN:
-        raise ValueError(
-            f"max_model_len={asked} is more than the {longest} tokens that the model was made for (its config's "
-            "max_position_embeddings and rope scaling). Lower it, or set VLLM_ALLOW_LONG_MAX_MODEL_LEN=1 if you know "
-            "that the model bears it"
+        why = (
+            f"more than the {longest} tokens that the model was made for (its config's max_position_embeddings "
+            "and rope scaling)"
         )
+        fix = "Lower it, or set VLLM_ALLOW_LONG_MAX_MODEL_LEN=1 if you know that the model bears it"
+        faults.unreadable("max_model_len", asked, why, fix)
+        return longest
     return asked
 
 
-def _generation_config(model: ModelConfig, checkpoint: Checkpoint) -> dict[str, Any]:
+def _generation_config(model: ModelConfig, checkpoint: Checkpoint, faults: Faults) -> dict[str, Any]:
     """Default sampling parameters and EOS tokens. "vllm" takes only the latter, which still end an output.
 
-    Raises CheckpointError for values that no request could use.
+    Values that no request could use are faults.
     """
     origin = checkpoint.path if checkpoint.gguf else checkpoint.path / GENERATION_CONFIG
     given = checkpoint.generation_config
@@ -391,29 +443,30 @@ def _generation_config(model: ModelConfig, checkpoint: Checkpoint) -> dict[str, 
         path = Path(model.generation_config)
         origin = path / GENERATION_CONFIG if path.is_dir() else path
         if not origin.is_file():
-            raise CheckpointError(
-                f"generation_config={model.generation_config!r} is neither auto, vllm, nor a directory with a "
-                f"{GENERATION_CONFIG}"
-            )
+            why = f"it is neither auto, vllm, nor a directory with a {GENERATION_CONFIG}"
+            faults.add("generation_config", model.generation_config, why)
+            return dict(model.override_generation_config)
         given = read_json(origin)
     given = {**given, **model.override_generation_config}
-    faults = list(generation_config_faults(given))
-    if not faults:
+    wrong = list(generation_config_faults(given))
+    if not wrong:
         try:
             SamplingParams(**default_sampling_params(given))
         except ValueError as error:
-            faults = [str(error).rstrip(".")]
-    if faults:
-        fix = "--generation-config vllm leaves its sampling parameters out"
-        raise CheckpointError(f"{origin} cannot be used: {'; '.join(faults)}. Correct it; {fix}")
+            wrong = [str(error).rstrip(".")]
+    if wrong:
+        fix = "Correct it; --generation-config vllm leaves its sampling parameters out"
+        faults.add("generation_config", NOTHING, f"{origin} cannot be used: {'; '.join(wrong)}", fix)
+        return {}
     return given
 
 
-def _chat_template(given: str | None) -> str | None:
+def _chat_template(given: str | None, faults: Faults) -> str | None:
     """The text of a template that is given as such or as a file."""
     if given is None or "{" in given or "\n" in given:
         return given
     path = Path(given)
     if not path.is_file():
-        raise ValueError(f"chat_template={given!r} is neither a file nor a template (which would hold a {{)")
+        faults.add("chat_template", given, "it is neither a file nor a template (which would hold a {)")
+        return None
     return path.read_text()

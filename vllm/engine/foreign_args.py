@@ -16,7 +16,8 @@ class ForeignOption:
     """default: what the option has when it is not given. reason: why it has no effect, or why it is refused.
 
     neutral: further values that ask for nothing. type: of its value on the command line; bool makes a flag, list takes
-    several words.
+    several words, dict is a mapping. hf_override: it is an entry of the model's config.json under the same name, and
+    has its effect as that.
     """
 
     default: Any
@@ -24,6 +25,7 @@ class ForeignOption:
     refused: bool = False
     neutral: tuple[Any, ...] = ()
     type: type = str
+    hf_override: bool = False
 
     def asks_for_nothing(self, value: Any) -> bool:
         return value is None or any(value == each for each in (self.default, *self.neutral))
@@ -33,7 +35,7 @@ class ForeignOption:
         """What argparse is told of it."""
         if self.type is bool:
             return {"action": argparse.BooleanOptionalAction}
-        return {"type": str, "nargs": "+"} if self.type is list else {"type": self.type}
+        return {"type": str, "nargs": "+"} if self.type is list else {"type": str if self.type is dict else self.type}
 
 
 def _no_effect(default: Any, reason: str, type: type = str) -> ForeignOption:
@@ -92,8 +94,8 @@ FOREIGN_OPTIONS: dict[str, ForeignOption] = {
     "config_format": _refused("auto", "a checkpoint has config.json or is a GGUF file", ("hf",)),
     "model_impl": _refused("auto", "models are compiled from their own graphs", ("vllm",)),
     "code_revision": _refused(None, "code that comes with a checkpoint is never run"),
-    "rope_scaling": _refused(None, 'use hf_overrides={"rope_scaling": {...}}'),
-    "rope_theta": _refused(None, 'use hf_overrides={"rope_theta": ...}', type=float),
+    "rope_scaling": ForeignOption(None, 'The same as hf_overrides={"rope_scaling": ...}', type=dict, hf_override=True),
+    "rope_theta": ForeignOption(None, 'The same as hf_overrides={"rope_theta": ...}', type=float, hf_override=True),
     "disable_sliding_window": _refused(False, 'use hf_overrides={"sliding_window": null}', type=bool),
     "quantization_config": _refused(None, "use override_neuron_config and its `quantized` keys"),
     "model_loader_extra_config": _refused({}, "there is one loader", ("{}",)),

@@ -8,7 +8,6 @@ hide behind faults of spelling.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,7 +29,7 @@ from vllm.plan.weights import (
 )
 from vllm.settings import resolve as platform
 from vllm.settings.faults import Fault, Faults, NeuronConfigError
-from vllm.settings.neuron_config import NeuronConfig, default_neuron_config, torch_dtype
+from vllm.settings.neuron_config import NeuronConfig, torch_dtype
 from vllm.settings.options import merged_override
 from vllm.settings.parallel import HeadSharding
 from vllm.settings.programs import Program, programs_of
@@ -136,18 +135,14 @@ def make_plan(
     target: str = PLANNED,
     instance: Instance | None = None,
     version: Version | None = None,
-    option_faults: Mapping[str, str] | None = None,
+    faults: Faults | None = None,
 ) -> Plan:
-    """The plan of a config that is not resolved yet: see `EngineArgs.unresolved_config`.
+    """The plan of a config that is not resolved yet: see `EngineArgs.examined_config`.
 
-    version: of the library; the newest by default. option_faults: what is wrong with options that never made it into
-    `config`.
+    version: of the library; the newest by default. faults: what was found already, to be told with the rest.
     """
     device, version = find_target(target), version or find_target(PLANNED).versions[-1]
-    faults = Faults()
-    for name, message in (option_faults or {}).items():
-        faults.found.append(Fault(name, "", message.removeprefix(f"{name}: "), ""))
-        faults.mark_unreadable(name)
+    faults = Faults() if faults is None else faults
     config = _with_lnc(config, instance)
     resolved, neuron_config, notices, is_exact = _resolved(config, device, instance, faults)
     device.check_model(resolved, neuron_config, version, faults)
@@ -180,62 +175,18 @@ def _resolved(
     config: VllmConfig, target: Target, instance: Instance | None, faults: Faults
 ) -> tuple[VllmConfig, NeuronConfig, list[str], bool]:
     """The config as it will run, or as near to it as can be; notices; and whether it is what was asked for."""
-    try:
-        resolved, notices = platform.resolve_quietly(config, target.profile.name)
+    examined = platform.examine(config, target.profile.name, faults)
+    if not faults:
+        resolved, notices = platform.resolved_of(examined)
         return resolved, resolved.neuron_config, notices, True
-    except NeuronConfigError as error:
-        ours = instance is not None and target.profile.splits_model
-        faults.extend(fault for fault in error.faults if not (ours and _is_about_degree(fault)))
-    examined = platform.examine(config, target.profile.name)
-    if examined.neuron_config is not None:
-        return examined.config, examined.neuron_config, [], True
-    return config, _plain_neuron_config(config), [], False
+    if instance is not None and target.profile.splits_model:
+        faults.found = [fault for fault in faults.found if not _is_about_degree(fault)]
+    return examined.config, examined.neuron_config, faults.notes, examined.is_exact
 
 
 def _is_about_degree(fault: Fault) -> bool:
     """Whether `_check_instance` will say the same of a certain instance."""
     return fault.name == "tensor_parallel_size" and "degree" in fault.why
-
-
-def _plain_neuron_config(config: VllmConfig) -> NeuronConfig:
-    """For sizes alone: degree, rows, lengths and dtype where they can be read."""
-    override = merged_override(config.neuron_options, Faults())
-
-    def positive(*candidates: Any, default: int) -> int:
-        usable = (value for value in candidates if isinstance(value, int) and not isinstance(value, bool) and value > 0)
-        return next(usable, default)
-
-    tp = config.parallel_config.tensor_parallel_size
-    length = positive(config.model_config.max_model_len, override.get("seq_len"), default=2048)
-    rows = positive(config.scheduler_config.max_num_seqs, override.get("batch_size"), default=32)
-    dtype = torch_dtype(config.model_config.dtype)
-    cache = dataclasses.replace(config.cache_config, block_size=length, num_blocks=rows, enable_prefix_caching=False)
-    scheduler = dataclasses.replace(config.scheduler_config, max_num_seqs=rows, enable_chunked_prefill=False)
-    settled = config.replace(
-        model_config=dataclasses.replace(config.model_config, max_model_len=length, dtype=dtype),
-        scheduler_config=scheduler,
-        cache_config=cache,
-        parallel_config=dataclasses.replace(
-            config.parallel_config,
-            tensor_parallel_size=positive(tp if tp != 1 else None, override.get("tp_degree"), tp, default=1),
-        ),
-    )
-    lnc = override.get("logical_nc_config")
-    plain: dict[str, Any] = {"context_encoding_buckets": None, "token_generation_buckets": None}
-    if lnc in (1, 2):
-        plain["logical_nc_config"] = lnc
-    entries = {name: value for name, value in override.items() if name not in platform.AGREED_KEYS}
-    for candidate in (entries, _known(entries), plain):
-        try:
-            return default_neuron_config(settled, candidate)
-        except NeuronConfigError:
-            continue
-    return NeuronConfig(tp_degree=settled.parallel_config.tensor_parallel_size, batch_size=rows, seq_len=length)
-
-
-def _known(entries: Mapping[str, Any]) -> dict[str, Any]:
-    names = {each.name for each in dataclasses.fields(NeuronConfig)}
-    return {name: value for name, value in entries.items() if name in names}
 
 
 def _size(plan: Plan, faults: Faults) -> None:

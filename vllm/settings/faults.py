@@ -39,7 +39,7 @@ class NeuronConfigError(ValueError):
 
 
 class Faults:
-    """A growing list of faults.
+    """A growing list of faults, and notes: what was given, has no effect or only one meaning, and is no fault.
 
     A check over several keys (`involves`) is not reported when one of them is at fault by itself, since that one's real
     value is unknown.
@@ -47,6 +47,7 @@ class Faults:
 
     def __init__(self) -> None:
         self.found: list[Fault] = []
+        self.notes: list[str] = []
         self._unreadable: set[str] = set()
 
     def __bool__(self) -> bool:
@@ -63,6 +64,17 @@ class Faults:
 
     def extend(self, faults: Iterable[Fault], prefix: str = "") -> None:
         self.found.extend(replace(fault, name=prefix + fault.name) for fault in faults)
+
+    def absorb(self, other: Faults) -> None:
+        """Take in all that another list has found."""
+        self.found += other.found
+        self.notes += other.notes
+        self._unreadable |= other._unreadable
+
+    def note(self, text: str) -> None:
+        """Something that a user should read, as a sentence for the log."""
+        if text not in self.notes:
+            self.notes.append(text)
 
     def mark_unreadable(self, name: str) -> None:
         self._unreadable.add(name)

@@ -122,6 +122,19 @@ class KVLayout:
     num_blocks: int
 
 
+def even_blocks(
+    block_size: int | None, num_blocks: int | None, max_model_len: int, multiple: int, faults: Faults
+) -> tuple[int | None, int | None]:
+    """Size and number of blocks where the target's are multiples of `multiple` tokens: longer, and as many fewer."""
+    if block_size is None or block_size >= max_model_len or block_size % multiple == 0:
+        return block_size, num_blocks
+    longer = -(-block_size // multiple) * multiple
+    faults.note(
+        f"block_size={block_size}: this target keeps KV in blocks of a multiple of {multiple}, {longer} is used"
+    )
+    return longer, num_blocks and -(-num_blocks * block_size // longer)
+
+
 def kv_layout(
     max_model_len: int,
     max_num_seqs: int,
@@ -146,9 +159,10 @@ def kv_layout(
         fix = f"Use {default}, or enable_prefix_caching=False"
         faults.add("block_size", size, why, fix, involves=["max_model_len"])
     if not block_kv and size != max_model_len:
-        why = f"contiguous KV keeps a sequence in one block of max_model_len={max_model_len} tokens"
-        fix = f"Leave it out, use {max_model_len}, or ask for prefix caching or chunked prefill"
-        faults.add("block_size", size, why, fix, involves=["max_model_len"])
+        faults.note(
+            f"block_size={size} has no effect without prefix caching and chunked prefill: a sequence lies in one block "
+            f"of max_model_len={max_model_len} tokens"
+        )
         size = max_model_len
     per_sequence = -(-max_model_len // size)
     needed = per_sequence * max_num_seqs
@@ -156,7 +170,13 @@ def kv_layout(
     if num_blocks is None and prefix_caching and per_sequence > 1:
         count += max(per_sequence, needed // SPARE_DIVISOR)
         count = max(needed, min(count, max_blocks or count))
-    if count < needed or (count > needed and not block_kv):
+    if count > needed and not block_kv:
+        faults.note(
+            f"num_gpu_blocks_override={count} has no effect beyond {needed}: without prefix caching and chunked "
+            "prefill a sequence lies in one block"
+        )
+        count = needed
+    if count < needed:
         why = f"{max_num_seqs} sequences of {max_model_len} tokens take {needed} blocks of {size}"
         fix = f"Use {needed}{' or more' if block_kv else ''}, or leave it out"
         faults.add("num_gpu_blocks_override", count, why, fix, involves=["max_model_len", "max_num_seqs"])

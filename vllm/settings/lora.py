@@ -9,32 +9,66 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from vllm.config import LoRAConfig, VllmConfig
 from vllm.settings.faults import Faults
 
+JSON_KEYS = ("lora_ckpt_json", "lora_ckpt_paths_cpu")
+"""Keys of `lora_config` that name adapters and are read here: the library is told them as `lora_ckpt_paths`."""
+
 
 def settle_lora(config: VllmConfig, override: Mapping[str, Any], why_not: str, faults: Faults) -> LoRAConfig:
-    """The adapters under one spelling, `{"name", "path"}` each. Nothing is read from disk.
+    """The adapters under one spelling, `{"name", "path"}` each. Of files only a `lora_ckpt_json` is read.
 
     why_not: why the target serves no adapters; "" if it does.
     """
     lora, section = config.lora_config, override.get("lora_config")
     modules = _modules(lora.lora_modules, "lora_modules", faults)
-    given = _modules(_paths(section), "lora_config.lora_ckpt_paths", faults)
+    given = _modules(_paths(section, "lora_ckpt_paths"), "lora_config.lora_ckpt_paths", faults)
     if modules and given and modules != given:
         faults.add("lora_config.lora_ckpt_paths", given, "lora_modules names other adapters", "Give one of the two")
     modules = modules or given
-    for name in ("lora_ckpt_json", "lora_ckpt_paths_cpu"):
-        if isinstance(section, Mapping) and section.get(name):
-            faults.add(f"lora_config.{name}", section[name], "adapters are named in one place", "Use lora_modules")
+    on_host = _modules(_paths(section, "lora_ckpt_paths_cpu"), "lora_config.lora_ckpt_paths_cpu", faults)
+    for source, further in (("lora_ckpt_json", _of_json(section, faults)), ("lora_ckpt_paths_cpu", on_host)):
+        elsewhere = {name: path for name, path in further.items() if modules.get(name, path) != path}
+        if elsewhere:
+            why = "adapters of these names were said to lie elsewhere"
+            faults.add(f"lora_config.{source}", elsewhere, why, "Give each path once")
+        modules = {**further, **modules} if elsewhere else {**modules, **further}
     asked = lora.enable_lora or bool(lora.lora_modules) or section is not None
     if asked and why_not:
         faults.add("enable_lora", True, why_not, "Leave it out, or merge the adapter into the model")
     elif asked and not modules:
-        faults.add("enable_lora", True, "no adapter is named", "Use lora_modules, for example my-adapter=/path")
+        why, fix = "no adapter is named", "Use lora_modules, for example my-adapter=/path"
+        faults.add("enable_lora", True, why, fix, involves=["lora_modules", "lora_config.lora_ckpt_json"])
     return replace(lora, enable_lora=asked, lora_modules=[{"name": name, "path": modules[name]} for name in modules])
+
+
+def without_names(override: Mapping[str, Any]) -> dict[str, Any]:
+    """The override without what `settle_lora` has read, so that resolving again reads no file."""
+    section = override.get("lora_config")
+    if not isinstance(section, Mapping):
+        return dict(override)
+    return {**override, "lora_config": {name: value for name, value in section.items() if name not in JSON_KEYS}}
+
+
+def _of_json(section: Any, faults: Faults) -> dict[str, str]:
+    """Path by name of the adapters in a `lora_ckpt_json`, those for the device first."""
+    file = section.get("lora_ckpt_json") if isinstance(section, Mapping) else None
+    if not file:
+        return {}
+    try:
+        content = json.loads(Path(file).expanduser().read_text())
+        directory = Path(content.get("lora-ckpt-dir", ".")).expanduser()
+        found = {**content["lora-ckpt-paths"], **(content.get("lora-ckpt-paths-cpu") or {})}
+        return {str(name): str(directory / Path(path).expanduser()) for name, path in found.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        why = f"it cannot be read ({error if isinstance(error, OSError) else 'it has no mapping lora-ckpt-paths'})"
+        fix = "Mend the file, or use lora_modules, for example my-adapter=/path"
+        faults.unreadable("lora_config.lora_ckpt_json", file, why, fix)
+        return {}
 
 
 def lora_entries(config: VllmConfig) -> dict[str, Any] | None:
@@ -57,7 +91,10 @@ def lora_entries(config: VllmConfig) -> dict[str, Any] | None:
 
 def with_swapping(entries: Mapping[str, Any], override: Mapping[str, Any], max_loras: int) -> dict[str, Any]:
     """`entries` under the user's `override`. With swapping only the first `max_loras` adapters start on the device."""
-    merged = {**entries, **{name: value for name, value in override.items() if name != "lora_ckpt_paths"}}
+    merged = {
+        **entries,
+        **{name: value for name, value in override.items() if name not in ("lora_ckpt_paths", *JSON_KEYS)},
+    }
     if merged.get("dynamic_multi_lora"):
         adapters = entries["lora_ckpt_paths"]
         resident = override.get("max_loras", max_loras)
@@ -67,9 +104,9 @@ def with_swapping(entries: Mapping[str, Any], override: Mapping[str, Any], max_l
     return merged
 
 
-def _paths(section: Any) -> list[Any]:
-    """`lora_ckpt_paths` of a section, in either of its forms, as modules."""
-    paths = section.get("lora_ckpt_paths") if isinstance(section, Mapping) else None
+def _paths(section: Any, key: str) -> list[Any]:
+    """`lora_ckpt_paths` of a section, or those for the host, in either of their forms, as modules."""
+    paths = section.get(key) if isinstance(section, Mapping) else None
     if isinstance(paths, Mapping):
         return [{"name": name, "path": path} for name, path in paths.items()]
     return [str(each).replace(":", "=", 1) for each in paths or []]
@@ -85,7 +122,7 @@ def _modules(given: Any, option: str, faults: Faults) -> dict[str, str]:
         elif name in modules:
             faults.unreadable(option, each, f"{name!r} is named twice", "Give each adapter a name of its own")
         else:
-            modules[name] = path
+            modules[name] = str(Path(path).expanduser())
     return modules
 
 

@@ -133,22 +133,30 @@ def torch_dtype(dtype: str) -> str:
 
 
 def default_neuron_config(config: VllmConfig, overrides: Mapping[str, Any] | None = None) -> NeuronConfig:
-    """The Neuron config that vLLM's settings give, with `overrides` replacing single keys.
+    """The Neuron config that vLLM's settings give, with `overrides` replacing single keys. Raises NeuronConfigError."""
+    faults = Faults()
+    neuron_config = examined_neuron_config(config, overrides or {}, faults)
+    faults.raise_if_any("the Neuron configuration")
+    return neuron_config
+
+
+def examined_neuron_config(config: VllmConfig, overrides: Mapping[str, Any], faults: Faults) -> NeuronConfig:
+    """`default_neuron_config` without raising: keys at fault hold what they would without the override.
 
     `config` must hold final numbers: max_model_len, max_num_seqs, block_size, num_blocks (see `platform.resolve`).
     Bucket lists come from the environment where the overrides say nothing. An overriding on_device_sampling_config
     replaces single entries of vLLM's too.
     """
-    values = {**_from_vllm(config), **(overrides or {})}
+    values = {**_from_vllm(config), **overrides}
     chunked, sampling = values["chunked_prefill_config"], values["on_device_sampling_config"]
     if isinstance(chunked, Mapping):
         values["chunked_prefill_config"] = {"max_num_seqs": values["batch_size"], **chunked}
     if isinstance(sampling, Mapping):
         values["on_device_sampling_config"] = {**_sampling_of_requests(config), **sampling}
-    lora, given = lora_entries(config), (overrides or {}).get("lora_config")
+    lora, given = lora_entries(config), overrides.get("lora_config")
     if lora is not None and isinstance(given, Mapping):
         values["lora_config"] = with_swapping(lora, given, config.lora_config.max_loras)
-    return NeuronConfig.from_dict(values)
+    return NeuronConfig.examined(values, faults)
 
 
 def _from_vllm(config: VllmConfig) -> dict[str, Any]:

@@ -12,11 +12,9 @@ from vllm.settings.faults import NOTHING, Faults
 from vllm.settings.neuron_config_keys import ModelKeys
 
 ADVICE = {
-    "trace_tokengen_model": ("NxD Inference no longer has it", "Leave it out"),
     "on_device_sampling": ("NxD Inference no longer has it", "Use on_device_sampling_config"),
     "lora_serving_config": ("unknown key", "Use 'lora_config'"),
     "fused_spec_config": ("it is built from speculative_config", "Use speculative_config"),
-    "logical_neuron_cores": ("renamed", "Use 'logical_nc_config'"),
     "num_batched_tokens_buckets": ("a key of another backend", "Use 'context_encoding_buckets'"),
     "decode_context_length_buckets": ("a key of another backend", "Use 'token_generation_buckets'"),
     "num_seqs_buckets": ("a key of another backend", "Use 'token_generation_batches'"),

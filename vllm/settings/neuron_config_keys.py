@@ -8,6 +8,7 @@ itself, so it gets no methods of its own: making those of 200 fields anew for ea
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from vllm import envs
@@ -42,6 +43,10 @@ def _default_logical_cores() -> int:
 
 def _as_list(given: Any) -> Any:
     return [given] if isinstance(given, int) and not isinstance(given, bool) else given
+
+
+def _in_home(given: Any) -> Any:
+    return str(Path(given).expanduser()) if isinstance(given, str) else given
 
 
 @dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
@@ -179,7 +184,9 @@ class QuantizationKeys(CacheKeys):
 
     quantized: bool = key(False, "Serve quantised weights.")
     quantized_checkpoints_path: str | None = key(
-        None, "Directory (safetensors) of a quantised checkpoint; where the accelerator's loader looks for it."
+        None,
+        "Directory (safetensors) of a quantised checkpoint; where the accelerator's loader looks for it.",
+        read=_in_home,
     )
     quantization_type: str = key(
         "per_tensor_symmetric",

@@ -199,18 +199,3 @@ class VisionNeuronConfig(Section):
     @classmethod
     def _what(cls) -> str:
         return "vision_neuron_config"
-
-    @classmethod
-    def _advice(cls, name: str) -> tuple[str, str] | None:
-        return _VISION_ADVICE.get(name)
-
-
-_SHARED = ("the vision encoder has the decoder's", "Leave it out here")
-_VISION_ADVICE = {
-    "dp_degree": ("follows from the degrees", "Leave it out: it is the decoder's tp_degree by the one here"),
-    "logical_neuron_cores": ("renamed", "Use logical_nc_config, outside vision_neuron_config"),
-    "enable_bucketing": ("buckets say it", "Leave it out; one number in buckets is one program"),
-    **dict.fromkeys(
-        ("batch_size", "seq_len", "torch_dtype", "world_size", "save_sharded_checkpoint", "logical_nc_config"), _SHARED
-    ),
-}

@@ -15,11 +15,41 @@ import yaml
 
 from vllm.config import NeuronOptions
 from vllm.settings.faults import NOTHING, Faults, nearest
+from vllm.settings.section import Section
 
 OVERRIDE_KEY = "override_neuron_config"
-TEXT_KEY = "text_neuron_config"
-"""What NxD Inference calls the decoder's part of an image-to-text model's config: here a spelling of the whole."""
-_EXAMPLE = '{"override_neuron_config": {"enable_bucketing": false}}'
+_NESTED = (OVERRIDE_KEY, "override-neuron-config", "text_neuron_config", "text_config")
+"""Keys of an override that hold an override: itself, and what NxD Inference and guides call the decoder's part of an
+image-to-text model's config."""
+_SPELLINGS = {
+    "vision_config": "vision_neuron_config",
+    "max_prompt_length": "max_context_length",
+    "logical_neuron_cores": "logical_nc_config",
+}
+"""Names that guides give keys of the Neuron config."""
+_UNREAD = {
+    "kv_cache_tiling": "NxD Inference works it out",
+    "scratch_pad_size": "no version of NxD Inference reads it; scratchpad_page_size is what it knows",
+    "mode_mask_padded_tokens": "no version of NxD Inference reads it; moe_mask_padded_tokens is what it knows",
+    "trace_tokengen_model": "NxD Inference no longer has it",
+}
+"""Keys that guides print and that have no effect anywhere."""
+_DECODERS = frozenset(
+    {
+        "batch_size",
+        "seq_len",
+        "torch_dtype",
+        "world_size",
+        "cp_degree",
+        "dp_degree",
+        "logical_nc_config",
+        "logical_neuron_cores",
+        "save_sharded_checkpoint",
+        "enable_bucketing",
+    }
+)
+"""Keys that guides give the vision encoder, which has them from the decoder or by its degree."""
+EXAMPLE = '{"enable_bucketing": false}'
 
 
 class _FlowLoader(yaml.SafeLoader):
@@ -55,15 +85,24 @@ for _tag, _pattern, _first in (
     _FlowLoader.add_implicit_resolver(_tag, re.compile(f"^(?:{_pattern})$"), list(_first))
 
 
-def parse_json_option(text: str) -> dict[str, Any]:
-    """A mapping written on a command line. Raises ValueError that shows the place and a corrected example."""
-    try:
-        value = json.loads(text, object_pairs_hook=_mapping_without_twins)
-    except json.JSONDecodeError:
-        value = _parse_flow(text)
+def parse_json_option(text: str, example: str = EXAMPLE) -> dict[str, Any]:
+    """A mapping written on a command line, once or, as templates do, in a text of its own.
+
+    example: what the option takes. Raises ValueError that shows the place and a corrected example.
+    """
+    value = _parse_value(text, example)
+    if isinstance(value, str):
+        value = _parse_value(value, example)
     if not isinstance(value, dict):
-        raise ValueError(f"expected a mapping, got {text.strip()[:60]!r}. For example: {_EXAMPLE}")
+        raise ValueError(f"expected a mapping, got {text.strip()[:60]!r}. For example: {example}")
     return value
+
+
+def _parse_value(text: str, example: str) -> Any:
+    try:
+        return json.loads(text, object_pairs_hook=_mapping_without_twins)
+    except json.JSONDecodeError:
+        return _parse_flow(text, example)
 
 
 def _mapping_without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -75,21 +114,22 @@ def _mapping_without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return mapping
 
 
-def _parse_flow(text: str) -> Any:
+def _parse_flow(text: str, example: str) -> Any:
     if not text.strip().startswith(("{", "[")):
-        raise _unreadable(text, len(text) - len(text.lstrip()), "expected '{'")
+        raise _unreadable(text, len(text) - len(text.lstrip()), "expected '{'", example)
     try:
         return yaml.load(text, _FlowLoader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        raise _unreadable(text, mark.index if mark else 0, error.problem or "not a mapping") from None
+        raise _unreadable(text, mark.index if mark else 0, error.problem or "not a mapping", example) from None
     except yaml.YAMLError as error:
-        raise _unreadable(text, getattr(error, "position", 0) or 0, "a character that cannot be here") from None
+        position = getattr(error, "position", 0) or 0
+        raise _unreadable(text, position, "a character that cannot be here", example) from None
     except RecursionError:
         raise ValueError("the mapping is nested too deeply") from None
 
 
-def _unreadable(text: str, index: int, problem: str) -> ValueError:
+def _unreadable(text: str, index: int, problem: str, example: str) -> ValueError:
     """The error for `text`, with the line at fault, a caret under `index`, and what would be read."""
     index = min(index, len(text))
     start = text.rfind("\n", 0, index) + 1
@@ -98,12 +138,13 @@ def _unreadable(text: str, index: int, problem: str) -> ValueError:
     first = max(0, index - start - 60)
     shown = line[first : first + 120]
     caret = " " * (index - start - first) + "^"
+    works = _corrected(text, example)
     return ValueError(
-        f"neither JSON nor a YAML mapping: {problem} here:\n    {shown}\n    {caret}\nWhat works: {_corrected(text)}"
+        f"neither JSON nor a YAML mapping: {problem} here:\n    {shown}\n    {caret}\nWhat works: {works}"
     )
 
 
-def _corrected(text: str) -> str:
+def _corrected(text: str, example: str) -> str:
     """The text with brackets closed, as JSON, if that makes it readable; else an example."""
     mended = text.strip()
     if not mended.startswith("{"):
@@ -111,8 +152,8 @@ def _corrected(text: str) -> str:
     try:
         value = yaml.load(_closed(mended), _FlowLoader)
     except (yaml.YAMLError, ValueError, RecursionError):
-        return _EXAMPLE
-    return json.dumps(value) if isinstance(value, dict) and None not in value.values() else _EXAMPLE
+        return example
+    return json.dumps(value) if isinstance(value, dict) and None not in value.values() else example
 
 
 def _closed(text: str) -> str:
@@ -158,19 +199,32 @@ def human_int(text: str) -> int:
 
 
 def merged_override(options: NeuronOptions, faults: Faults) -> dict[str, Any]:
-    """The override mapping from all its spellings; the user's own mappings are left as they are.
+    """The override mapping from all its spellings, of plain values; the user's own mappings are left as they are.
 
-    Equal entries may be repeated; entries that contradict each other are faults.
+    Equal entries may be repeated; entries that contradict each other are faults. Objects with attributes, such as the
+    library's own, stand for their fields. Keys without effect are noted and left out.
     """
     merged: dict[str, Any] = {}
     sources: dict[str, str] = {}
     for source, entries in _override_sources(options, faults):
         for name, value in entries.items():
+            name = str(name).replace("-", "_")
+            name = _SPELLINGS.get(name, name)
+            value = _vision_entries(value, faults) if name == "vision_neuron_config" else value
+            if name in _UNREAD:
+                faults.note(f"{name} of the Neuron config has no effect: {_UNREAD[name]}")
+                continue
             if name in merged and merged[name] != value:
                 why = f"{source} says {value!r}, {sources[name]} says {merged[name]!r}"
                 faults.unreadable(str(name), NOTHING, why, "Give it once")
             merged[name] = value
             sources.setdefault(name, source)
+    if "lora_ckpt_json" in merged:
+        section = merged.get("lora_config")
+        merged["lora_config"] = {
+            **(section if isinstance(section, Mapping) else {}),
+            "lora_ckpt_json": merged.pop("lora_ckpt_json"),
+        }
     return merged
 
 
@@ -184,12 +238,40 @@ def _override_sources(options: NeuronOptions, faults: Faults) -> list[tuple[str,
             faults.add(f"additional_config[{name!r}]", NOTHING, "unknown key", hint)
     usable: list[tuple[str, Mapping[str, Any]]] = []
     for source, value in found:
-        if isinstance(value, Mapping):
-            usable.append((source, {name: entry for name, entry in value.items() if name != TEXT_KEY}))
-            if TEXT_KEY in value:
-                found.append((f"{source}[{TEXT_KEY!r}]", value[TEXT_KEY]))
-        elif value is not None:
-            faults.add(
-                source, value, "expected a mapping of Neuron config keys", 'For example {"enable_bucketing": false}'
-            )
+        try:
+            entries = {name: entry if name in _NESTED else _plain(entry) for name, entry in _entries(value).items()}
+        except ValueError as error:
+            faults.unreadable(source, value, str(error))
+            continue
+        usable.append((source, {name: entry for name, entry in entries.items() if name not in _NESTED}))
+        found += [(f"{source}[{name!r}]", entries[name]) for name in _NESTED if name in entries]
     return usable
+
+
+def _entries(value: Any) -> Mapping[str, Any]:
+    """Entries of an override as it was given: a mapping, a text of one, or nothing. Raises ValueError."""
+    if isinstance(value, str):
+        return parse_json_option(value)
+    value = {} if value is None else _plain(value)
+    if not isinstance(value, Mapping):
+        raise ValueError(f"expected a mapping of Neuron config keys. For example {EXAMPLE}")
+    return value
+
+
+def _plain(value: Any) -> Any:
+    """A text of a mapping, or an object with attributes, as that mapping; anything else as it is."""
+    if isinstance(value, str) and value.lstrip().startswith("{"):
+        return parse_json_option(value)
+    fields = None if isinstance(value, type | Section) else getattr(value, "__dict__", None)
+    if not fields or isinstance(value, Mapping | str | list | tuple):
+        return value
+    return {name: _plain(entry) for name, entry in fields.items() if not name.startswith("_")}
+
+
+def _vision_entries(value: Any, faults: Faults) -> Any:
+    if not isinstance(value, Mapping):
+        return value
+    shared = sorted(name for name in value if name in _DECODERS)
+    if shared:
+        faults.note(f"{', '.join(shared)} of vision_neuron_config: the vision encoder has what the decoder has")
+    return {name: entry for name, entry in value.items() if name not in shared}

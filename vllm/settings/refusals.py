@@ -53,8 +53,6 @@ def _refuse_parallelism(config: VllmConfig, faults: Faults) -> None:
 
 
 def _refuse_model_options(model: ModelConfig, faults: Faults) -> None:
-    if model.trust_remote_code:
-        faults.add("trust_remote_code", True, "code that comes with a checkpoint is never run", "Leave it out")
     path = Path(model.model_path or model.model)
     stored = "gguf" if is_gguf(path) else quant_method(model.hf_config)
     if model.quantization is not None and plain_method(model.quantization) != stored:
@@ -114,7 +112,6 @@ def refuse_keys(options: VllmConfig, config: NeuronConfig, profile: TargetProfil
         why = f"the {profile.name} target does not compute in it"
         faults.add("dtype", config.torch_dtype, why, f"Use {' or '.join(profile.dtypes)}")
     _refuse_quantization(config, profile, faults)
-    _refuse_uneven_blocks(config, profile, faults)
 
 
 def _refuse_by_rules(config: NeuronConfig, rules: Iterable[KeyRule], faults: Faults) -> None:
@@ -139,11 +136,3 @@ def _refuse_quantization(config: NeuronConfig, profile: TargetProfile, faults: F
         why = f"the {profile.name} target has no kernels for {form} weights"
         fix = f"It has {', '.join(sorted(forms))}, and takes quantised GGUF files as they are"
         faults.add("quantization_dtype", config.quantization_dtype, why, fix, involves=["quantization_type"])
-
-
-def _refuse_uneven_blocks(config: NeuronConfig, profile: TargetProfile, faults: Faults) -> None:
-    size, multiple = config.pa_block_size, profile.blocks.multiple
-    if size < config.seq_len and size % multiple:
-        below = max(size // multiple, 1) * multiple
-        why = f"the {profile.name} target reads KV in blocks of a multiple of {multiple} tokens"
-        faults.add("block_size", size, why, f"Use {below}, {below + multiple}, or leave it out")

@@ -16,15 +16,15 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from vllm import envs
-from vllm.config import ProgramConfig, VllmConfig
+from vllm.config import ModelConfig, ProgramConfig, VllmConfig
 from vllm.core.profile import TargetProfile
 from vllm.logger import init_logger
-from vllm.settings.faults import Faults, NeuronConfigError, nearest
+from vllm.settings.faults import Faults, nearest
 from vllm.settings.host_platform import platform_name
 from vllm.settings.kv_dtype import kv_token_bytes, settled_kv_dtype
-from vllm.settings.kv_layout import BLOCK_KV_KEYS, KVModes, default_block_size, kv_layout, kv_modes
-from vllm.settings.lora import settle_lora
-from vllm.settings.neuron_config import NeuronConfig, default_neuron_config, torch_dtype
+from vllm.settings.kv_layout import BLOCK_KV_KEYS, KVModes, default_block_size, even_blocks, kv_layout, kv_modes
+from vllm.settings.lora import settle_lora, without_names
+from vllm.settings.neuron_config import NeuronConfig, examined_neuron_config, torch_dtype
 from vllm.settings.neuron_config_sections import TORCH_DTYPES, dtype_name
 from vllm.settings.options import merged_override
 from vllm.settings.parallel import HeadSharding, degree_fault
@@ -39,85 +39,91 @@ logger = init_logger(__name__)
 DEFAULT_MAX_NUM_SEQS = 32
 
 
-def resolve(config: VllmConfig) -> VllmConfig:
+def resolve(config: VllmConfig, faults: Faults | None = None) -> VllmConfig:
     """The config as it will run, with `target`, `neuron_config` and all derived fields set.
 
+    faults: what was found already, to be told with the rest.
     Raises `NeuronConfigError` (a ValueError) that lists everything that cannot be, with what would work.
     """
-    resolved, notices = resolve_quietly(config)
+    resolved, notices = resolve_quietly(config, faults=faults)
     for notice in notices:
         logger.info(notice)
     return resolved
 
 
-def resolve_quietly(config: VllmConfig, target: str | None = None) -> tuple[VllmConfig, list[str]]:
+def resolve_quietly(
+    config: VllmConfig, target: str | None = None, faults: Faults | None = None
+) -> tuple[VllmConfig, list[str]]:
     """`resolve` without logging: the resolved config, and sentences about it that a user should read.
 
     target: resolve for this one, whether or not this machine has it.
     """
-    examined = examine(config, target)
+    return resolved_of(examine(config, target, faults))
+
+
+def resolved_of(examined: Examined) -> tuple[VllmConfig, list[str]]:
+    """What `resolve_quietly` gives, of a config that was examined. Raises NeuronConfigError if it has faults."""
     examined.faults.raise_if_any("the configuration")
-    neuron_config = examined.neuron_config
-    if neuron_config is None:
-        raise AssertionError("a Neuron config that could not be built left no fault")
+    neuron_config, options = examined.neuron_config, examined.config.neuron_options
     override = plain(examined.override)
     resolved = _with_step_limits(examined.config, neuron_config, examined.target.profile).replace(
         target=examined.target.profile.name,
         program_config=_program_config(neuron_config),
         neuron_config=neuron_config,
-        neuron_options=replace(config.neuron_options, additional_config={}, override_neuron_config=override),
+        neuron_options=replace(options, additional_config={}, override_neuron_config=override),
     )
-    notices = list(_notices(resolved, neuron_config, examined.target.profile))
-    if (asked := config.model_config.dtype) != "auto" == resolved.model_config.dtype:
-        name = examined.target.profile.name
-        notices.append(f"dtype={asked} is what the checkpoint is stored in; the {name} target computes in bfloat16")
-    return resolved, notices
+    notices = _notices(resolved, neuron_config, examined.target.profile)
+    return resolved, [*examined.faults.notes, *notices]
 
 
 class Examined(NamedTuple):
-    """A config with agreed settings (`config`), what is wrong with it, and the Neuron config if it could be built.
+    """A config with agreed settings (`config`) and what is wrong with it.
 
-    A Neuron config that was built may still be refused: then `faults` says why.
+    is_exact: every key of the Neuron config has the value that was asked for; others hold their defaults.
     """
 
     config: VllmConfig
     target: Target
     override: dict[str, Any]
-    neuron_config: NeuronConfig | None
+    neuron_config: NeuronConfig
+    is_exact: bool
     faults: Faults
 
 
-def examine(config: VllmConfig, target: str | None = None) -> Examined:
+def examine(config: VllmConfig, target: str | None = None, faults: Faults | None = None) -> Examined:
     """All that `resolve` finds out, without raising."""
-    faults = Faults()
+    faults = Faults() if faults is None else faults
     chosen = find_target(target) if target else choose_target(config.neuron_options.device, faults)
     profile = chosen.profile
-    override = merged_override(config.neuron_options, faults)
-    config = _with_stored_dtype(_with_kv_bound(config, chosen), profile)
+    override = _without_idle(merged_override(config.neuron_options, faults), profile, faults)
+    config = _with_stored_dtype(_with_kv_bound(config, chosen), profile, faults)
     _check_environment(override, faults)
     refuse_options(config, profile, faults)
+    _check_remote_code(config.model_config, chosen, faults)
     config = config.replace(lora_config=settle_lora(config, override, _why_no_lora(profile), faults))
+    override = without_names(override)
     modes = kv_modes(config, override, profile.block_kv_by_default, faults)
     if not modes.asked and modes.block_kv and _find_faults(config, override, chosen, modes):
         modes = KVModes(prefix_caching=False, chunked_prefill=False)
-    settled, neuron_config = _settle_and_check(config, override, chosen, modes, faults)
-    return Examined(settled, chosen, override, neuron_config, faults)
+    settled, neuron_config, is_exact = _settle_and_check(config, override, chosen, modes, faults)
+    return Examined(settled, chosen, override, neuron_config, is_exact, faults)
 
 
 def _settle_and_check(
     config: VllmConfig, override: Mapping[str, Any], target: Target, modes: KVModes, faults: Faults
-) -> tuple[VllmConfig, NeuronConfig | None]:
+) -> tuple[VllmConfig, NeuronConfig, bool]:
     settled = _settle(config, override, modes, target.profile, faults)
     if settled.speculative_config is not None and not target.profile.adaptive_speculation:
         settled = settled.replace(speculative_config=replace(settled.speculative_config, adaptive=False))
-    neuron_config = _build_neuron_config(settled, override, faults)
+    of_keys = Faults()
+    neuron_config = _build_neuron_config(settled, override, of_keys)
+    faults.absorb(of_keys)
     _check_step_tokens(settled, override, faults)
     refuse_offloaded_drafts(settled, faults)
     _check_model(settled, neuron_config, faults)
-    if neuron_config is not None:
-        refuse_keys(settled, neuron_config, target.profile, faults)
-        target.check(settled, neuron_config, faults)
-    return settled, neuron_config
+    refuse_keys(settled, neuron_config, target.profile, faults)
+    target.check(settled, neuron_config, faults)
+    return settled, neuron_config, not of_keys
 
 
 def _find_faults(config: VllmConfig, override: Mapping[str, Any], target: Target, modes: KVModes) -> Faults:
@@ -139,6 +145,24 @@ def choose_target(device: str | None, faults: Faults) -> Target:
     if reason := target.why_absent():
         faults.add(name, asked, reason, f'Use "auto" or "{AUTOMATIC[-1]}"')
     return target
+
+
+def _without_idle(override: Mapping[str, Any], profile: TargetProfile, faults: Faults) -> dict[str, Any]:
+    """The override without keys that change nothing on this target."""
+    for name in profile.idle_keys.keys() & override.keys():
+        if override[name]:
+            faults.note(f"{name}={override[name]!r} has no effect: {profile.idle_keys[name]}")
+    return {name: value for name, value in override.items() if name not in profile.idle_keys}
+
+
+def _check_remote_code(model: ModelConfig, target: Target, faults: Faults) -> None:
+    """Code that comes with a checkpoint is never run: noted where it is not needed."""
+    support = target.support(model.hf_config)
+    if model.hf_config.get("auto_map") and support is not None and not support.value:
+        why = "the model is made by code that comes with its checkpoint (auto_map), which is never run"
+        faults.add("model", model.model, why, "Use a checkpoint of a known architecture")
+    elif model.trust_remote_code:
+        faults.note("trust_remote_code=True has no effect: code that comes with a checkpoint is never run")
 
 
 def _why_no_lora(profile: TargetProfile) -> str:
@@ -204,7 +228,13 @@ def _settle(
             kv_cache_dtype=settled_kv_dtype(cache.kv_cache_dtype, override, faults),
         ),
     )
-    block_size = _agreed("pa_block_size", override, "block_size", cache.block_size, faults)
+    block_size, num_blocks = even_blocks(
+        _agreed("pa_block_size", override, "block_size", cache.block_size, faults),
+        _agreed("pa_num_blocks", override, "num_gpu_blocks_override", cache.num_gpu_blocks_override, faults),
+        max_model_len,
+        profile.blocks.multiple,
+        faults,
+    )
     token_bytes = _kv_bytes_per_token(settled)
     memory = cache.kv_cache_memory_bytes
     size = block_size or default_block_size(max_model_len, modes.prefix_caching, profile.blocks.default)
@@ -212,7 +242,7 @@ def _settle(
         max_model_len,
         max_num_seqs or DEFAULT_MAX_NUM_SEQS,
         block_size,
-        _agreed("pa_num_blocks", override, "num_gpu_blocks_override", cache.num_gpu_blocks_override, faults),
+        num_blocks,
         modes.block_kv,
         faults,
         prefix_caching=modes.prefix_caching,
@@ -237,7 +267,8 @@ def _agreed(key: str, override: Mapping[str, Any], option: str, value: int | Non
     if not isinstance(given, int) or isinstance(given, bool) or given < 1:
         faults.unreadable(key, given, "must be a positive integer")
     elif value is not None and given != value:
-        faults.unreadable(key, given, f"{option} is {value}", f"Leave {key} out, or give {option}={given}")
+        faults.add(key, given, f"{option} is {value}", f"Leave {key} out, or give {option}={given}", involves=[option])
+        faults.mark_unreadable(key)
     elif value is None:
         return given
     return value
@@ -262,7 +293,7 @@ def _agreed_dtype(dtype: str, override: Mapping[str, Any], faults: Faults) -> st
 # The Neuron config and what the scheduler needs of it.
 
 
-def _build_neuron_config(config: VllmConfig, override: Mapping[str, Any], faults: Faults) -> NeuronConfig | None:
+def _build_neuron_config(config: VllmConfig, override: Mapping[str, Any], faults: Faults) -> NeuronConfig:
     entries = {
         name: value
         for name, value in override.items()
@@ -270,11 +301,7 @@ def _build_neuron_config(config: VllmConfig, override: Mapping[str, Any], faults
     }
     if override.get("torch_dtype") is not None and config.model_config.dtype in DTYPE_BYTES:
         del entries["torch_dtype"]
-    try:
-        return default_neuron_config(config, entries)
-    except NeuronConfigError as error:
-        faults.extend(error.faults)
-        return None
+    return examined_neuron_config(config, entries, faults)
 
 
 def _is_settled(config: VllmConfig, name: str, value: Any) -> bool:
@@ -348,14 +375,12 @@ def _check_whole_prompts_fit(
         faults.add("max_num_batched_tokens", tokens, why, fix, involves=["max_model_len", "max_context_length"])
 
 
-def _check_model(config: VllmConfig, neuron_config: NeuronConfig | None, faults: Faults) -> None:
+def _check_model(config: VllmConfig, neuron_config: NeuronConfig, faults: Faults) -> None:
     """Checks that need the checkpoint's config.json, or the platform."""
     degree, hf_config = config.parallel_config.tensor_parallel_size, config.model_config.hf_config
     if reason := degree_fault(degree, platform_name()):
         faults.add("tensor_parallel_size", degree, reason, involves=["tp_degree"])
     _check_kv_memory(config, faults)
-    if neuron_config is None:
-        return
     vocab_size = hf_config.get("vocab_size")
     if vocab_size and neuron_config.global_topk > vocab_size:
         why = f"larger than the vocabulary of {vocab_size} tokens"
@@ -374,12 +399,13 @@ def _with_kv_bound(config: VllmConfig, target: Target) -> VllmConfig:
     return config.replace(cache_config=replace(config.cache_config, kv_cache_memory_bytes=target.default_kv_bytes()))
 
 
-def _with_stored_dtype(config: VllmConfig, profile: TargetProfile) -> VllmConfig:
+def _with_stored_dtype(config: VllmConfig, profile: TargetProfile, faults: Faults) -> VllmConfig:
     """The config with dtype "auto" where its own is what the checkpoint is stored in, and not what is computed in."""
     model = config.model_config
     dtype = torch_dtype(model.dtype)
     if dtype in profile.dtypes or dtype != model.hf_config.get("torch_dtype"):
         return config
+    faults.note(f"dtype={dtype} is what the checkpoint is stored in; the {profile.name} target computes in bfloat16")
     return config.replace(model_config=replace(model, dtype="auto"))
 
 

@@ -89,27 +89,32 @@ class Section:
 
     def __post_init__(self) -> None:
         faults = Faults()
-        self._read(faults)
-        self._derive()
-        self._check(faults)
+        self._settle(faults)
         faults.raise_if_any(self._what())
 
     @classmethod
     def from_dict(cls: type[S], values: Mapping[str, Any]) -> S:
         """Build from a mapping. Unknown keys are faults that name the nearest known one."""
         faults = Faults()
+        section = cls.examined(values, faults)
+        faults.raise_if_any(cls._what())
+        return section
+
+    @classmethod
+    def examined(cls: type[S], values: Mapping[str, Any], faults: Faults) -> S:
+        """The same, without raising: keys at fault hold their defaults, so that the rest can be judged."""
+        own = Faults()
         known = key_names(cls)
         for name in values:
             if name not in known:
                 why, fix = cls._advice(str(name)) or ("unknown key", nearest(str(name), known))
-                faults.unreadable(str(name), NOTHING, why, fix)
-        section = None
-        try:
-            section = cls(**{name: value for name, value in values.items() if name in known})
-        except NeuronConfigError as error:
-            faults.extend(error.faults)
-        faults.raise_if_any(cls._what())
-        return typing.cast(S, section)
+                own.unreadable(str(name), NOTHING, why, fix)
+        section = object.__new__(cls)
+        for item in dataclasses.fields(cls):
+            section._set(item.name, values[item.name] if item.name in values and item.init else _default(item))
+        section._settle(own)
+        faults.absorb(own)
+        return section
 
     def to_dict(self) -> dict[str, Any]:
         """Every key in order of declaration, as JSON types only (infinity as the text "inf")."""
@@ -135,6 +140,11 @@ class Section:
 
     def _check(self, faults: Faults) -> None:
         """Checks over several keys. All values are of their types; those at fault hold their defaults."""
+
+    def _settle(self, faults: Faults) -> None:
+        self._read(faults)
+        self._derive()
+        self._check(faults)
 
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)

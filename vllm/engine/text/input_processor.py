@@ -25,6 +25,7 @@ from vllm.engine.text.limits import (
     check_request_id,
     check_sampling_params,
     check_token_ids,
+    served_defaults,
 )
 from vllm.engine.text.tokenizer import Tokenizer
 from vllm.exceptions import VLLMValidationError
@@ -81,7 +82,9 @@ class InputProcessor:
         self.max_logprobs = model.max_logprobs
         self.by_priority = config.scheduler_config.scheduling_policy == "priority"
         self.eos_token_ids = _eos_token_ids(config, tokenizer)
-        self.default_sampling_params = default_sampling_params(model.hf_generation_config)
+        self.default_sampling_params = served_defaults(
+            default_sampling_params(model.hf_generation_config), capabilities
+        )
         self.images = _image_preparer(config, capabilities)
         self._seed = model.seed
         self._place = place or Place()

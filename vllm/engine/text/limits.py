@@ -6,13 +6,16 @@ its target cannot do is refused by name. Each fault is a `VLLMValidationError` t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from vllm import envs
 from vllm.core.contract import HOST_SAMPLING, Capabilities
 from vllm.exceptions import VLLMValidationError
+from vllm.logger import init_logger
 from vllm.sampling_params import SamplingParams
+
+logger = init_logger(__name__)
 
 MAX_STOP_STRINGS = 128
 MAX_STOP_STRING_LEN = 4096
@@ -48,6 +51,34 @@ def check_sampling_params(
     most = vocab_size if params._is_internal else max_logprobs
     for name in ("logprobs", "prompt_logprobs"):
         _check_logprobs(name, getattr(params, name), min(most, capabilities.max_logprobs), vocab_size)
+
+
+def served_defaults(defaults: Mapping[str, Any], capabilities: Capabilities) -> dict[str, Any]:
+    """The defaults of requests that the loaded model can honour on its target; what is left out is logged.
+
+    defaults: `SamplingParams` fields that a checkpoint or the server set. Nobody asked for them in a request, so that
+    none fails for them.
+    """
+    served, base = {}, {"temperature": 0.0} if capabilities.greedy_only else {}
+    for name, value in defaults.items():
+        try:
+            _check_supported(SamplingParams.from_optional(**{**base, name: value}), capabilities)
+        except VLLMValidationError:
+            logger.warning(
+                "the default %s=%r is left out: the %s target does not honour it here. %s",
+                name,
+                value,
+                capabilities.target,
+                "Speculation compares greedily, and requests that say nothing get temperature 0"
+                if name == "temperature"
+                else "--generation-config vllm leaves all defaults of the checkpoint out; sampling on the host "
+                "(on_device_sampling_config: null) honours them",
+            )
+        else:
+            served[name] = value
+    if capabilities.greedy_only:
+        served["temperature"] = 0.0
+    return served
 
 
 def check_token_ids(token_ids: Iterable[int], vocab_size: int, name: str) -> None:

@@ -125,7 +125,7 @@ def prefix_repetition_requests(
 def sharegpt_requests(args: argparse.Namespace, tokenizer: Tokenizer, rng: np.random.Generator) -> list[SampleRequest]:
     if args.dataset_path is None:
         raise ValueError("--dataset-name sharegpt needs --dataset-path: a JSON list of conversations")
-    turns = _conversations(Path(args.dataset_path))
+    turns = _conversations(Path(args.dataset_path).expanduser())
     found: list[SampleRequest] = []
     for i in rng.permutation(len(turns)):
         if len(found) == args.num_prompts:
@@ -161,7 +161,7 @@ def _is_of_use(request: SampleRequest) -> bool:
 
 
 def sonnet_requests(args: argparse.Namespace, tokenizer: Tokenizer, rng: np.random.Generator) -> list[SampleRequest]:
-    lines = own_text() if args.dataset_path is None else Path(args.dataset_path).read_text().splitlines()
+    lines = own_text() if args.dataset_path is None else Path(args.dataset_path).expanduser().read_text().splitlines()
     lines = [line for line in lines if line.strip()]
     lengths = [len(tokenizer.encode(line + "\n", add_special_tokens=False)) for line in lines]
     start = len(tokenizer.encode(_INSTRUCTION))

@@ -49,4 +49,4 @@ def percentiles(seconds: Sequence[float]) -> dict[str, float]:
 def write_report(args: argparse.Namespace, report: Mapping[str, Any]) -> None:
     """Write the report, if it was asked for."""
     if args.output_json is not None:
-        Path(args.output_json).write_text(json.dumps(report, allow_nan=False) + "\n")
+        Path(args.output_json).expanduser().write_text(json.dumps(report, allow_nan=False) + "\n")

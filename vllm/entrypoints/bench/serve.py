@@ -276,6 +276,6 @@ def save(args: argparse.Namespace, report: Mapping[str, Any]) -> None:
     kept = {name: value for name, value in report.items() if name not in dropped}
     rate = f"{report['request_rate']}qps"
     name = f"{args.backend}-{rate}-{Path(report['model_id']).name}-{report['date']}.json"
-    path = Path(args.result_dir or ".") / (args.result_filename or name)
+    path = Path(args.result_dir or ".").expanduser() / (args.result_filename or name)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(kept, allow_nan=False) + "\n")

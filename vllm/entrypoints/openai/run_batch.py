@@ -135,7 +135,7 @@ def _filled(lines: Iterable[str]) -> Iterator[str]:
 
 
 async def run_batch(args: argparse.Namespace) -> int:
-    source, target = Path(args.input_file), Path(args.output_file)
+    source, target = Path(args.input_file).expanduser(), Path(args.output_file).expanduser()
     if not source.is_file():
         raise FileNotFoundError(f"--input-file {args.input_file!r} is not a file on this machine")
     async with build_async_engine_client(args) as engine_client:

@@ -101,8 +101,6 @@ def check_served(neuron: NeuronConfig, faults: Faults) -> None:
     if neuron.ctx_batch_size != 1:
         why = "prompts are encoded one at a time: padding a batch of them would overwrite running sequences"
         faults.add("ctx_batch_size", neuron.ctx_batch_size, why, "Use 1, or leave it out")
-    if neuron.async_mode:
-        faults.add("async_mode", True, "steps are not overlapped yet", "Leave it out")
     if neuron.on_cpu:
         faults.add("on_cpu", True, "it is the library's own test mode", 'Leave it out; device="cpu" serves on a CPU')
     if neuron.is_prefix_caching and not neuron.is_chunked_prefill:

@@ -14,6 +14,7 @@ from vllm.config import VllmConfig
 from vllm.settings.faults import Faults
 from vllm.settings.neuron_config import NeuronConfig
 from vllm.settings.neuron_config_sections import LoraServingConfig
+from vllm.settings.options import merged_override
 from vllm.settings.section import Section
 from vllm.settings.vision_shapes import is_image_to_text
 from vllm.targets.neuronx.adapters import library_entries
@@ -58,8 +59,7 @@ _ROUTER = ("router_dtype", "act_fn", "disable_normalize_top_k_affinities")
 
 def is_portable(config: VllmConfig) -> bool:
     """Whether weights go into the artifact, sharded: unless `save_sharded_checkpoint` was set to false."""
-    options = config.neuron_options
-    override = {**options.additional_config.get("override_neuron_config", {}), **options.override_neuron_config}
+    override = merged_override(config.neuron_options, Faults())
     return bool(override.get("save_sharded_checkpoint", True)) and not config.neuron_config.skip_sharding
 
 

@@ -35,6 +35,7 @@ class NeuronxTarget(Target):
         splits_model=True,
         own_memory=True,
         heeds_accelerator_keys=True,
+        idle_keys={"async_mode": "steps are not overlapped inside the library yet, and tokens are the same without"},
         key_rules=(KeyRule("kv_cache_quant", _NO_KV_QUANT), KeyRule("kv_quant_config", _NO_KV_QUANT)),
     )
     device_model = "vllm.targets.neuronx.model:NeuronxDeviceModel"

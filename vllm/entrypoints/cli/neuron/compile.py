@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from vllm.artifacts.find import ArtifactError, find_artifact, open_or_compile
-from vllm.checkpoint import CheckpointError, open_checkpoint
+from vllm.checkpoint import CheckpointError
 from vllm.config import VllmConfig
 from vllm.device.model import Progress, resolve_target
 from vllm.engine.arg_utils import EngineArgs
 from vllm.entrypoints.cli.neuron.output import size
 from vllm.settings import resolve as platform
+from vllm.settings.faults import Faults
 from vllm.settings.target import TARGETS, find_target
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
@@ -56,14 +57,8 @@ def resolved_config(args: EngineArgs, target: str | None = None) -> VllmConfig:
         target = args.device
     if target is None:
         return args.create_engine_config()
-    checkpoint = open_checkpoint(
-        args.model,
-        revision=args.revision,
-        download_dir=args.download_dir,
-        token=args.hf_token,
-        load_format=args.load_format,
-    )
-    return platform.resolve_quietly(args.unresolved_config(checkpoint), target)[0]
+    faults = Faults()
+    return platform.resolve_quietly(args.examined_config(faults), target, faults)[0]
 
 
 def _compile(args: Any, config: VllmConfig) -> int:

@@ -10,9 +10,7 @@ import sys
 from dataclasses import replace
 from typing import Any
 
-from vllm import envs
-from vllm.checkpoint import Checkpoint, CheckpointError, context_length, normalise_config
-from vllm.checkpoint.nested_config import with_overrides
+from vllm.checkpoint import Checkpoint, CheckpointError, context_length
 from vllm.engine.arg_utils import EngineArgs
 from vllm.entrypoints.cli.neuron.output import Table, print_faults, print_table, size
 from vllm.plan.instances import INSTANCES, Instance, find_instance
@@ -21,6 +19,7 @@ from vllm.plan.plan import Plan, make_plan, support_of
 from vllm.plan.report import plan_to_dict
 from vllm.plan.suggest import Suggestion, suggest
 from vllm.plan.traffic import DEFAULT_MULTIPLE, LadderChange, TrafficError, ladder_changes, read_traffic
+from vllm.settings.faults import Faults
 from vllm.settings.target import PLANNED, TARGETS, Version, find_target
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
@@ -84,36 +83,15 @@ def target_of(args: EngineArgs) -> str:
 
 def plan_of(args: EngineArgs, source: ModelSource, instance: Instance | None, version: Version | None = None) -> Plan:
     """The plan of engine arguments, with what is wrong with single options among its faults."""
-    faults = args.option_faults()
-    for name in faults:
-        setattr(args, name, _default_of(name))
-    if source.config and args.hf_overrides:
-        source = replace(source, config=normalise_config(with_overrides(source.config, args.hf_overrides)))
-    if fault := _length_fault(args, source):
-        faults["max_model_len"] = fault
-        args.max_model_len = None
-    config = args.unresolved_config(source.as_checkpoint(), _open_draft)
+    faults = Faults()
+    config = args.examined_config(faults, source.as_checkpoint(), _open_draft)
+    source = replace(source, config=config.model_config.hf_config)
     return make_plan(config, source, target_of(args), instance, version, faults)
 
 
 def _open_draft(model: str, **options: Any) -> Checkpoint:
     """Its config.json and headers alone, as of the model itself."""
     return read_source(model, **options).as_checkpoint()
-
-
-def _default_of(name: str) -> Any:
-    return getattr(EngineArgs(), name)
-
-
-def _length_fault(args: EngineArgs, source: ModelSource) -> str:
-    longest, asked = context_length(source.config), args.max_model_len
-    if not isinstance(asked, int) or envs.VLLM_ALLOW_LONG_MAX_MODEL_LEN:
-        return ""
-    if asked < 1:
-        return f"max_model_len={asked} leaves no room for a token. Use at least 1"
-    if longest is not None and asked > longest:
-        return f"max_model_len={asked}: the model was made for {longest} tokens. Use {longest} or less"
-    return ""
 
 
 def _suggestion(args: Any, engine_args: EngineArgs, source: ModelSource, instance: Instance | None) -> Suggestion:
