@@ -25,6 +25,7 @@ import numpy as np
 
 from vllm.checkpoint import open_checkpoint
 from vllm.device.model_input import SamplingInput
+from vllm.sample.arrays import default_columns
 from vllm.targets.cpu.graph import Graph
 from vllm.targets.cpu.models import build_graph
 from vllm.targets.cpu.ops import NativeModel, ThreadPool, measure_limits
@@ -63,27 +64,24 @@ def make_step(rows: int, new: int, context: int, block_size: int) -> Step:
 
 
 def greedy(rows: int, temperature: float) -> SamplingInput:
-    zeros, ones = np.zeros(rows, np.float32), np.ones(rows, np.float32)
+    ones = np.ones(rows, np.int32)
     nothing = int32(np.zeros(rows + 1))
     return SamplingInput(
-        temperature=np.full(rows, temperature, np.float32),
-        top_k=int32(zeros),
-        top_p=ones,
-        min_p=zeros,
-        repetition_penalty=ones,
-        presence_penalty=zeros,
-        frequency_penalty=zeros,
-        seed=np.arange(rows, dtype=np.uint64),
-        position=int32(ones),
+        columns={
+            **default_columns(rows),
+            "temperature": np.full(rows, temperature, np.float32),
+            "seed": np.arange(rows, dtype=np.uint64),
+        },
+        position=ones,
         history=int32(np.zeros((rows, 1))),
         history_line=int32(np.arange(rows)),
-        num_prompt_tokens=int32(ones),
+        num_prompt_tokens=ones,
         bias_offsets=nothing,
         bias_ids=int32([]),
         bias_values=np.zeros(0, np.float32),
-        mask_index=int32(-ones),
+        mask_index=-ones,
         masks=np.zeros((0, 1 << 15), np.uint32),
-        num_logprobs=int32(-ones),
+        num_logprobs=-ones,
         logprob_ids_offsets=nothing,
         logprob_ids=int32([]),
     )

@@ -116,7 +116,10 @@ class SamplingReader {
 
   template <class T>
   Array<T> array(const char* name) {
-    const py::object value = source_.attr(name);
+    return checked<T>(source_.attr(name), name);
+  }
+  template <class T>
+  Array<T> checked(const py::object& value, const char* name) {
     if (!py::isinstance<Array<T>>(value))
       throw std::invalid_argument(std::string("sampling.") + name + " must be a C-contiguous array of its type");
     keep_.push_back(value);
@@ -125,6 +128,15 @@ class SamplingReader {
   template <class T>
   const T* rows(const char* name, py::ssize_t extra = 0) {
     return read(array<T>(name), rows_ + extra, name);
+  }
+  // The parameters by name, as the sampler lists them.
+  void columns(SamplingRows& out) {
+    const py::dict given = source_.attr("columns");
+    size_t index = 0;
+    for (const SamplingColumn& column : sampling_columns()) {
+      if (!given.contains(column.name)) throw std::invalid_argument(std::string("sampling.columns lacks ") + column.name);
+      out.columns[index++] = values(given[column.name], column);
+    }
   }
   py::object part(const char* name) const { return source_.attr(name); }
   // A reader of a part, which lives as long as this one.
@@ -136,6 +148,12 @@ class SamplingReader {
  private:
   py::object source_;
   py::ssize_t rows_;
+  const void* values(const py::object& given, const SamplingColumn& column) {
+    if (column.type == SamplingColumn::kInt32) return read(checked<int32_t>(given, column.name), rows_, column.name);
+    if (column.type == SamplingColumn::kUint64) return read(checked<uint64_t>(given, column.name), rows_, column.name);
+    return read(checked<float>(given, column.name), rows_, column.name);
+  }
+
   std::vector<py::object> keep_;
   std::vector<std::unique_ptr<SamplingReader>> nested_;
 };
@@ -162,14 +180,7 @@ void read_bad_words(SamplingReader& reader, py::ssize_t rows, SamplingRows& out)
 
 SamplingRows sampling_of(SamplingReader& reader, py::ssize_t rows, int vocab) {
   SamplingRows out{};
-  out.temperature = reader.rows<float>("temperature");
-  out.top_k = reader.rows<int32_t>("top_k");
-  out.top_p = reader.rows<float>("top_p");
-  out.min_p = reader.rows<float>("min_p");
-  out.repetition_penalty = reader.rows<float>("repetition_penalty");
-  out.presence_penalty = reader.rows<float>("presence_penalty");
-  out.frequency_penalty = reader.rows<float>("frequency_penalty");
-  out.seed = reader.rows<uint64_t>("seed");
+  reader.columns(out);
   out.position = reader.rows<int32_t>("position");
   const auto history = reader.array<int32_t>("history");
   if (history.ndim() != 2) throw std::invalid_argument("sampling.history must have two dimensions");
@@ -357,6 +368,12 @@ int speculate(Speculator& speculator, int handle, int vocab, const Array<int32_t
 
 PYBIND11_MODULE(_cpu, module) {
   using namespace vllm;
+  module.def("sampling_columns", [] {
+    const char* const types[] = {"float32", "int32", "uint64"};
+    std::map<std::string, std::string> found;
+    for (const SamplingColumn& column : sampling_columns()) found[column.name] = types[column.type];
+    return found;
+  });
   module.def("known_isas", [] {
     std::vector<std::string> names;
     for (const Isa& isa : all_isas()) names.emplace_back(isa.name);

@@ -6,8 +6,45 @@
 #include <functional>
 #include <limits>
 
+// Parameters with one value per row, by their names in vllm/sample/table.py.
+#define SAMPLING_PARAMETERS(PARAMETER) \
+  PARAMETER(float, presence_penalty)   \
+  PARAMETER(float, frequency_penalty)  \
+  PARAMETER(float, repetition_penalty) \
+  PARAMETER(float, temperature)        \
+  PARAMETER(float, top_p)              \
+  PARAMETER(int32_t, top_k)            \
+  PARAMETER(float, min_p)              \
+  PARAMETER(uint64_t, seed)
+
 namespace vllm {
 namespace {
+
+template <class T>
+constexpr SamplingColumn::Type kColumnType = SamplingColumn::kFloat32;
+template <>
+constexpr SamplingColumn::Type kColumnType<int32_t> = SamplingColumn::kInt32;
+template <>
+constexpr SamplingColumn::Type kColumnType<uint64_t> = SamplingColumn::kUint64;
+
+#define COLUMN(type, name) {#name, kColumnType<type>},
+constexpr SamplingColumn kColumns[] = {SAMPLING_PARAMETERS(COLUMN)};
+#undef COLUMN
+static_assert(std::size(kColumns) <= SamplingRows::kMaxColumns);
+
+// One row's values.
+struct Parameters {
+#define MEMBER(type, name) type name;
+  SAMPLING_PARAMETERS(MEMBER)
+#undef MEMBER
+
+  Parameters(const SamplingRows& rows, int row) {
+    const void* const* column = rows.columns;
+#define READ(type, name) name = static_cast<const type*>(*column++)[row];
+    SAMPLING_PARAMETERS(READ)
+#undef READ
+  }
+};
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 // exp(-18) < 2^-25: such a weight changes no float sum that begins with 1.
@@ -46,14 +83,18 @@ T* take(uint8_t*& scratch, int count) {
 
 int num_blocks(int vocab) { return ceil_div(vocab, kMaximaBlock); }
 
+bool penalizes(const Parameters& row) {
+  return row.repetition_penalty != 1.0f || row.presence_penalty != 0.0f || row.frequency_penalty != 0.0f;
+}
+
 bool changes_logits(const SamplingRows& rows, int row) {
   return rows.mask_index[row] >= 0 || rows.bias_offsets[row + 1] > rows.bias_offsets[row] ||
-         rows.repetition_penalty[row] != 1.0f || rows.presence_penalty[row] != 0.0f ||
-         rows.frequency_penalty[row] != 0.0f ||
-         (rows.word_rows && rows.word_rows[row + 1] > rows.word_rows[row]);
+         penalizes(Parameters(rows, row)) || (rows.word_rows && rows.word_rows[row + 1] > rows.word_rows[row]);
 }
 
 }  // namespace
+
+std::span<const SamplingColumn> sampling_columns() { return kColumns; }
 
 bool all_finite(const float* logits, int vocab) {
   constexpr uint32_t kExponent = 0x7f800000;
@@ -101,16 +142,14 @@ int Sampler::sample(const float* logits, const SamplingRows& rows, int row, int 
     process(logits, rows, row);
     logits = processed_;
   }
-  const float temperature = rows.temperature[row];
+  const float temperature = Parameters(rows, row).temperature;
   if (temperature == 0.0f) return greatest(logits);
   VocabArgs args{};
   args.x = logits;
   args.y = processed_;
   args.divisor = temperature;
   kernels_.vocab_divide(args, 0, vocab_);
-  int top_k = rows.top_k[row] > 0 ? rows.top_k[row] : default_top_k;
-  if (top_k <= 0 || top_k > vocab_) top_k = vocab_;
-  return draw(processed_, top_k, rows.top_p[row], rows.min_p[row], uniform(rows.seed[row], rows.position[row]));
+  return draw(processed_, rows, row, default_top_k);
 }
 
 void Sampler::process(const float* logits, const SamplingRows& rows, int row) const {
@@ -140,9 +179,9 @@ void Sampler::forbid_bad_words(const SamplingRows& rows, int row) const {
 }
 
 void Sampler::penalize(const SamplingRows& rows, int row) const {
-  const float repetition = rows.repetition_penalty[row], frequency = rows.frequency_penalty[row];
-  const float presence = rows.presence_penalty[row];
-  if (repetition == 1.0f && frequency == 0.0f && presence == 0.0f) return;
+  const Parameters own(rows, row);
+  if (!penalizes(own)) return;
+  const float repetition = own.repetition_penalty, frequency = own.frequency_penalty, presence = own.presence_penalty;
   const int32_t* history = rows.history + rows.history_line[row] * rows.history_stride;
   // counts_ holds 1 + the times a token occurs in the output, for tokens that occur at all.
   int num_known = 0;
@@ -195,21 +234,25 @@ int Sampler::most_likely(const float* logits, int count, float bound) const {
   return args.count;
 }
 
-int Sampler::draw(const float* scaled, int top_k, float top_p, float min_p, float u) const {
+int Sampler::draw(const float* scaled, const SamplingRows& rows, int row, int default_top_k) const {
+  const Parameters own(rows, row);
+  int top_k = own.top_k > 0 ? own.top_k : default_top_k;
+  if (top_k <= 0 || top_k > vocab_) top_k = vocab_;
+  const float u = uniform(own.seed, rows.position[row]);
   const float best = block_maxima(scaled);
   if (!std::isfinite(best)) return greatest(scaled);
   int count = most_likely(scaled, top_k, best - kNegligible);
   for (int i = 0; i < count; ++i) weights_[i] = std::exp(scaled[id_of(keys_[i])] - best);
-  if (min_p > 0.0f) {
+  if (own.min_p > 0.0f) {
     int likely = 0;
-    while (likely < count && weights_[likely] >= min_p) ++likely;
+    while (likely < count && weights_[likely] >= own.min_p) ++likely;
     count = std::max(likely, 1);
   }
   for (int i = 1; i < count; ++i) weights_[i] += weights_[i - 1];
-  if (top_p < 1.0f)
+  if (own.top_p < 1.0f)
     count = std::min<int>(
         count,
-        1 + static_cast<int>(std::lower_bound(weights_, weights_ + count, top_p * weights_[count - 1]) - weights_));
+        1 + static_cast<int>(std::lower_bound(weights_, weights_ + count, own.top_p * weights_[count - 1]) - weights_));
   const auto chosen = std::upper_bound(weights_, weights_ + count, u * weights_[count - 1]) - weights_;
   return id_of(keys_[std::min<ptrdiff_t>(chosen, count - 1)]);
 }

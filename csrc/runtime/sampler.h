@@ -3,21 +3,26 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 
 #include "kernels/table.h"
 
 namespace vllm {
 
-// SamplingInput (vllm/device/model_input.py), field by field; strides count elements.
+// A parameter with one value per row: its name and type in vllm/sample/table.py.
+struct SamplingColumn {
+  enum Type { kFloat32, kInt32, kUint64 };
+  const char* name;
+  Type type;
+};
+
+// The parameters that sampling reads; their one list stands in sampler.cpp.
+std::span<const SamplingColumn> sampling_columns();
+
+// SamplingInput (vllm/sample/arrays.py), field by field; strides count elements.
 struct SamplingRows {
-  const float* temperature;
-  const int32_t* top_k;
-  const float* top_p;
-  const float* min_p;
-  const float* repetition_penalty;
-  const float* presence_penalty;
-  const float* frequency_penalty;
-  const uint64_t* seed;
+  static constexpr size_t kMaxColumns = 16;
+  const void* columns[kMaxColumns];  // values of sampling_columns(), in that order
   const int32_t* position;
   const int32_t* history;
   ptrdiff_t history_stride;
@@ -38,7 +43,7 @@ struct SamplingRows {
   const int32_t* word_ids;
 };
 
-// LogprobRows (vllm/device/model_input.py); `stride` is its K.
+// LogprobRows (vllm/sample/arrays.py); `stride` is its K.
 struct LogprobRows {
   int32_t* token_id;
   float* logprob;
@@ -76,7 +81,7 @@ class Sampler {
   void process(const float* logits, const SamplingRows& rows, int row) const;
   void forbid_bad_words(const SamplingRows& rows, int row) const;
   void penalize(const SamplingRows& rows, int row) const;
-  int draw(const float* scaled, int top_k, float top_p, float min_p, float u) const;
+  int draw(const float* scaled, const SamplingRows& rows, int row, int default_top_k) const;
   int most_likely(const float* logits, int count, float bound) const;
 
   const KernelTable& kernels_;

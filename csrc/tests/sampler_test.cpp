@@ -22,9 +22,24 @@ struct Row {
   int32_t offsets[2] = {0, 0};
 
   SamplingRows view() const {
-    return {&temperature, &top_k,         &top_p, &min_p,        &repetition, &presence, &frequency, &seed,
-            &position,    history.data(), 8,      &line,         &num_prompt, offsets,   nullptr,    nullptr,
-            &mask_index,  nullptr,        0,      &num_logprobs, offsets,     nullptr,  nullptr,    nullptr,    nullptr};
+    return {.columns = {&presence, &frequency, &repetition, &temperature, &top_p, &top_k, &min_p, &seed},
+            .position = &position,
+            .history = history.data(),
+            .history_stride = 8,
+            .history_line = &line,
+            .num_prompt_tokens = &num_prompt,
+            .bias_offsets = offsets,
+            .bias_ids = nullptr,
+            .bias_values = nullptr,
+            .mask_index = &mask_index,
+            .masks = nullptr,
+            .mask_words = 0,
+            .num_logprobs = &num_logprobs,
+            .logprob_ids_offsets = offsets,
+            .logprob_ids = nullptr,
+            .word_rows = nullptr,
+            .word_offsets = nullptr,
+            .word_ids = nullptr};
   }
 };
 

@@ -68,11 +68,17 @@ struct Texts {
     seeds.clear();
     for (int32_t line : lines) seeds.push_back(static_cast<uint64_t>(11 + line));
     SamplingRows rows{};
-    rows.temperature = temperatures.data();
-    rows.top_k = rows.bias_offsets = rows.logprob_ids_offsets = nothing.data();
-    rows.top_p = rows.repetition_penalty = ones.data();
-    rows.min_p = rows.presence_penalty = rows.frequency_penalty = zeros.data();
-    rows.seed = seeds.data();
+    size_t index = 0;
+    for (const SamplingColumn& column : sampling_columns()) {
+      const std::string name = column.name;
+      const void*& values = rows.columns[index++];
+      values = zeros.data();
+      if (name == "temperature") values = temperatures.data();
+      if (name == "top_k") values = nothing.data();
+      if (name == "top_p" || name == "repetition_penalty") values = ones.data();
+      if (name == "seed") values = seeds.data();
+    }
+    rows.bias_offsets = rows.logprob_ids_offsets = nothing.data();
     rows.position = positions.data();
     rows.history = history.data();
     rows.history_stride = kLength;

@@ -188,7 +188,7 @@ class FakeDevice:
     def _add(self, new: NewRequest) -> None:
         _check(new.req_id not in self.rows, f"{new.req_id} is new twice")
         _check(0 <= new.num_computed_tokens < len(new.prompt_token_ids), "nothing of the prompt is left to compute")
-        params, max_len = new.sampling_params, self.config.model_config.max_len
+        params, max_len = new.sampling, self.config.model_config.max_len
         self.rows[new.req_id] = Row(
             list(new.block_ids),
             list(new.prompt_token_ids),

@@ -64,8 +64,7 @@ class Engine:
         request = Request(
             req_id,
             prompt,
-            SamplingParams(**options),  # type: ignore[arg-type]
-            eos_token_ids=[EOS],
+            SamplingParams(**options).for_core([EOS]),  # type: ignore[arg-type]
             arrival_time=float(self.num_added),
             priority=priority,
             lora_id=lora_id,
@@ -144,14 +143,14 @@ class Engine:
             else:
                 assert told.token_ids == expected, req_id
                 stopped = expected[-1] in (request.eos_token_ids | request.stop_token_ids)
-                stopped = stopped and len(expected) > request.sampling_params.min_tokens
+                stopped = stopped and len(expected) > request.sampling.min_tokens
                 assert told.end.finish_reason == ("stop" if stopped else "length"), req_id
-                if request.sampling_params.prompt_logprobs is not None:
+                if request.sampling.prompt_logprobs is not None:
                     assert told.num_prompt_logprobs == request.num_prompt_tokens - 1, req_id
             assert told.num_logprobs == len(told.token_ids), req_id
 
     def expected(self, request: Request) -> list[int]:
-        params = request.sampling_params
+        params = request.sampling
         room = self.config.model_config.max_len - request.num_prompt_tokens
         num_tokens = room if params.max_tokens is None else min(params.max_tokens, room)
         stop = set(request.eos_token_ids | request.stop_token_ids)

@@ -14,7 +14,8 @@ from vllm.sampling_params import SamplingParams
 
 def make_request(req_id: str = "r", prompt: list[int] | None = None, **options: object) -> Request:
     params = {name: options.pop(name) for name in list(options) if name in SamplingParams.__struct_fields__}
-    request = Request(req_id, prompt or [1, 2, 3], SamplingParams(**params), **options)
+    sampling = SamplingParams(**params).for_core(options.pop("eos_token_ids", ()))
+    request = Request(req_id, prompt or [1, 2, 3], sampling, **options)
     request.max_total_tokens = request.num_prompt_tokens + (params.get("max_tokens") or 16)
     request.status = RequestStatus.RUNNING
     return request

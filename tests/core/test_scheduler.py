@@ -24,7 +24,7 @@ def make_scheduler(**options: object) -> Scheduler:
 
 def make_request(req_id: str, prompt_len: int = 3, **params: object) -> Request:
     options = {"temperature": 0.0, "max_tokens": 8, **params}
-    return Request(req_id, list(range(1, prompt_len + 1)), SamplingParams(**options))
+    return Request(req_id, list(range(1, prompt_len + 1)), SamplingParams(**options).for_core())
 
 
 def answer(step: SchedulerOutput, **tokens: list[int]) -> ModelRunnerOutput:
@@ -43,7 +43,7 @@ def test_a_new_request_crosses_whole_then_as_a_diff() -> None:
     first, outputs = advance(scheduler)
     (new,) = first.new_requests
     assert (new.req_id, new.prompt_token_ids, new.num_computed_tokens) == ("a", [1, 2, 3], 0)
-    assert new.sampling_params is request.sampling_params
+    assert new.sampling is request.sampling
     assert len(new.block_ids) == 1
     assert first.num_scheduled_tokens == {"a": 3}
     assert [(output.req_id, output.new_token_ids) for output in outputs] == [("a", [5])]
@@ -58,7 +58,7 @@ def test_adapters_of_running_and_of_waiting_requests() -> None:
     scheduler = make_scheduler(max_num_seqs=2)
     assert scheduler.stats().running_lora_ids == scheduler.stats().waiting_lora_ids == ()
     for i, lora_id in enumerate((2, 0, 3, 1, 3)):
-        scheduler.add_request(Request(str(i), [1, 2], SamplingParams(temperature=0.0, max_tokens=4), lora_id=lora_id))
+        scheduler.add_request(Request(str(i), [1, 2], SamplingParams(max_tokens=4).for_core(), lora_id=lora_id))
     assert scheduler.stats().waiting_lora_ids == (1, 2, 3)
     advance(scheduler)
     assert (scheduler.stats().running_lora_ids, scheduler.stats().waiting_lora_ids) == ((2,), (1, 3))

@@ -22,7 +22,7 @@ from vllm.sampling_params import SamplingParams
 
 def request(req_id: str, num_prompt: int = 3, max_tokens: int = 4) -> EngineCoreRequest:
     params = SamplingParams(temperature=0.0, max_tokens=max_tokens, ignore_eos=True)
-    return EngineCoreRequest(req_id, [5] * num_prompt, params)
+    return EngineCoreRequest(req_id, [5] * num_prompt, params.for_core())
 
 
 class ScriptedCore:

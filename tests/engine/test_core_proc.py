@@ -38,7 +38,7 @@ def client(config):
 
 def _request(req_id: str, prompt: list[int], max_tokens: int = 8) -> EngineCoreRequest:
     params = SamplingParams(temperature=0.0, max_tokens=max_tokens, ignore_eos=True)
-    return EngineCoreRequest(req_id, prompt, params)
+    return EngineCoreRequest(req_id, prompt, params.for_core())
 
 
 async def _collect(client: ProcessClient, req_ids: set[str]) -> dict[str, tuple[list[int], str | None]]:

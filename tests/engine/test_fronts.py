@@ -79,7 +79,7 @@ async def generated(front: AsyncLLM, prompt: list[int], req_id: str, **params) -
 def alone(config, prompt: list[int]) -> list[int]:
     client, tokens = InprocClient(config), []
     params = SamplingParams(temperature=0.0, max_tokens=8, ignore_eos=True)
-    client.add_request(EngineCoreRequest("r", prompt, params))
+    client.add_request(EngineCoreRequest("r", prompt, params.for_core()))
     while client.core.has_work:
         for output in client.step().outputs:
             tokens += output.new_token_ids

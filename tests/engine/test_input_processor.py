@@ -10,10 +10,10 @@ import pytest
 from tests.engine.engines import engine_args
 from vllm.core.contract import Capabilities
 from vllm.engine.llm_engine import load_config_tokenizer
-from vllm.engine.text import limits
 from vllm.engine.text.input_processor import InputProcessor, default_sampling_params, derive_seed
 from vllm.exceptions import VLLMValidationError
 from vllm.lora.request import LoRARequest
+from vllm.sample.table import ROWS
 from vllm.sampling_params import SamplingParams
 
 VALUES = {
@@ -134,11 +134,11 @@ def test_min_tokens_beyond_the_context_are_refused(processor):
         ({"allowed_token_ids": [1, -1]}, "allowed_token_ids"),
         ({"logprob_token_ids": [320]}, "logprob_token_ids"),
         ({"logit_bias": {320: 1.0}}, "logit_bias"),
-        ({"stop": ["a"] * (limits.MAX_STOP_STRINGS + 1)}, "stop"),
-        ({"stop": ["a" * (limits.MAX_STOP_STRING_LEN + 1)]}, "stop"),
-        ({"stop_token_ids": list(range(limits.MAX_STOP_TOKEN_IDS + 1))}, "stop_token_ids"),
-        ({"logprob_token_ids": list(range(limits.MAX_LOGPROB_TOKEN_IDS + 1))}, "logprob_token_ids"),
-        ({"logit_bias": dict.fromkeys(range(limits.MAX_LOGIT_BIAS + 1), 1.0)}, "logit_bias"),
+        ({"stop": ["a"] * (ROWS["stop"].most + 1)}, "stop"),
+        ({"stop": ["a" * (ROWS["stop"].longest + 1)]}, "stop"),
+        ({"stop_token_ids": list(range(ROWS["stop_token_ids"].most + 1))}, "stop_token_ids"),
+        ({"logprob_token_ids": list(range(ROWS["logprob_token_ids"].most + 1))}, "logprob_token_ids"),
+        ({"logit_bias": dict.fromkeys(range(ROWS["logit_bias"].most + 1), 1.0)}, "logit_bias"),
         ({"bad_words": ["a"] * 129}, "bad_words"),
         ({"bad_words": [f"w{i}" for i in range(128)]}, "bad_words"),
         ({"extra_args": {"a": 1}}, "extra_args"),
@@ -181,7 +181,7 @@ def test_what_a_target_lacks_is_refused_by_name(config, tokenizer, name):
 def test_all_logprobs_where_they_are_allowed(tiny_llama, tokenizer):
     config = engine_args(tiny_llama, max_logprobs=-1).create_engine_config()
     request = _process(InputProcessor(config, CAPABILITIES, tokenizer), "hello", SamplingParams(logprobs=-1))
-    assert request.core_requests[0].sampling_params.logprobs == -1
+    assert request.core_requests[0].sampling.logprobs == -1
 
 
 def test_the_users_parameters_are_left_as_they_are(processor):
@@ -189,32 +189,28 @@ def test_the_users_parameters_are_left_as_they_are(processor):
     before = repr(params)
     request = _process(processor, "hello", params)
     assert repr(params) == before
-    assert params._bad_words_token_ids == [] and params._eos_token_ids == []
     assert request.params is not params
 
 
 def test_eos_tokens_are_resolved(processor):
-    params = _process(processor).core_requests[0].sampling_params
-    assert params._eos_token_ids == [2]
-    assert _process(processor).core_requests[0].eos_token_ids == [2]
-    ignoring = _process(processor, params=SamplingParams(ignore_eos=True)).core_requests[0].sampling_params
-    assert ignoring._eos_token_ids == []
+    assert _process(processor).core_requests[0].sampling.eos_token_ids == [2]
+    ignoring = _process(processor, params=SamplingParams(ignore_eos=True)).core_requests[0].sampling
+    assert ignoring.eos_token_ids == []
 
 
 def test_bad_words_are_forbidden_bare_and_after_a_space(processor, tokenizer):
-    words = _process(processor, params=SamplingParams(bad_words=["engine"])).core_requests[0].sampling_params
+    words = _process(processor, params=SamplingParams(bad_words=["engine"])).core_requests[0].sampling
     bare = tokenizer.encode("engine", add_special_tokens=False)
     spaced = tokenizer.encode(" engine", add_special_tokens=False)
     expected = [bare, spaced] if len(bare) == len(spaced) and bare[0] != spaced[0] else [bare]
-    assert words._bad_words_token_ids == expected
+    assert words.bad_words == expected
 
 
 def test_n_outputs_are_n_requests_of_the_core(processor):
     request = _process(processor, params=SamplingParams(n=3, seed=7, prompt_logprobs=1))
     assert [core.req_id for core in request.core_requests] == ["0_r", "1_r", "2_r"]
-    children = [core.sampling_params for core in request.core_requests]
-    assert [child.seed for child in children] == [7, 8, 9]
-    assert [child.n for child in children] == [1, 1, 1]
+    children = [core.sampling for core in request.core_requests]
+    assert [child.columns["seed"] for child in children] == [7, 8, 9]
     assert [child.prompt_logprobs for child in children] == [1, None, None]
 
 
@@ -223,7 +219,7 @@ def test_requests_without_a_seed_draw_differently_and_repeatably(config, tokeniz
     for _ in range(2):
         processor = InputProcessor(config, CAPABILITIES, tokenizer)
         requests = [_process(processor), _process(processor, params=SamplingParams(n=2))]
-        seeds.append([core.sampling_params.seed for request in requests for core in request.core_requests])
+        seeds.append([core.sampling.columns["seed"] for request in requests for core in request.core_requests])
     assert seeds[0] == seeds[1]
     assert len(set(seeds[0])) == 3
     assert derive_seed(0, 0) != derive_seed(1, 0)

@@ -26,7 +26,7 @@ def metrics(tiny_llama):
     for req_id, prompt in PROMPTS.items():
         params = SamplingParams(temperature=0.0, max_tokens=4, ignore_eos=True)
         metrics.record_arrival(req_id, 0.0, len(prompt), 4)
-        client.add_request(EngineCoreRequest(req_id, prompt, params))
+        client.add_request(EngineCoreRequest(req_id, prompt, params.for_core()))
     while client.core.has_work:
         metrics.record_step(client.step())
     return metrics
@@ -77,9 +77,9 @@ def test_waits_of_streams_for_prompts_are_seen(tiny_llama):
     client = InprocClient(config)
     metrics = EngineMetrics(config, client.executor_stats)
     params = SamplingParams(temperature=0.0, max_tokens=4, ignore_eos=True)
-    client.add_request(EngineCoreRequest("stream", [5, 6, 7], params))
+    client.add_request(EngineCoreRequest("stream", [5, 6, 7], params.for_core()))
     metrics.record_step(client.step())
-    client.add_request(EngineCoreRequest("prompt", list(range(10, 40)), params))
+    client.add_request(EngineCoreRequest("prompt", list(range(10, 40)), params.for_core()))
     while client.core.has_work:
         metrics.record_step(client.step())
     (stalls,) = _values(metrics, "vllm:decode_stall_seconds")
@@ -113,7 +113,7 @@ def test_speculation_is_counted_and_logged(tiny_llama, monkeypatch, caplog):
     metrics = EngineMetrics(config, client.executor_stats)
     params = SamplingParams(temperature=0.0, max_tokens=11, ignore_eos=True, allowed_token_ids=[9])
     metrics.record_arrival("a", 0.0, 4, 11)
-    client.add_request(EngineCoreRequest("a", [9] * 4, params))
+    client.add_request(EngineCoreRequest("a", [9] * 4, params.for_core()))
     with caplog.at_level("INFO"):
         while client.core.has_work:
             metrics.record_step(client.step())

@@ -22,7 +22,7 @@ def _request(rng: random.Random, req_id: str) -> EngineCoreRequest:
         params.allowed_token_ids = [10**6]
     if rng.random() < 0.02:
         prompt = [2**40]
-    return EngineCoreRequest(req_id, prompt, params, [2], priority=rng.randrange(3))
+    return EngineCoreRequest(req_id, prompt, params.for_core([2]), priority=rng.randrange(3))
 
 
 @pytest.mark.parametrize(("policy", "overlap"), [("fcfs", False), ("fcfs", True), ("priority", True)])

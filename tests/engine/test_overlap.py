@@ -90,7 +90,7 @@ def test_the_next_step_is_scheduled_while_one_runs(tiny_llama):
     executor = Watched(NeuronExecutor(config))
     core = executor.core = EngineCore(config, executor)  # type: ignore[arg-type]
     params = SamplingParams(temperature=0.0, max_tokens=10, ignore_eos=True)
-    assert core.add_request(EngineCoreRequest("a", [5, 6, 7], params)) is None
+    assert core.add_request(EngineCoreRequest("a", [5, 6, 7], params.for_core())) is None
     tokens: list[int] = []
     while core.has_work:
         tokens += [token for output in core.step().outputs for token in output.new_token_ids]

@@ -129,7 +129,6 @@ def test_msgpack_round_trip():
         seed=2**63 + 5,
     )
     params._eos_token_ids = [1, 2]
-    params._bad_words_token_ids = [[4, 5]]
     packed = msgspec.msgpack.encode(params)
     assert msgspec.msgpack.decode(packed, type=SamplingParams) == params
 

@@ -10,9 +10,10 @@ import pytest
 from tests.kernels.models import FakeCheckpoint, int32, native
 from vllm.device.model_input import SamplingInput
 from vllm.sample import host
-from vllm.sample.arrays import NO_LOGPROBS, NO_TOKEN
+from vllm.sample.arrays import NO_LOGPROBS, NO_TOKEN, default_columns
+from vllm.sample.table import COLUMNS
 from vllm.targets.cpu.graph import Buffer, Graph, Op, Weight
-from vllm.targets.cpu.ops import NativeModel
+from vllm.targets.cpu.ops import NativeModel, sampling_columns
 from vllm.targets.cpu.step import Step
 
 VOCAB = 1000
@@ -81,7 +82,22 @@ def sampling_input(rng: np.random.Generator, rows: int, vocab: int, **fixed: obj
         "logprob_ids_offsets": int32([0, *np.cumsum(named_counts)]),
         "logprob_ids": int32(rng.integers(0, vocab, int(named_counts.sum()))),
     }
-    return SamplingInput(**(values | fixed))  # type: ignore[arg-type]
+    values |= fixed
+    columns = {name: values.pop(name) for name in COLUMNS}
+    return SamplingInput(columns=columns, **values)  # type: ignore[arg-type]
+
+
+def test_the_sampler_reads_every_column_of_the_table() -> None:
+    assert sampling_columns() == {name: row.column for name, row in COLUMNS.items()}
+
+
+def test_a_column_that_is_missing_is_named(tmp_path: Path, isa: str) -> None:
+    rng = np.random.default_rng(0)
+    sampling = sampling_input(rng, ROWS, VOCAB)
+    del sampling.columns["min_p"]
+    model, program = logits_model(tmp_path, random_logits(rng, ROWS, VOCAB), isa)
+    with pytest.raises(ValueError, match=r"sampling\.columns lacks min_p"):
+        model.run(program, one_token_rows(np.full(ROWS, -1)), sampling)
 
 
 def random_logits(rng: np.random.Generator, rows: int, vocab: int) -> np.ndarray:
@@ -145,13 +161,7 @@ def test_draws_follow_the_distribution(tmp_path: Path, isa: str) -> None:
     for round_ in range(40):
         seeds = np.arange(64, dtype=np.uint64) + np.uint64(64 * round_)
         plain = {
-            "temperature": np.ones(64, np.float32),
-            "top_k": int32(np.zeros(64)),
-            "top_p": np.ones(64, np.float32),
-            "min_p": np.zeros(64, np.float32),
-            "repetition_penalty": np.ones(64, np.float32),
-            "presence_penalty": np.zeros(64, np.float32),
-            "frequency_penalty": np.zeros(64, np.float32),
+            **default_columns(64),
             "seed": seeds,
             "mask_index": int32(np.full(64, -1)),
             "num_logprobs": int32(np.full(64, -1)),

@@ -90,7 +90,7 @@ class Driver:
     ) -> None:
         """Admit a request; its first `step` carries it across."""
         params = params or SamplingParams(temperature=0.0, max_tokens=1000)
-        self._pending[req_id] = NewRequest(req_id, prompt, params, blocks, images=images)
+        self._pending[req_id] = NewRequest(req_id, prompt, params.for_core(), blocks, images=images)
         self._known[req_id], self._computed[req_id] = len(prompt), 0
         self.tokens[req_id], self.logprobs[req_id], self.prompt_logprobs[req_id] = [], [], []
 

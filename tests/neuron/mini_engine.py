@@ -45,7 +45,7 @@ class MiniEngine:
 
     def add(self, prompt: list[int], params: SamplingParams, *, salt: str | None = None) -> str:
         req_id = f"r{len(self.results)}"
-        self.scheduler.add_request(Request(req_id, prompt, params, cache_salt=salt))
+        self.scheduler.add_request(Request(req_id, prompt, params.for_core(), cache_salt=salt))
         self.results[req_id] = Result()
         return req_id
 

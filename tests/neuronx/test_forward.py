@@ -9,8 +9,8 @@ from tests.neuron.driver import Driver
 from tests.neuron.test_target_contract import _alone, _prompt
 from tests.neuronx.conftest import targets
 from tests.neuronx.inputs import decode, prefill
-from vllm.core.contract import HOST_SAMPLING
 from vllm.device.model import DeviceLost
+from vllm.sample.table import LOGITS_NEEDED
 from vllm.sampling_params import SamplingParams
 
 on_the_device = pytest.mark.parametrize("target", targets("device"), indirect=True, ids="-".join)
@@ -106,7 +106,7 @@ def test_capabilities_are_what_the_programs_can(target):
         assert capabilities.max_top_k == capabilities.default_top_k == 256
         assert not capabilities.structured_outputs
     else:
-        assert capabilities.sampling == HOST_SAMPLING - {"prompt_logprobs"}
+        assert capabilities.sampling == LOGITS_NEEDED - {"prompt_logprobs"}
         assert capabilities.max_top_k == 320 and capabilities.default_top_k == 0
         assert capabilities.structured_outputs
 

@@ -19,6 +19,7 @@ from vllm.engine import messages
 from vllm.engine.text.images import MAX_PIXELS, ImagePreparer
 from vllm.entrypoints.openai.renderer import PromptRenderer
 from vllm.exceptions import VLLMValidationError
+from vllm.sample.core_sampling import CoreSampling
 
 GREEDY = SamplingParams(temperature=0.0, max_tokens=5, ignore_eos=True)
 TILE = images.TILE
@@ -131,10 +132,10 @@ async def test_the_servers_chats(llm, preparer):
 
 def test_images_cross_the_socket(preparer):
     ids, prepared = preparer.prepare("a<|image|>", [images.picture(6)], False)
-    request = messages.EngineCoreRequest("r", ids, SamplingParams(), images=prepared)
+    request = messages.EngineCoreRequest("r", ids, CoreSampling(), images=prepared)
     found = messages.to_core_decoder.decode(messages.encoder.encode(request))
     assert found.images == prepared and found.to_request().image_hashes == prepared.hashes
-    plain = messages.EngineCoreRequest("r", ids, SamplingParams())
+    plain = messages.EngineCoreRequest("r", ids, CoreSampling())
     assert b"images" not in messages.encoder.encode(plain)
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from vllm.sample.arrays import BadWords, SamplingInput
+from vllm.sample.table import COLUMNS
 
 MASK64 = 2**64 - 1
 F = np.float32
@@ -48,7 +49,7 @@ def arrays(specs: list[RowSpec], vocab_size: int) -> SamplingInput:
             bits = sum(1 << token for token in spec.allowed)
             masks.append([(bits >> (32 * word)) & 0xFFFFFFFF for word in range((vocab_size + 31) // 32)])
 
-    def column(name: str, dtype: type) -> np.ndarray:
+    def column(name: str, dtype: str | type) -> np.ndarray:
         return np.array([getattr(spec, name) for spec in specs], dtype)
 
     def offsets(name: str) -> np.ndarray:
@@ -56,14 +57,7 @@ def arrays(specs: list[RowSpec], vocab_size: int) -> SamplingInput:
 
     bias = [entry for spec in specs for entry in spec.bias]
     return SamplingInput(
-        temperature=column("temperature", np.float32),
-        top_k=column("top_k", np.int32),
-        top_p=column("top_p", np.float32),
-        min_p=column("min_p", np.float32),
-        repetition_penalty=column("repetition_penalty", np.float32),
-        presence_penalty=column("presence_penalty", np.float32),
-        frequency_penalty=column("frequency_penalty", np.float32),
-        seed=column("seed", np.uint64),
+        columns={name: column(name, row.column) for name, row in COLUMNS.items()},
         position=np.array([len(spec.prompt) + len(spec.output) for spec in specs], np.int32),
         history=history,
         history_line=np.array(lines, np.int32),

@@ -139,7 +139,7 @@ def test_distribution(spec: RowSpec) -> None:
     logits = np.random.default_rng(3).normal(size=12).astype(np.float32)
     expected = torch_probabilities(logits, spec).numpy() * NUM_DRAWS
     sampling = arrays([spec] * NUM_DRAWS, 12)
-    sampling.seed = np.arange(NUM_DRAWS, dtype=np.uint64) // 10
+    sampling.columns["seed"] = np.arange(NUM_DRAWS, dtype=np.uint64) // 10
     sampling.position = np.arange(NUM_DRAWS, dtype=np.int32) % 10
     tokens = host.sample(np.tile(logits, (NUM_DRAWS, 1)), sampling, 0)
     observed = np.bincount(tokens, minlength=12)
@@ -172,7 +172,7 @@ def test_forbidden_tokens_stay_forbidden_under_penalties() -> None:
     logits = np.zeros((1, 5), np.float32)
     assert host.process_logits(logits[0], arrays([spec], 5), 0)[4] == -np.inf
     draws = arrays([spec] * 300, 5)
-    draws.seed = np.arange(300, dtype=np.uint64)
+    draws.columns["seed"] = np.arange(300, dtype=np.uint64)
     assert 4 not in host.sample(np.zeros((300, 5), np.float32), draws, 0)
 
 

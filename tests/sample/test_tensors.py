@@ -8,17 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vllm.sample import tensors
+from vllm.sample.core_sampling import CoreSampling
 from vllm.sampling_params import SamplingParams
 
 
 def make_params(eos: list[int] | None = None, bad_words: list[list[int]] | None = None, **fields: object):
-    params = SamplingParams(temperature=0.0, **fields)
-    params._eos_token_ids = eos or []
-    params._bad_words_token_ids = bad_words or []
-    return params
+    return SamplingParams(temperature=0.0, **fields).for_core(eos or [], bad_words or [])
 
 
-def bias(params: SamplingParams, prompt: list[int], output: list[int]) -> dict[int, float]:
+def bias(params: CoreSampling, prompt: list[int], output: list[int]) -> dict[int, float]:
     ids, values = tensors.bias_for(params, len(output))
     assert (ids.dtype, values.dtype) == (np.int32, np.float32)
     assert len(set(ids.tolist())) == len(ids)

@@ -17,6 +17,8 @@ from typing import Any
 
 import httpx
 
+from vllm.sample.table import ROWS, values_of
+
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
 RESPONSES, MESSAGES, COUNT = "/v1/responses", "/v1/messages", "/v1/messages/count_tokens"
 TOKENIZE, DETOKENIZE = "/tokenize", "/detokenize"
@@ -32,26 +34,8 @@ HOSTILE: list[Any] = [
 VALID: dict[str, list[Any]] = {
     "model": ["test-model", None, ""],
     "max_tokens": [1, 5, 20, None],
-    "temperature": [0, 0.5, 1, 2, None],
-    "top_p": [0.1, 1],
-    "top_k": [-1, 0, 1, 50],
-    "min_p": [0, 0.1],
-    "n": [1, 2, 3],
-    "seed": [0, 1, 2**62, -1, None],
-    "stop": ["e", ["a", "the"], [], None],
-    "stop_token_ids": [[5], [], None],
-    "ignore_eos": [True, False],
-    "min_tokens": [0, 1, 5],
-    "presence_penalty": [-2, 0, 2],
-    "frequency_penalty": [-2, 0, 2],
-    "repetition_penalty": [0.5, 1, 2],
-    "logit_bias": [{"5": 1}, {"5": -100, "6": 100}, {}],
-    "allowed_token_ids": [[40, 41, 42], None],
-    "bad_words": [["the"], []],
-    "skip_special_tokens": [True, False],
-    "include_stop_str_in_output": [True, False],
-    "prompt_logprobs": [0, 2, None],
-    "truncate_prompt_tokens": [1, 10, -1],
+    **{row.name: values_of(row) for row in ROWS.values() if row.is_field},
+    **{name: values_of(ROWS[name]) for name in ("n", "prompt_logprobs", "truncate_prompt_tokens")},
     "truncation_side": ["left", "right"],
     "stream": [True, False, None],
     "stream_options": [{"include_usage": True}, {"include_usage": True, "continuous_usage_stats": True}],

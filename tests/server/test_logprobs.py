@@ -59,7 +59,7 @@ def run(
     """The outputs that a user gets."""
     params = SamplingParams(logprobs=8, output_kind=kind, **fields)
     processor, found = OutputProcessor(tokenizer, with_metrics=False), []
-    request = ProcessedRequest("r", None, [1], params, [EngineCoreRequest("r", [1], params)], 0.0)
+    request = ProcessedRequest("r", None, [1], params, [EngineCoreRequest("r", [1], params.for_core())], 0.0)
     processor.add(request, lambda output: found.extend(output.outputs))
     for output in outputs:
         processor.process([output])
@@ -159,7 +159,7 @@ def test_prompt_offsets_of_a_text_that_is_normalised() -> None:
 def test_siblings_wait_for_the_log_probabilities_of_the_prompt() -> None:  # A11
     tokenizer = TOKENIZERS["byte_level"]
     params = SamplingParams(n=3, logprobs=0, prompt_logprobs=0, output_kind=RequestOutputKind.DELTA)
-    cores = [EngineCoreRequest(f"{i}_r", [5, 6, 7], params) for i in range(3)]
+    cores = [EngineCoreRequest(f"{i}_r", [5, 6, 7], params.for_core()) for i in range(3)]
     processor, found = OutputProcessor(tokenizer, with_metrics=False), []
     processor.add(ProcessedRequest("r", None, [5, 6, 7], params, cores, 0.0), found.append)
 

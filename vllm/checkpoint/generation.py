@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from vllm.checkpoint.config_checks import is_id, is_number, shown
+from vllm.sample.table import ROWS
 
 GENERATION_CONFIG = "generation_config.json"
 
@@ -18,9 +19,10 @@ def _is_ids(value: Any) -> bool:
     return is_id(value) or (isinstance(value, list) and all(is_id(item) for item in value))
 
 
+_NUMBER, _INTEGER = (is_number, "a number"), (_is_integer, "an integer")
 _READ: dict[str, tuple[Callable[[Any], bool], str]] = {
-    **dict.fromkeys(("temperature", "top_p", "min_p", "repetition_penalty"), (is_number, "a number")),
-    **dict.fromkeys(("top_k", "max_new_tokens"), (_is_integer, "an integer")),
+    **{name: _NUMBER if row.kind == "number" else _INTEGER for name, row in ROWS.items() if row.from_checkpoint},
+    "max_new_tokens": _INTEGER,
     **dict.fromkeys(("bos_token_id", "pad_token_id"), (_is_ids, "a token id")),
     "eos_token_id": (_is_ids, "a token id or a list of them"),
 }

@@ -18,6 +18,7 @@ from vllm.checkpoint.config_checks import shown
 from vllm.checkpoint.errors import CheckpointError
 from vllm.checkpoint.gguf_file import GgufFile
 from vllm.checkpoint.tensor import Tensor
+from vllm.sample.table import ROWS
 
 ARCHITECTURES = {"llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
 """general.architecture -> model_type."""
@@ -56,12 +57,11 @@ _IDS = "tokenizer.ggml."
 _SPECIAL_IDS = {"bos": "bos", "eos": "eos", "pad": "padding"}
 _DTYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
 _SAMPLING = {
-    "temp": "temperature",
-    "top_k": "top_k",
-    "top_p": "top_p",
-    "min_p": "min_p",
-    "penalty_repeat": "repetition_penalty",
+    {"temperature": "temp", "repetition_penalty": "penalty_repeat"}.get(name, name): name
+    for name, row in ROWS.items()
+    if row.from_checkpoint
 }
+"""Sampling parameters by GGUF's names."""
 
 
 def gguf_config(file: GgufFile) -> Config:

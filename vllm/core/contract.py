@@ -16,28 +16,10 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
-from vllm.sampling_params import SamplingParams
+from vllm.sample.core_sampling import CoreSampling
 
 LOGITS_FAULT = "the model computed NaN or infinite logits"
 """What the error of a request begins with whose logits are not all finite."""
-
-HOST_SAMPLING = frozenset(
-    {
-        "min_p",
-        "presence_penalty",
-        "frequency_penalty",
-        "repetition_penalty",
-        "seed",
-        "logit_bias",
-        "allowed_token_ids",
-        "bad_words",
-        "min_tokens",
-        "logprobs",
-        "prompt_logprobs",
-        "logprob_token_ids",
-    }
-)
-"""What `sample` honours beyond temperature, top_k, top_p and the stop rules."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +53,7 @@ class PromptImages:
 class Capabilities:
     """What a loaded model on a device can do. Data, so that generic code never asks which device it is.
 
-    sampling: names of `SamplingParams` fields honoured beyond temperature, top_k, top_p and the stop rules.
+    sampling: which of `table.LOGITS_NEEDED` are honoured, beyond what every target honours.
     max_top_k: the largest explicit `top_k` the device honours.
     needs_adapter: each request must name a LoRA adapter. greedy_only: the temperature must be 0.
     default_top_k: how many most likely tokens are sampled from when `top_k` is disabled (0: all of them).
@@ -104,7 +86,7 @@ class NewRequest:
 
     req_id: str
     prompt_token_ids: list[int]
-    sampling_params: SamplingParams
+    sampling: CoreSampling
     block_ids: list[int]
     num_computed_tokens: int = 0
     lora_id: int = 0

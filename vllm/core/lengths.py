@@ -30,7 +30,7 @@ class LengthLimits:
         """
         prompt_len = request.num_prompt_tokens
         self._check_prompt(prompt_len)
-        max_tokens = request.sampling_params.max_tokens
+        max_tokens = request.sampling.max_tokens
         wanted = self.max_model_len if max_tokens is None else prompt_len + max_tokens
         total = min(wanted, self.max_model_len)
         last_slot = min(total + self.num_lookahead_tokens, self.max_model_len)

@@ -13,7 +13,7 @@ from vllm.core.block_pool import hash_block, root_hash
 from vllm.core.contract import PromptImages, TokenLogprobs
 from vllm.core.outputs import EngineCoreOutput, RequestTimes, SpecDecodeMetrics
 from vllm.core.speculation import RequestDrafts
-from vllm.sampling_params import SamplingParams
+from vllm.sample.core_sampling import CoreSampling
 
 
 class RequestStatus(IntEnum):
@@ -56,7 +56,6 @@ class Request:
     """One generation.
 
     prompt_token_ids: owned by the caller; neither it nor this class changes the list afterwards.
-    eos_token_ids: what ends the sequence, unless the parameters say ignore_eos.
     arrival_time: monotonic seconds.
     priority: lower goes first, under the priority policy.
     front: the index of the front end that asked, among those of one core.
@@ -102,7 +101,7 @@ class Request:
         "prompt_token_ids",
         "queue_key",
         "req_id",
-        "sampling_params",
+        "sampling",
         "status",
         "stop_reason",
         "stop_token_ids",
@@ -113,8 +112,7 @@ class Request:
         self,
         req_id: str,
         prompt_token_ids: list[int],
-        sampling_params: SamplingParams,
-        eos_token_ids: list[int] | tuple[int, ...] = (),
+        sampling: CoreSampling,
         arrival_time: float = 0.0,
         priority: int = 0,
         lora_id: int = 0,
@@ -126,9 +124,9 @@ class Request:
         self.req_id = req_id
         self.front = front
         self.prompt_token_ids = prompt_token_ids
-        self.sampling_params = sampling_params
-        self.eos_token_ids = frozenset(() if sampling_params.ignore_eos else eos_token_ids)
-        self.stop_token_ids = frozenset(sampling_params.stop_token_ids or ())
+        self.sampling = sampling
+        self.eos_token_ids = frozenset(sampling.eos_token_ids)
+        self.stop_token_ids = frozenset(sampling.stop_token_ids)
         self.priority = priority
         self.lora_id = lora_id
         self.cache_salt = cache_salt
@@ -186,8 +184,7 @@ class Request:
 
         A stop token before min_tokens other output tokens is an ordinary token. Sets status and stop_reason.
         """
-        params = self.sampling_params
-        min_tokens = params.min_tokens
+        min_tokens = self.sampling.min_tokens
         for taken, token_id in enumerate(token_ids, 1):
             may_stop = self.num_tokens - self.num_prompt_tokens >= min_tokens
             self.output_token_ids.append(token_id)

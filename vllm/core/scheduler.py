@@ -421,7 +421,7 @@ class Scheduler:
             NewRequest(
                 request.req_id,
                 request.prompt_token_ids,
-                request.sampling_params,
+                request.sampling,
                 request.block_ids.copy(),
                 num_cached_tokens,
                 request.lora_id,
@@ -509,8 +509,10 @@ class Scheduler:
 
     def _reads_prefix_cache(self, request: Request) -> bool:
         """Not if log-probabilities of the prompt are asked for: they need its logits, so all of it is computed."""
-        params = request.sampling_params
-        return self.enable_prefix_caching and params.prompt_logprobs is None and not params.skip_reading_prefix_cache
+        sampling = request.sampling
+        return (
+            self.enable_prefix_caching and sampling.prompt_logprobs is None and not sampling.skip_reading_prefix_cache
+        )
 
     def _match_prefix(self, request: Request) -> list[int]:
         """Blocks that carry the beginning of the prompt, or all of it."""

@@ -13,7 +13,7 @@ from vllm.core.contract import BucketUse, Capabilities, PromptImages
 from vllm.core.outputs import EngineCoreOutput, SchedulerStats
 from vllm.core.request import Request
 from vllm.engine.structured_outputs.matcher_tokenizer import GrammarTokenizer
-from vllm.sampling_params import SamplingParams
+from vllm.sample.core_sampling import CoreSampling
 
 
 class EngineCoreRequest(msgspec.Struct, tag="add", omit_defaults=True, gc=False):
@@ -25,8 +25,7 @@ class EngineCoreRequest(msgspec.Struct, tag="add", omit_defaults=True, gc=False)
 
     req_id: str
     prompt_token_ids: list[int]
-    sampling_params: SamplingParams
-    eos_token_ids: list[int] = []
+    sampling: CoreSampling
     arrival_time: float = 0.0
     priority: int = 0
     lora_id: int = 0
@@ -39,8 +38,7 @@ class EngineCoreRequest(msgspec.Struct, tag="add", omit_defaults=True, gc=False)
         return Request(
             self.req_id,
             self.prompt_token_ids,
-            self.sampling_params,
-            self.eos_token_ids,
+            self.sampling,
             self.arrival_time,
             self.priority,
             self.lora_id,

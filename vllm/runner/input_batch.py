@@ -14,9 +14,9 @@ import numpy as np
 from vllm.core.contract import CachedRequest, NewRequest, PromptImages
 from vllm.device.model_input import IntArray, SamplingInput
 from vllm.sample import tensors
-from vllm.sampling_params import SamplingParams
-
-GREEDY_TEMPERATURE = 1e-5
+from vllm.sample.arrays import default_columns
+from vllm.sample.core_sampling import CoreSampling
+from vllm.sample.table import COLUMN_DEFAULTS
 
 
 @dataclass(slots=True)
@@ -30,7 +30,7 @@ class Row:
 
     req_id: str
     line: int
-    params: SamplingParams
+    sampling: CoreSampling
     block_ids: list[int]
     num_prompt_tokens: int
     num_tokens: int
@@ -59,14 +59,7 @@ class InputBatch:
         self.tokens: IntArray = np.zeros((num_lines, max_len), np.int32)
         self.num_tokens = np.zeros(num_lines, np.int32)
         self.num_prompt_tokens = np.zeros(num_lines, np.int32)
-        self.temperature = np.zeros(num_lines, np.float32)
-        self.top_k = np.zeros(num_lines, np.int32)
-        self.top_p = np.ones(num_lines, np.float32)
-        self.min_p = np.zeros(num_lines, np.float32)
-        self.repetition_penalty = np.ones(num_lines, np.float32)
-        self.presence_penalty = np.zeros(num_lines, np.float32)
-        self.frequency_penalty = np.zeros(num_lines, np.float32)
-        self.seed = np.zeros(num_lines, np.uint64)
+        self.columns = default_columns(num_lines)
         self.num_logprobs = np.full(num_lines, -1, np.int32)
         self.num_prompt_logprobs = np.full(num_lines, -1, np.int32)
         self.device_sampling_params = np.ones((num_lines, 3), np.float32)
@@ -78,22 +71,22 @@ class InputBatch:
         """
         if request.req_id in self.rows:
             raise ValueError(f"request {request.req_id!r} is already on the device")
-        params, prompt = request.sampling_params, request.prompt_token_ids
+        sampling, prompt = request.sampling, request.prompt_token_ids
         if len(prompt) > self.tokens.shape[1]:
             raise ValueError(f"prompt of {len(prompt)} tokens exceeds the {self.tokens.shape[1]} a row can hold")
         row = Row(
             req_id=request.req_id,
             line=self._lease(request.block_ids),
-            params=params,
+            sampling=sampling,
             block_ids=list(request.block_ids),
             num_prompt_tokens=len(prompt),
             num_tokens=len(prompt),
             lora_id=request.lora_id,
-            has_bias=tensors.has_bias(params),
+            has_bias=tensors.has_bias(sampling),
             images=request.images,
         )
         self.rows[request.req_id] = row
-        row.mask = tensors.allowed_mask(params, self.vocab_size)
+        row.mask = tensors.allowed_mask(sampling, self.vocab_size)
         self.tokens[row.line, : len(prompt)] = prompt
         self._write_line(row)
         return row
@@ -140,14 +133,7 @@ class InputBatch:
         bias_offsets, bias_ids, bias_values = self._bias(rows, ahead)
         logprob_offsets, logprob_ids = self._logprob_ids(rows)
         return SamplingInput(
-            temperature=self.temperature[lines],
-            top_k=self.top_k[lines],
-            top_p=self.top_p[lines],
-            min_p=self.min_p[lines],
-            repetition_penalty=self.repetition_penalty[lines],
-            presence_penalty=self.presence_penalty[lines],
-            frequency_penalty=self.frequency_penalty[lines],
-            seed=self.seed[lines],
+            columns={name: values[lines] for name, values in self.columns.items()},
             position=self.num_tokens[lines] + ahead,
             history=self.tokens,
             history_line=lines,
@@ -160,7 +146,7 @@ class InputBatch:
             num_logprobs=self.num_logprobs[lines],
             logprob_ids_offsets=logprob_offsets,
             logprob_ids=logprob_ids,
-            bad_words=tensors.bad_words_of([row.params for row in rows]),
+            bad_words=tensors.bad_words_of([row.sampling for row in rows]),
         )
 
     def _lease(self, block_ids: list[int]) -> int:
@@ -171,22 +157,16 @@ class InputBatch:
         return line
 
     def _write_line(self, row: Row) -> None:
-        line, params = row.line, row.params
-        greedy = params.temperature < GREEDY_TEMPERATURE
-        top_k = params.top_k if params.top_k > 0 else self.default_top_k
+        line, sampling = row.line, row.sampling
         self.num_tokens[line] = row.num_tokens
         self.num_prompt_tokens[line] = row.num_prompt_tokens
-        self.temperature[line] = 0.0 if greedy else params.temperature
-        self.top_k[line] = max(params.top_k, 0)
-        self.top_p[line] = params.top_p
-        self.min_p[line] = params.min_p
-        self.repetition_penalty[line] = params.repetition_penalty
-        self.presence_penalty[line] = params.presence_penalty
-        self.frequency_penalty[line] = params.frequency_penalty
-        self.seed[line] = np.uint64((params.seed or 0) % 2**64)
-        self.num_logprobs[line] = _count(params.logprobs, self.vocab_size)
-        self.num_prompt_logprobs[line] = _count(params.prompt_logprobs, self.vocab_size)
-        self.device_sampling_params[line] = (1, 1, 1) if greedy else (top_k, params.top_p, params.temperature)
+        values = COLUMN_DEFAULTS | sampling.columns
+        for name, column in self.columns.items():
+            column[line] = values[name]
+        self.num_logprobs[line] = _count(sampling.logprobs, self.vocab_size)
+        self.num_prompt_logprobs[line] = _count(sampling.prompt_logprobs, self.vocab_size)
+        temperature, top_k = values["temperature"], values["top_k"] or self.default_top_k
+        self.device_sampling_params[line] = (top_k, values["top_p"], temperature) if temperature else (1, 1, 1)
 
     def _masks(self, rows: list[Row], grammar_masks: dict[str, bytes]) -> tuple[IntArray, np.ndarray]:
         index = np.full(len(rows), -1, np.int32)
@@ -210,7 +190,7 @@ class InputBatch:
             offsets[i + 1] = offsets[i]
             if row.has_bias:
                 num_output = row.num_tokens + int(ahead[i]) - row.num_prompt_tokens
-                row_ids, row_values = tensors.bias_for(row.params, num_output)
+                row_ids, row_values = tensors.bias_for(row.sampling, num_output)
                 offsets[i + 1] += len(row_ids)
                 ids.append(row_ids)
                 values.append(row_values)
@@ -222,7 +202,7 @@ class InputBatch:
         offsets = np.zeros(len(rows) + 1, np.int32)
         ids: list[int] = []
         for i, row in enumerate(rows):
-            ids.extend(row.params.logprob_token_ids or ())
+            ids.extend(row.sampling.logprob_token_ids)
             offsets[i + 1] = len(ids)
         return offsets, np.asarray(ids, np.int32)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from vllm.sample.table import COLUMN_DEFAULTS, COLUMNS
 
 IntArray = NDArray[np.int32]
 FloatArray = NDArray[np.float32]
@@ -39,7 +41,8 @@ class SamplingInput:
 
     Without drafts that is one a row of ModelInput; a row with drafts has an entry for each and one for what follows.
 
-    seed: uint64; the draw for the token at `position` depends on (seed, position) only.
+    columns: by name, the values of the table's parameters that have a column, each of the row's type. The draw for the
+        token at `position` depends on (seed, position) only.
     position: index of the token being sampled, i.e. the number of tokens the row already has.
     history: int32 [num_lines, max_model_len], the known tokens of every line; row i's are
         history[history_line[i], :position[i]], the first num_prompt_tokens[i] of them its prompt.
@@ -51,14 +54,7 @@ class SamplingInput:
     bad_words: None if no row has any.
     """
 
-    temperature: FloatArray
-    top_k: IntArray
-    top_p: FloatArray
-    min_p: FloatArray
-    repetition_penalty: FloatArray
-    presence_penalty: FloatArray
-    frequency_penalty: FloatArray
-    seed: NDArray[np.uint64]
+    columns: dict[str, Array]
     position: IntArray
     history: IntArray
     history_line: IntArray
@@ -72,6 +68,19 @@ class SamplingInput:
     logprob_ids_offsets: IntArray
     logprob_ids: IntArray
     bad_words: BadWords | None = None
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Array:
+            """A column by its parameter's name."""
+            if name in COLUMNS:
+                return self.columns[name]
+            raise AttributeError(name)
+
+
+def default_columns(count: int) -> dict[str, Array]:
+    """Columns of `count` entries that ask for nothing."""
+    return {name: np.full(count, COLUMN_DEFAULTS[name], row.column) for name, row in COLUMNS.items()}
 
 
 @dataclass(slots=True)

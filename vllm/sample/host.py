@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from vllm.sample.arrays import NO_TOKEN, FloatArray, IntArray, LogprobRows, SamplingInput
 from vllm.sample.logprobs import logprob_rows, token_logprobs
+from vllm.sample.table import COLUMN_DEFAULTS, COLUMNS, Effect
 from vllm.sample.tensors import banned_tokens
 
 __all__ = [
@@ -45,6 +46,7 @@ __all__ = [
 NEGLIGIBLE = np.float32(18.0)
 """exp(-18) < 2^-25."""
 
+_LOGIT_COLUMNS = tuple(name for name, row in COLUMNS.items() if row.effect is Effect.LOGITS)
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -67,7 +69,8 @@ def uniform(seed: Any, position: Any) -> FloatArray:
 
 def is_plain_greedy(sampling: SamplingInput) -> bool:
     """Whether every row only wants the greatest logit: nothing changes logits, nothing reports them."""
-    return not (sampling.temperature.any() or (sampling.num_logprobs >= 0).any() or _changes_logits(sampling).any())
+    draws, reports = sampling.columns["temperature"] != 0, sampling.num_logprobs >= 0
+    return not bool((draws | reports | _changes_logits(sampling)).any())
 
 
 def sample(
@@ -84,18 +87,20 @@ def sample(
     tokens[wanted & ~finite] = NO_TOKEN
     wanted = wanted & finite
     changes = _changes_logits(sampling)
-    plain = wanted & (sampling.temperature == 0) & ~changes
+    columns = sampling.columns
+    plain = wanted & (columns["temperature"] == 0) & ~changes
     if plain.any():
         tokens[plain] = (logits if plain.all() else logits[plain]).argmax(axis=1)
-    draws = uniform(sampling.seed, sampling.position)
+    draws = uniform(columns["seed"], sampling.position)
     for row in np.flatnonzero(wanted & ~plain).tolist():
         processed = process_logits(logits[row], sampling, row) if changes[row] else logits[row]
-        temperature = sampling.temperature[row]
+        temperature = columns["temperature"][row]
         if temperature == 0:
             tokens[row] = processed.argmax()
         else:
-            top_k = int(sampling.top_k[row]) or default_top_k or processed.size
-            tokens[row] = _draw(processed / temperature, top_k, sampling.top_p[row], sampling.min_p[row], draws[row])
+            top_k = int(columns["top_k"][row]) or default_top_k or processed.size
+            top_p, min_p = columns["top_p"][row], columns["min_p"][row]
+            tokens[row] = _draw(processed / temperature, top_k, top_p, min_p, draws[row])
     return tokens
 
 
@@ -111,15 +116,12 @@ def process_logits(logits: FloatArray, sampling: SamplingInput, row: int) -> Flo
 
 def _changes_logits(sampling: SamplingInput) -> NDArray[np.bool_]:
     """bool [B]: rows to which steps 1 to 3 apply."""
-    return np.asarray(
-        (sampling.mask_index >= 0)
-        | (np.diff(sampling.bias_offsets) > 0)
-        | (sampling.repetition_penalty != 1)
-        | (sampling.frequency_penalty != 0)
-        | (sampling.presence_penalty != 0)
-        | (np.diff(sampling.bad_words.row_offsets) > 0 if sampling.bad_words is not None else False),
-        np.bool_,
-    )
+    changes = (sampling.mask_index >= 0) | (np.diff(sampling.bias_offsets) > 0)
+    for name in _LOGIT_COLUMNS:
+        changes |= sampling.columns[name] != COLUMN_DEFAULTS[name]
+    if sampling.bad_words is not None:
+        changes |= np.diff(sampling.bad_words.row_offsets) > 0
+    return np.asarray(changes, np.bool_)
 
 
 def _apply_mask(logits: FloatArray, sampling: SamplingInput, row: int) -> None:
@@ -154,12 +156,12 @@ def _forbid_bad_words(logits: FloatArray, sampling: SamplingInput, row: int) -> 
 
 def _apply_penalties(logits: FloatArray, sampling: SamplingInput, row: int) -> None:
     known = sampling.history[sampling.history_line[row], : sampling.position[row]]
-    repetition = sampling.repetition_penalty[row]
+    repetition = sampling.columns["repetition_penalty"][row]
     if repetition != 1:
         ids = np.unique(known)
         values = logits[ids]
         logits[ids] = np.where(values > 0, values / repetition, values * repetition)
-    frequency, presence = sampling.frequency_penalty[row], sampling.presence_penalty[row]
+    frequency, presence = sampling.columns["frequency_penalty"][row], sampling.columns["presence_penalty"][row]
     if frequency == 0 and presence == 0:
         return
     ids, counts = np.unique(known[sampling.num_prompt_tokens[row] :], return_counts=True)

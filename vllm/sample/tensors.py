@@ -12,33 +12,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vllm.sample.arrays import BadWords, FloatArray, IntArray
-from vllm.sampling_params import SamplingParams
+from vllm.sample.core_sampling import CoreSampling
 
 _NO_BIAS = (np.empty(0, np.int32), np.empty(0, np.float32))
 
 
-def has_bias(params: SamplingParams) -> bool:
+def has_bias(params: CoreSampling) -> bool:
     """Whether `bias_for` can give anything for these parameters."""
     return bool(params.logit_bias or params.min_tokens)
 
 
-def bias_for(params: SamplingParams, num_output: int) -> tuple[IntArray, FloatArray]:
+def bias_for(params: CoreSampling, num_output: int) -> tuple[IntArray, FloatArray]:
     """Bias of the token behind num_output others: logit_bias, and stop tokens while those are fewer than min_tokens."""
-    bias = dict(params.logit_bias or {})
+    bias = dict(params.logit_bias)
     if num_output < params.min_tokens:
-        bias.update(_forbidden(params._eos_token_ids))
-        bias.update(_forbidden(params.stop_token_ids or ()))
+        bias.update(_forbidden(params.eos_token_ids))
+        bias.update(_forbidden(params.stop_token_ids))
     if not bias:
         return _NO_BIAS
     ids = np.fromiter((int(token_id) for token_id in bias), np.int32, len(bias))
     return ids, np.fromiter(bias.values(), np.float32, len(bias))
 
 
-def bad_words_of(rows: Sequence[SamplingParams]) -> BadWords | None:
+def bad_words_of(rows: Sequence[CoreSampling]) -> BadWords | None:
     """The bad words of a batch; None if no row has any."""
-    if not any(params._bad_words_token_ids for params in rows):
+    if not any(params.bad_words for params in rows):
         return None
-    words = [[word for word in params._bad_words_token_ids if word] for params in rows]
+    words = [[word for word in params.bad_words if word] for params in rows]
     flat = [word for row in words for word in row]
     return BadWords(
         np.cumsum([0, *(len(row) for row in words)], dtype=np.int32),
@@ -54,7 +54,7 @@ def banned_tokens(bad_words: list[list[int]], prompt_len: int, token_ids: Sequen
     return [word[-1] for word in bad_words if word and _ends_with(end, word[:-1])]
 
 
-def allowed_mask(params: SamplingParams, vocab_size: int) -> NDArray[np.uint32] | None:
+def allowed_mask(params: CoreSampling, vocab_size: int) -> NDArray[np.uint32] | None:
     """uint32 [ceil(vocab / 32)]: the bits of allowed_token_ids; None if all tokens are allowed."""
     if params.allowed_token_ids is None:
         return None

@@ -24,11 +24,12 @@ import numpy as np
 
 from vllm import envs
 from vllm.config import VllmConfig
-from vllm.core.contract import HOST_SAMPLING, Capabilities
+from vllm.core.contract import Capabilities
 from vllm.core.profile import TargetProfile
 from vllm.device.model import DeviceModel, Progress
 from vllm.device.model_input import ByteArray, Kind, LogprobRows, ModelInput, ModelOutput
 from vllm.sample import host, logprobs
+from vllm.sample.table import LOGITS_NEEDED
 from vllm.settings.neuron_config import NeuronConfig
 from vllm.settings.target import PlannedFile, Target, rules_of_own_programs
 from vllm.targets.ngram import propose
@@ -72,7 +73,7 @@ class NullDeviceModel(DeviceModel):
         self.steps_left = envs.VLLM_NULL_HANG_AFTER or math.inf
         self.capabilities = Capabilities(
             target=TARGET.profile.name,
-            sampling=HOST_SAMPLING,
+            sampling=LOGITS_NEEDED,
             max_top_k=self.vocab_size,
             default_top_k=min(config.program_config.num_candidates, self.vocab_size),
             max_logprobs=self.vocab_size,

@@ -108,9 +108,9 @@ class GrammarStage:
     def _start(self, waiting: _Waiting) -> Exception | None:
         request = waiting.request
         del self._waiting[request.req_id]
-        ends_by_token = bool(request.eos_token_ids) and not request.sampling_params.ignore_eos
+        sampling = request.sampling
         try:
-            grammar = self.manager.start(waiting.compiled, ends_by_token, request.sampling_params._reasoning_gate)
+            grammar = self.manager.start(waiting.compiled, bool(sampling.eos_token_ids), sampling.reasoning_gate)
         except Exception as error:
             return error
         self._running[request.req_id] = _Running(request, grammar)
@@ -150,12 +150,12 @@ class GrammarStage:
             self._manager.close()
 
     def _accept(self, running: _Running, token_ids: list[int]) -> Ending | None:
-        req_id, params = running.request.req_id, running.request.sampling_params
+        req_id, sampling = running.request.req_id, running.request.sampling
         try:
             running.grammar.accept(token_ids)
         except Exception as error:
             return self._failed(running, error)
-        if running.grammar.must_end(params.min_tokens):
+        if running.grammar.must_end(sampling.min_tokens):
             del self._running[req_id]
             return Ending(req_id, "stop")
         return None

@@ -124,7 +124,7 @@ def step_params(params: BeamSearchParams, vocab_size: int, num_logprobs: int = 0
         ignore_eos=True,
         detokenize=False,
         output_kind=RequestOutputKind.FINAL_ONLY,
-        _is_internal=True,
+        is_internal=True,
     )
 
 

@@ -69,7 +69,7 @@ class GrammarPreparer:
         return await asyncio.get_running_loop().run_in_executor(self._threads, checker.check, constraint)
 
     def attach(self, request: ProcessedRequest, grammar: str | None) -> None:
-        """Put a grammar into a request's core requests, which need the constraint no longer."""
+        """Put a grammar into a request's core requests."""
         if grammar is None:
             return
         if len(grammar) * len(request.core_requests) > MAX_REQUEST_GRAMMAR_CHARS:
@@ -79,9 +79,6 @@ class GrammarPreparer:
                 parameter="n",
             )
         for core_request in request.core_requests:
-            params = core_request.sampling_params.clone()
-            params.structured_outputs = None
-            core_request.sampling_params = params
             core_request.grammar = grammar
 
     def close(self) -> None:

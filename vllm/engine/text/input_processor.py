@@ -31,12 +31,12 @@ from vllm.engine.text.tokenizer import Tokenizer
 from vllm.exceptions import VLLMValidationError
 from vllm.inputs import PromptType
 from vllm.lora.request import LoRARequest
+from vllm.sample.table import ROWS
 from vllm.sampling_params import SamplingParams
 
 _PROMPT_KEYS = ("prompt", "prompt_token_ids", "cache_salt", "multi_modal_data")
 _NO_USE_KEYS = ("multi_modal_uuids", "mm_processor_kwargs", "prompt_embeds")
 _TOKENIZATION_KEYS = ("add_special_tokens", "truncate_prompt_tokens", "truncation_side")
-_GENERATION_KEYS = ("repetition_penalty", "temperature", "top_k", "top_p", "min_p")
 _MASK = 2**64 - 1
 
 
@@ -298,13 +298,12 @@ class InputProcessor:
                 parameter="min_tokens",
                 value=params.min_tokens,
             )
-        resolved.update_from_generation_config({}, self.eos_token_ids)
-        if params.bad_words:
-            resolved._bad_words_token_ids = self._bad_words(params.bad_words)
         return resolved
 
     def _bad_words(self, words: Sequence[str]) -> list[list[int]]:
         """Each word as it is written within a text and, where that is another token, after a space."""
+        if not words:
+            return []
         if self.tokenizer is None:
             raise VLLMValidationError(
                 "bad_words need a tokenizer (skip_tokenizer_init is set): use logit_bias.", parameter="bad_words"
@@ -333,15 +332,17 @@ class InputProcessor:
     ) -> list[EngineCoreRequest]:
         """One core request an output. The prompt's log-probabilities are computed once, with the first."""
         arrival = time.monotonic()
+        bad_words = self._bad_words(params.bad_words or ())
         requests = []
         for index in range(params.n):
-            child = self._child_params(params, index)
+            sampling = params.for_core(self.eos_token_ids, bad_words, self._seed_of(params, index))
+            if index:
+                sampling.prompt_logprobs = None
             requests.append(
                 EngineCoreRequest(
                     self._place.core_id(request_id if params.n == 1 else f"{index}_{request_id}"),
                     token_ids,
-                    child,
-                    self.eos_token_ids,
+                    sampling,
                     arrival,
                     priority,
                     lora_id,
@@ -352,18 +353,14 @@ class InputProcessor:
             )
         return requests
 
-    def _child_params(self, params: SamplingParams, index: int) -> SamplingParams:
-        child = params if params.n == 1 else params.clone()
-        if params.n > 1:
-            child.n = 1
-            child.prompt_logprobs = params.prompt_logprobs if index == 0 else None
+    def _seed_of(self, params: SamplingParams, index: int) -> int | None:
+        """The seed of output `index`; None where nothing is drawn, or the device draws as it likes."""
+        number, self._num_core_requests = self._num_core_requests, self._num_core_requests + 1
         if params.seed is not None:
-            child.seed = (params.seed + index) & _MASK
-        elif child.temperature > 0 and "seed" in self.capabilities.sampling:
-            child = child if child is not params else params.clone()
-            child.seed = derive_seed(self._seed, self._place.numbered(self._num_core_requests))
-        self._num_core_requests += 1
-        return child
+            return (params.seed + index) & _MASK
+        if params.temperature > 0 and "seed" in self.capabilities.sampling:
+            return derive_seed(self._seed, self._place.numbered(number))
+        return None
 
 
 def derive_seed(seed: int, number: int) -> int:
@@ -376,7 +373,8 @@ def derive_seed(seed: int, number: int) -> int:
 
 def default_sampling_params(generation_config: Mapping[str, Any]) -> dict[str, Any]:
     """The entries of a generation config that are defaults of `SamplingParams` fields."""
-    defaults = {name: generation_config[name] for name in _GENERATION_KEYS if generation_config.get(name) is not None}
+    names = (name for name, row in ROWS.items() if row.from_checkpoint)
+    defaults = {name: generation_config[name] for name in names if generation_config.get(name) is not None}
     if generation_config.get("max_new_tokens") is not None:
         defaults["max_tokens"] = generation_config["max_new_tokens"]
     return defaults

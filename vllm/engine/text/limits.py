@@ -10,34 +10,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from vllm import envs
-from vllm.core.contract import HOST_SAMPLING, Capabilities
+from vllm.core.contract import Capabilities
 from vllm.exceptions import VLLMValidationError
 from vllm.logger import init_logger
+from vllm.sample.table import ROWS, Runs
 from vllm.sampling_params import SamplingParams
 
 logger = init_logger(__name__)
 
-MAX_STOP_STRINGS = 128
-MAX_STOP_STRING_LEN = 4096
-MAX_STOP_TOKEN_IDS = 128
-MAX_LOGPROB_TOKEN_IDS = 128
-MAX_LOGIT_BIAS = 1024
-MAX_BAD_WORD_LEN = 4096
 MAX_CACHE_SALT_LEN = 1024
 MAX_REQUEST_ID_LEN = 1024
 
 _DEFAULTS = SamplingParams()
-
-_OF_NO_TARGET = {
-    "extra_args": "no logits processor reads them",
-    "thinking_token_budget": "the length of the reasoning is not bounded apart; use max_tokens",
-    "repetition_detection": "use repetition_penalty, frequency_penalty or stop",
-    "watermarking": "outputs are not watermarked",
-    "prompt_logprob_token_ids": "use prompt_logprobs",
-    "prompt_logprob_start": "prompt_logprobs cover the whole prompt",
-    "routed_experts_prompt_start": "routed experts are not reported",
-    "trace_decode_token_ids": "decoding is not traced",
-}
 
 
 def check_sampling_params(
@@ -46,11 +30,12 @@ def check_sampling_params(
     """Everything about a request's parameters that does not depend on its prompt."""
     _check_supported(params, capabilities)
     _check_sizes(params)
-    for name in ("stop_token_ids", "allowed_token_ids", "logprob_token_ids", "logit_bias"):
-        check_token_ids(getattr(params, name) or (), vocab_size, name)
-    most = vocab_size if params._is_internal else max_logprobs
-    for name in ("logprobs", "prompt_logprobs"):
-        _check_logprobs(name, getattr(params, name), min(most, capabilities.max_logprobs), vocab_size)
+    most = min(vocab_size if params.is_internal else max_logprobs, capabilities.max_logprobs)
+    for name, row in ROWS.items():
+        if row.holds_token_ids:
+            check_token_ids(getattr(params, name) or (), vocab_size, name)
+        elif row.kind == "count":
+            _check_logprobs(name, getattr(params, name), most, vocab_size)
 
 
 def served_defaults(defaults: Mapping[str, Any], capabilities: Capabilities) -> dict[str, Any]:
@@ -114,11 +99,12 @@ def check_request_id(request_id: Any) -> None:
 
 
 def _check_supported(params: SamplingParams, capabilities: Capabilities) -> None:
-    for name, advice in _OF_NO_TARGET.items():
-        if getattr(params, name):
-            raise VLLMValidationError(f"{name} is not supported: {advice}.", parameter=name)
-    for name in sorted(HOST_SAMPLING):
-        if name not in capabilities.sampling and getattr(params, name) != getattr(_DEFAULTS, name):
+    for name, row in ROWS.items():
+        value = getattr(params, name)
+        if row.runs is Runs.NOWHERE and value:
+            raise VLLMValidationError(f"{name} is not supported: {row.advice}.", parameter=name)
+        is_asked = row.runs is Runs.LOGITS_NEEDED and value != getattr(_DEFAULTS, name)
+        if is_asked and name not in capabilities.sampling:
             raise VLLMValidationError(
                 f"{name} is not supported by this model on the {capabilities.target} target; it honours "
                 f"{', '.join(sorted({'temperature', 'top_k', 'top_p', *capabilities.sampling}))}.",
@@ -142,15 +128,13 @@ def _check_supported(params: SamplingParams, capabilities: Capabilities) -> None
 
 
 def _check_sizes(params: SamplingParams) -> None:
-    _check_count("stop", len(params.stop or ()), MAX_STOP_STRINGS, "texts")
-    for text in params.stop or ():
-        _check_count("stop", len(text), MAX_STOP_STRING_LEN, "characters a text")
-    _check_count("stop_token_ids", len(params.stop_token_ids or ()), MAX_STOP_TOKEN_IDS, "ids")
-    _check_count("logprob_token_ids", len(params.logprob_token_ids or ()), MAX_LOGPROB_TOKEN_IDS, "ids")
-    _check_count("logit_bias", len(params.logit_bias or ()), MAX_LOGIT_BIAS, "entries")
-    _check_count("bad_words", len(params.bad_words or ()), envs.VLLM_MAX_NUM_BAD_WORDS, "texts")
-    for text in params.bad_words or ():
-        _check_count("bad_words", len(text), MAX_BAD_WORD_LEN, "characters a text")
+    for name, row in ROWS.items():
+        value = getattr(params, name)
+        if not row.most or not value:
+            continue
+        _check_count(name, len(value), row.most() if callable(row.most) else row.most, row.unit)
+        for text in value if row.longest else ():
+            _check_count(name, len(text), row.longest, "characters a text")
 
 
 def _check_count(name: str, count: int, limit: int, unit: str) -> None:

@@ -110,7 +110,7 @@ class RequestState:
             self._prompt = PromptLogprobsBuilder(tokenizer, params, count, request.prompt_token_ids[0])
         self._held: dict[CompletionState, None] = {}
         self.completions = [
-            CompletionState(self, core.req_id, index, core.sampling_params, tokenizer)
+            CompletionState(self, core.req_id, index, params, tokenizer)
             for index, core in enumerate(request.core_requests)
         ]
 

@@ -24,8 +24,10 @@ from vllm.entrypoints.bench.http_client import Exchange, HttpClient
 from vllm.entrypoints.bench.load import arrival_times, send_all
 from vllm.entrypoints.bench.results import METRICS, RequestResult, render, summarise
 from vllm.logger import visible
+from vllm.sample.table import ROWS, Effect
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
+_CANDIDATES = [row for row in ROWS.values() if row.effect is Effect.CANDIDATES]
 _GOALS = ("ttft", "tpot", "e2el")
 _DETAILS = {
     "input_lens": "prompt_len",
@@ -89,9 +91,9 @@ def add_cli_args(parser: argparse.ArgumentParser) -> None:
     sampling = parser.add_argument_group("Sampling")
     sampling.add_argument("--ignore-eos", action="store_true", help="Generate all of the tokens that are asked for.")
     sampling.add_argument("--temperature", type=float, default=0.0, help="Default: 0, greedy.")
-    sampling.add_argument("--top-p", type=float, default=None)
-    sampling.add_argument("--top-k", type=int, default=None)
-    sampling.add_argument("--min-p", type=float, default=None)
+    for row in _CANDIDATES:
+        flag = f"--{row.name.replace('_', '-')}"
+        sampling.add_argument(flag, type=float if row.kind == "number" else int, default=None, help=row.help)
     sampling.add_argument("--extra-body", type=json.loads, default={}, help="Further fields of requests, as JSON.")
     report = parser.add_argument_group("Report")
     report.add_argument("--percentile-metrics", default="ttft,tpot,itl", help=f"Of {','.join(METRICS)}.")
@@ -239,7 +241,7 @@ def _result(api: Endpoint, answer: Exchange | OSError, request: SampleRequest, c
 
 def sampling_options(args: argparse.Namespace) -> dict[str, Any]:
     """The fields of a request that the command line asks for."""
-    options = {name: getattr(args, name) for name in ("temperature", "top_p", "top_k", "min_p")}
+    options = {name: getattr(args, name) for name in ("temperature", *(row.name for row in _CANDIDATES))}
     if args.ignore_eos:
         options["ignore_eos"] = True
     return {**{name: value for name, value in options.items() if value is not None}, **args.extra_body}

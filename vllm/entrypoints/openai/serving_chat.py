@@ -129,7 +129,7 @@ class OpenAIServingChat(OpenAIServing):
             limit, self.defaults, logprobs=request.num_logprobs, prompt_logprobs=request.prompt_logprobs
         )
         if params.structured_outputs is not None:
-            params._reasoning_gate = self.markers.gate(_preceding(request, prompt))
+            params.reasoning_gate = self.markers.gate(_preceding(request, prompt))
         if self._marks_are_special and needs_parser(request, self.options):
             params.skip_special_tokens = False
         return params

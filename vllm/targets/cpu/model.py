@@ -26,10 +26,11 @@ from vllm.checkpoint import open_checkpoint
 from vllm.checkpoint.kind import is_gguf
 from vllm.checkpoint.tied import with_output_matrix
 from vllm.config import VllmConfig
-from vllm.core.contract import HOST_SAMPLING, Capabilities
+from vllm.core.contract import Capabilities
 from vllm.device.model import DeviceModel, Progress
 from vllm.device.model_input import ByteArray, Kind, ModelInput, ModelOutput
 from vllm.logger import init_logger
+from vllm.sample.table import LOGITS_NEEDED
 from vllm.targets.cpu.coverage import Source, check_all_read, faults_of, growth
 from vllm.targets.cpu.draft_pair import build_pair
 from vllm.targets.cpu.drafts import Drafter, draft_program_shape
@@ -70,7 +71,7 @@ class CpuDeviceModel(DeviceModel):
         self.block_size = config.cache_config.block_size or config.model_config.max_len
         self.capabilities = Capabilities(
             target=TARGET.profile.name,
-            sampling=HOST_SAMPLING,
+            sampling=LOGITS_NEEDED,
             max_top_k=native.vocab_size,
             default_top_k=default_top_k(config),
             max_logprobs=native.vocab_size,

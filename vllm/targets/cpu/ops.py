@@ -37,6 +37,11 @@ def known_isas() -> list[str]:
     return list(_cpu.known_isas())
 
 
+def sampling_columns() -> dict[str, str]:
+    """Parameters that the native sampler reads as columns of a `SamplingInput`: dtype by name."""
+    return dict(_cpu.sampling_columns())
+
+
 def supported_isas() -> list[str]:
     """Those that this machine can run, best first; VLLM_CPU_ISA takes any of them."""
     return list(_cpu.supported_isas())

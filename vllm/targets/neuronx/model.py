@@ -19,10 +19,11 @@ import numpy as np
 from vllm import envs
 from vllm.artifacts.manifest import ArtifactError
 from vllm.config import VllmConfig
-from vllm.core.contract import HOST_SAMPLING, Capabilities
+from vllm.core.contract import Capabilities
 from vllm.device.model import DeviceLost, DeviceModel, Progress
 from vllm.device.model_input import ModelInput, ModelOutput
 from vllm.logger import init_logger
+from vllm.sample.table import LOGITS_NEEDED
 from vllm.settings.host_platform import library_setting_the_platform, platform_name
 from vllm.settings.parallel import HeadSharding
 from vllm.settings.programs import programs_of
@@ -165,7 +166,7 @@ def capabilities(config: VllmConfig) -> Capabilities:
     slot = adapters.base_slot(config.neuron_config.lora_config, parse_version(installed()))
     return Capabilities(
         target=TARGET.profile.name,
-        sampling=frozenset() if on_device else HOST_SAMPLING - {"prompt_logprobs"},
+        sampling=frozenset() if on_device else LOGITS_NEEDED - {"prompt_logprobs"},
         max_top_k=min(global_topk, vocab_size) if on_device else vocab_size,
         default_top_k=min(global_topk, vocab_size) if on_device else 0,
         max_logprobs=0 if on_device else vocab_size,

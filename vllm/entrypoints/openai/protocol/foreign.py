@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from vllm.entrypoints.fields import Alias, Unsupported
+from vllm.sample.table import ROWS, Effect
 
 HINTS = {
     "cache_prompt": "equal prefixes are found by themselves.",
@@ -19,7 +20,8 @@ HINTS = {
     "verbosity": "the model has no such switch.",
 }
 
-_NO_SAMPLER = "there is no such sampler; there are `top_k`, `top_p` and `min_p`."
+_SAMPLERS = [f"`{name}`" for name, row in ROWS.items() if row.effect is Effect.CANDIDATES]
+_NO_SAMPLER = f"there is no such sampler; there are {', '.join(_SAMPLERS[:-1])} and {_SAMPLERS[-1]}."
 _OFF_AT_ZERO = (
     "dry_multiplier",
     "dynatemp_range",

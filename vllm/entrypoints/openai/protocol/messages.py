@@ -6,16 +6,18 @@ As with `/v1/responses`, a request amounts to a chat (`to_chat`).
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, create_model, field_validator
 
 from vllm.entrypoints.fields import Alias, Fields, Unsupported, check_fields, refusal
 from vllm.entrypoints.openai.protocol.base import ClosedModel, ErrorResponse, OpenAIBaseModel, Strings
 from vllm.entrypoints.openai.protocol.chat import MAX_MESSAGES, ChatCompletionRequest
 from vllm.entrypoints.openai.protocol.foreign import HINTS, SAMPLERS, TOKEN_ALIASES
+from vllm.entrypoints.openai.protocol.parameters import FIELDS, parameter_fields
 from vllm.entrypoints.openai.protocol.sampling import UNSUPPORTED_SAMPLING
 from vllm.entrypoints.openai.protocol.tools import Tools, messages_tools
+from vllm.sample.table import ROWS
 
 MESSAGES_ROUTE = "/v1/messages"
 _CACHE = "equal prefixes are found by themselves."
@@ -125,17 +127,18 @@ class PromptFields(OpenAIBaseModel):
         return {"enable_thinking": kind != "disabled", **(self.chat_template_kwargs or {})}
 
 
-class MessagesRequest(PromptFields):
+_PARAMETERS = (*(name for name in FIELDS if ROWS[name].from_checkpoint), "seed", "ignore_eos")
+
+if TYPE_CHECKING:
+    _ParameterFields = PromptFields
+else:
+    _ParameterFields = create_model("_ParameterFields", __base__=PromptFields, **parameter_fields(_PARAMETERS))
+
+
+class MessagesRequest(_ParameterFields):
     max_tokens: int = Field(ge=1, description="Most tokens to generate.")
     stop_sequences: Strings | None = Field(None, description="Texts that end the output.")
     stream: bool | None = Field(False, description="Send the output in pieces, as server-sent events.")
-    temperature: float | None = Field(None, description="0: greedy. Up to 2.")
-    top_p: float | None = Field(None, description="Sample from the most likely tokens whose probabilities sum to this.")
-    top_k: int | None = Field(None, description="Sample from this many most likely tokens; 0 or -1: no bound.")
-    seed: int | None = Field(None, description="Makes the draws of this request repeatable.")
-    min_p: float | None = Field(None, description="Drop tokens less likely than this share of the most likely one.")
-    repetition_penalty: float | None = Field(None, description="Above 1 discourages tokens of prompt and output.")
-    ignore_eos: bool = Field(False, description="Do not end at the end-of-sequence token.")
     priority: int = Field(0, description="Lower is sooner; needs --scheduling-policy priority.")
     cache_salt: str | None = Field(None, description="Prefixes are shared only between requests of the same salt.")
     metadata: dict[str, Any] | None = Field(None, description="Labels of the client's; no effect.")
@@ -152,14 +155,14 @@ class MessagesRequest(PromptFields):
     }
 
     def to_chat(self, messages: list[dict[str, Any]], **fields: Any) -> ChatCompletionRequest:
-        names = ("temperature", "top_p", "top_k", "seed", "min_p", "repetition_penalty", "ignore_eos", "priority")
         return super().to_chat(
             messages,
             max_completion_tokens=self.max_tokens,
             stop=self.stop_sequences,
             stream=bool(self.stream),
             cache_salt=self.cache_salt,
-            **{name: getattr(self, name) for name in names},
+            priority=self.priority,
+            **{name: getattr(self, name) for name in _PARAMETERS},
             **fields,
         )
 

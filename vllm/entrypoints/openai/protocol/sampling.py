@@ -7,9 +7,9 @@ place for every front end; here is only what concerns the form of a request.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, create_model, model_validator
 
 from vllm.entrypoints.fields import Alias, Unsupported
 from vllm.entrypoints.openai.protocol.base import (
@@ -17,12 +17,13 @@ from vllm.entrypoints.openai.protocol.base import (
     INT64_MIN,
     OpenAIBaseModel,
     StreamOptions,
-    Strings,
     TokenIds,
 )
 from vllm.entrypoints.openai.protocol.foreign import HINTS, SAMPLERS, TOKEN_ALIASES
+from vllm.entrypoints.openai.protocol.parameters import FIELDS, parameter_fields
 from vllm.entrypoints.openai.protocol.structured import FORM_ALIASES, StructuredFields
 from vllm.exceptions import VLLMValidationError
+from vllm.sample.table import ROWS
 from vllm.sampling_params import BeamSearchParams, RequestOutputKind, SamplingParams
 
 UNSUPPORTED_SAMPLING: dict[str, Unsupported] = {
@@ -42,30 +43,25 @@ UNSUPPORTED_SAMPLING: dict[str, Unsupported] = {
 }
 
 
-class DrawFields(OpenAIBaseModel):
-    """Fields of every endpoint that generates: how tokens are drawn, when they end, and the client's own labels."""
-
+class _ModelField(OpenAIBaseModel):
     model: str | None = Field(None, description="Served model name. Default: the first served.")
-    temperature: float | None = Field(None, description="0: greedy. Up to 2.")
-    top_p: float | None = Field(None, description="Sample from the most likely tokens whose probabilities sum to this.")
-    top_k: int | None = Field(None, description="Sample from this many most likely tokens; 0 or -1: no bound.")
-    min_p: float | None = Field(None, description="Drop tokens less likely than this share of the most likely one.")
-    seed: int | None = Field(
-        None, ge=INT64_MIN, le=INT64_MAX, description="Makes the draws of this request repeatable."
-    )
-    frequency_penalty: float | None = Field(None, description="-2 to 2; for each time a token was generated.")
-    presence_penalty: float | None = Field(None, description="-2 to 2; once for each token that was generated.")
-    repetition_penalty: float | None = Field(None, description="Above 1 discourages tokens of prompt and output.")
-    logit_bias: dict[str, float] | None = Field(None, description="Token id -> -100 to 100, added to its logit.")
-    allowed_token_ids: TokenIds | None = Field(None, description="Only these tokens are generated.")
-    bad_words: Strings | None = Field(None, description="Words that are not generated.")
-    stop: str | Strings | None = Field(None, description="Texts that end the output.")
-    stop_token_ids: TokenIds | None = Field(None, description="Tokens that end the output.")
-    include_stop_str_in_output: bool = Field(False, description="Keep the text of what ended the output.")
-    ignore_eos: bool = Field(False, description="Do not end at the end-of-sequence token.")
-    min_tokens: int = Field(0, description="No end-of-sequence or stop token before this many tokens.")
-    skip_special_tokens: bool = Field(True, description="Leave special tokens out of the text.")
-    spaces_between_special_tokens: bool = Field(True, description="Separate special tokens by spaces.")
+
+
+if TYPE_CHECKING:
+
+    class _ParameterFields(_ModelField):
+        ignore_eos: bool
+        include_stop_str_in_output: bool
+        skip_special_tokens: bool
+
+else:
+    _ParameterFields = create_model("_ParameterFields", __base__=_ModelField, **parameter_fields(FIELDS))
+
+
+class DrawFields(_ParameterFields):
+    """Fields of every endpoint that generates: the parameters of the table that are fields of requests, how the output
+    is delivered, and the client's own labels."""
+
     stream: bool | None = Field(False, description="Send the output in pieces, as server-sent events.")
     stream_interval: int | None = Field(None, ge=1, description="Tokens between two pieces. Default: the server's.")
     priority: int = Field(
@@ -84,10 +80,10 @@ class SamplingFields(StructuredFields, DrawFields):
 
     use_beam_search: bool = Field(False, description="Find the `n` most likely outputs instead of drawing them.")
     length_penalty: float = Field(1.0, description="Of beam search: above 1 prefers longer outputs.")
-    n: int | None = Field(1, description="Completions for each prompt.")
-    prompt_logprobs: int | None = Field(None, description="Log-probabilities of this many most likely prompt tokens.")
-    logprob_token_ids: TokenIds | None = Field(None, description="Tokens whose log-probabilities are always reported.")
-    truncate_prompt_tokens: int | None = Field(None, ge=-1, description="Keep this many prompt tokens; -1: what fits.")
+    n: int | None = Field(1, description=ROWS["n"].help)
+    prompt_logprobs: int | None = Field(None, description=ROWS["prompt_logprobs"].help)
+    logprob_token_ids: TokenIds | None = Field(None, description=ROWS["logprob_token_ids"].help)
+    truncate_prompt_tokens: int | None = Field(None, ge=-1, description=ROWS["truncate_prompt_tokens"].help)
     truncation_side: Literal["left", "right"] | None = Field(None, description="Which end is cut off. Default: left.")
     stream_options: StreamOptions | None = None
     return_tokens_as_token_ids: bool | None = Field(None, description="Name tokens in logprobs by `token_id:<id>`.")
@@ -146,7 +142,7 @@ class SamplingFields(StructuredFields, DrawFields):
         """Raises VLLMValidationError for what beam search would not heed."""
         for name in _NOT_WITH_BEAMS:
             value = getattr(self, name, None)
-            if value not in (None, False, [], {}, 0) and (name, value) not in (("top_p", 1), ("repetition_penalty", 1)):
+            if value not in (None, False, [], {}, 0) and (name not in ROWS or value != ROWS[name].default):
                 raise VLLMValidationError(f"`{name}` cannot be combined with `use_beam_search`.", parameter=name)
         if self.constraint() is not None:
             raise VLLMValidationError(
@@ -172,59 +168,28 @@ class SamplingFields(StructuredFields, DrawFields):
             )
         given = {
             name: value
-            for name in _DEFAULTED_FIELDS
+            for name in FIELDS
             if (value := getattr(self, name)) is not None or (value := defaults.get(name)) is not None
         }
         return SamplingParams.from_optional(
             n=self.num_choices,
             max_tokens=max_tokens,
-            min_tokens=self.min_tokens,
-            stop=self.stop,
-            stop_token_ids=self.stop_token_ids,
-            bad_words=self.bad_words,
-            logit_bias=_token_bias(self.logit_bias),
-            allowed_token_ids=self.allowed_token_ids,
-            include_stop_str_in_output=self.include_stop_str_in_output,
-            ignore_eos=self.ignore_eos,
             logprobs=logprobs,
             prompt_logprobs=prompt_logprobs,
             logprob_token_ids=self.logprob_token_ids,
-            skip_special_tokens=self.skip_special_tokens,
-            spaces_between_special_tokens=self.spaces_between_special_tokens,
             structured_outputs=self.constraint(),
             output_kind=RequestOutputKind.DELTA if self.stream else RequestOutputKind.FINAL_ONLY,
             stream_interval=self.stream_interval,
-            **given,
+            **given | {"logit_bias": _token_bias(given.get("logit_bias"))},
         )
 
 
 _NOT_WITH_BEAMS = (
-    "stop",
-    "stop_token_ids",
-    "logit_bias",
-    "allowed_token_ids",
-    "bad_words",
-    "min_tokens",
-    "min_p",
-    "top_k",
-    "top_p",
-    "frequency_penalty",
-    "presence_penalty",
-    "repetition_penalty",
+    *(name for name in FIELDS if not ROWS[name].with_beams),
     "prompt_logprobs",
     "logprob_token_ids",
     "stream",
     "echo",
-)
-_DEFAULTED_FIELDS = (
-    "temperature",
-    "top_p",
-    "top_k",
-    "min_p",
-    "seed",
-    "frequency_penalty",
-    "presence_penalty",
-    "repetition_penalty",
 )
 
 
