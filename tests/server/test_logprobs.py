@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 import pytest_asyncio
 from hypothesis import given, settings
@@ -28,6 +29,9 @@ from vllm.engine.text.logprobs import prompt_offsets
 from vllm.engine.text.output_processor import OutputProcessor
 from vllm.engine.text.tokenizer import Tokenizer
 from vllm.entrypoints.openai.logprobs import LogprobsFormatter, TokenNames, joined
+from vllm.entrypoints.openai.protocol import CompletionResponseChoice
+from vllm.entrypoints.openai.protocol.stream import CompletionChunkChoice
+from vllm.logprobs import Logprob
 from vllm.outputs import CompletionOutput
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 
@@ -181,6 +185,24 @@ def test_siblings_wait_for_the_log_probabilities_of_the_prompt() -> None:  # A11
     step(0, 15, ends="length")
     assert [output.prompt_logprobs for output in found[1:]] == [None, None]
     assert found[-1].finished and not processor.num_unfinished
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_no_answer_is_other_than_json(value: float) -> None:  # M4
+    """Such values are clipped, or end their request, before; and if not, an answer still is JSON."""
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    position = {7: Logprob(value, 1, "x")}
+    output = CompletionOutput(0, "x", [7], None, [position], finish_reason="length")
+    formatter = LogprobsFormatter(TokenNames(None), as_ids=True, skips_special=False, has_stop_token=True)
+    shown = formatter.completion(output)
+    assert shown["token_logprobs"][0] in (-9999.0, float("inf"))
+    choice = CompletionResponseChoice(index=0, text="x", logprobs=shown)
+    chunk = CompletionChunkChoice(0, "x", shown)
+    for encoded in (choice.model_dump_json(), msgspec.json.encode(chunk)):
+        json.loads(encoded, parse_constant=refuse)
 
 
 # On the routes.

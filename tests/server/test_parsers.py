@@ -45,7 +45,7 @@ y
 
 TYPED = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {
     "i": {"type": "integer"}, "b": {"type": "boolean"}, "l": {"type": "array"}, "s": {"type": "string"},
-    "n": {"type": "number"}}}}}]  # fmt: skip
+    "n": {"type": "number"}, "m": {"type": ["string", "integer", "array"]}}}}}]  # fmt: skip
 
 MADE = ToolCall("f", '{"x": [1, "}</tool"]}')
 
@@ -272,6 +272,7 @@ PIECES = [
     '{"name": "f", "arguments": {}}', '{"name": "g", "parameters": {"x": 1}}', "<|python_tag|>", "[TOOL_CALLS]",
     "<function=f>", "<parameter=a>", "</parameter>", "</function>", "[f(a=", "1", ")]", "]", "<|python_start|>",
     '"arguments": {"a": "', "\\", '["', "<parameter=l>",
+    '{"name": "f", ', '{"title": 1, ', "<parameter=m>", "5", ",", "<|python_end|>", "<|tool_call|>", ")",
     "[TOOL", "\n", ";", '"', "a", "[", "Here is my thought process:", "Here is my response:", "Here is",
 ]  # fmt: skip
 NAMES = [
@@ -318,11 +319,13 @@ def test_text_without_calls_comes_back_whole(words: list[str]) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "<" * 100_000, "<tool_call>" * 10_000, "[" * 100_000, '{"a":' * 20_000, "<think>" * 15_000, "[f(a=" * 10_000,
-        " " * 400_000, "[f()]" + " " * 400_000, "[f(a=" + "9" * 400_000 + ")]",
-        '<tool_call>{"name": "f", "arguments": {"a": "' + "</tool_call>" * 30_000,
-        "<tool_call><function=f>" + '<parameter=l>["</parameter>' * 15_000,
-        '<tool_call><function=f><parameter=l>["</parameter></tool_call>' * 6_000,
+        "<" * 50_000, "<tool_call>" * 5_000, "[" * 50_000, '{"a":' * 10_000, "<think>" * 8_000, "[f(a=" * 5_000,
+        " " * 100_000, "[f()]" + " " * 100_000, "[f(a=" + "9" * 100_000 + ")]", "\n{" * 30_000, "\n" * 100_000,
+        '<tool_call>{"name": "f", "arguments": {"a": "' + "</tool_call>" * 10_000,
+        "<tool_call><function=f>" + '<parameter=l>["</parameter>' * 5_000,
+        '<tool_call><function=f><parameter=l>["</parameter></tool_call>' * 2_000,
+        "<function=f><parameter=m>" + "9" * 50_000, "<function=f><parameter=m>[" + "9," * 30_000,
+        "[TOOL_CALLS]" * 5_000, "<function=" * 5_000,
     ],
 )  # fmt: skip
 def test_hostile_text_takes_linear_time(name: str, text: str) -> None:

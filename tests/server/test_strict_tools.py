@@ -153,6 +153,33 @@ def test_whatever_is_written_the_parser_finds_valid_arguments(parser: str) -> No
     assert num_weather >= 15
 
 
+SCRAPS = [
+    '{"name": "weather", ', '"parameters": {}}', '"arguments": {}}', "\n", "{", " ", "So", ";", "[", "]", "<tool_call>",
+    "</tool_call>", "<function=weather>", "</function>", "<parameter=city>", "x", "</parameter>", "[TOOL_CALLS]", ")",
+    "<|python_tag|>", "<|tool_call|>", "<|python_start|>", "weather(", "time(", "<|python_end|>", "<function=time>",
+    '{"parameters": {}, "name": "weather"}', '{"na', "\\u006d", 'e": "weather", "parameters": {}}', *NATURAL.values(),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("parser", sorted(NATURAL))
+def test_whatever_the_grammar_takes_has_no_calls_but_valid_ones(parser: str) -> None:
+    tools, scraps = tools_of(parser), random.Random(parser)
+    tokenizer = LLTokenizer("byte")
+    grammar = LLMatcher(tokenizer, LLMatcher.grammar_from_lark(grammar_of(parser, tools)), log_level=0)
+    num_taken = 0
+    for _ in range(300):
+        text = "".join(scraps.choice(SCRAPS) for _ in range(scraps.randint(1, 6)))
+        matcher, ids = grammar.deep_copy(), tokenizer.tokenize_str(text)
+        if matcher.validate_tokens(ids) < len(ids) or not matcher.consume_tokens(ids) or not matcher.is_accepting():
+            continue
+        num_taken += 1
+        for name, arguments in calls_in(parser, text, tools):
+            assert name in ("weather", "time"), text
+            if name == "weather":
+                jsonschema.validate(arguments, tools[0]["function"]["parameters"])
+    assert num_taken > 100
+
+
 @pytest.mark.parametrize("parser", sorted(NATURAL))
 def test_what_models_write_is_taken(parser: str) -> None:
     for text in (NATURAL[parser], "", "Just an answer, with {braces} and <tags> and [lists].", "1 < 2"):

@@ -92,7 +92,7 @@ class OpenAIBaseModel(BaseModel):
     route: of a request, where what belongs to another route is refused. unsupported, hints, aliases: see `fields`.
     """
 
-    model_config = ConfigDict(extra="ignore", protected_namespaces=(), ser_json_inf_nan="constants")
+    model_config = ConfigDict(extra="ignore", protected_namespaces=())
     route: ClassVar[str] = ""
     unsupported: ClassVar[dict[str, Unsupported]] = {}
     hints: ClassVar[dict[str, str]] = {}
@@ -193,7 +193,7 @@ def _first_fault(error: ValidationError) -> VLLMValidationError:
 class ClosedModel(BaseModel):
     """Base of what the server itself sends: built in code, so nothing has to be looked for."""
 
-    model_config = ConfigDict(protected_namespaces=(), ser_json_inf_nan="constants")
+    model_config = ConfigDict(protected_namespaces=())
 
 
 class ErrorInfo(ClosedModel):
