@@ -20,7 +20,10 @@ from vllm.core.contract import (
     SchedulerOutput,
     TokenLogprobs,
     Tokens,
+    Vector,
 )
+from vllm.core.work import CorePooling
+from vllm.sample.core_sampling import CoreSampling
 
 VOCAB_SIZE = 11
 EOS = 0
@@ -62,6 +65,11 @@ def next_token(tokens: list[int]) -> int:
     return hashlib.blake2b(bytes(token % 251 for token in tokens), digest_size=4).digest()[0] % VOCAB_SIZE
 
 
+def vector_of(tokens: list[int]) -> bytes:
+    """The vector of a prompt."""
+    return hashlib.blake2b(bytes(tokens), digest_size=8).digest()
+
+
 def solo(prompt: list[int], num_tokens: int, stop: set[int], min_tokens: int = 0) -> list[int]:
     """What a request generates when it is alone, one token at a time."""
     tokens: list[int] = []
@@ -86,6 +94,7 @@ class Row:
     max_len: int
     can_decode: bool = False
     failed: bool = False
+    pools: bool = False
 
 
 @dataclass
@@ -188,7 +197,11 @@ class FakeDevice:
     def _add(self, new: NewRequest) -> None:
         _check(new.req_id not in self.rows, f"{new.req_id} is new twice")
         _check(0 <= new.num_computed_tokens < len(new.prompt_token_ids), "nothing of the prompt is left to compute")
-        params, max_len = new.sampling, self.config.model_config.max_len
+        params, max_len = new.work, self.config.model_config.max_len
+        pools = isinstance(params, CorePooling)
+        if isinstance(params, CorePooling):
+            _check(params.pooling == "last" or not new.num_computed_tokens, "hidden states of a cached prefix are gone")
+            params = CoreSampling(max_tokens=1)
         self.rows[new.req_id] = Row(
             list(new.block_ids),
             list(new.prompt_token_ids),
@@ -199,6 +212,7 @@ class FakeDevice:
             self.version,
             -(-new.num_computed_tokens // self.config.cache_config.block_size) * self.config.cache_config.block_size,
             min(len(new.prompt_token_ids) + (params.max_tokens or max_len), max_len),
+            pools=pools,
         )
 
     def _extend(self, known: CachedRequest) -> None:
@@ -278,7 +292,9 @@ class FakeDevice:
             scored = row.tokens[start + 1 : min(stop + 1, row.prompt_len)]
             result.prompt_logprobs[req_id] = [TokenLogprobs(token, -1.0, 1) for token in scored]
         row.computed = stop
-        if stop >= len(row.tokens):
+        if stop >= len(row.tokens) and row.pools:
+            result.results[req_id] = Vector(vector_of(row.tokens))
+        elif stop >= len(row.tokens):
             self._sample(req_id, row, num_drafts, result)
 
     def _sample(self, req_id: str, row: Row, num_drafts: int, result: ModelRunnerOutput) -> None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+from typing import Literal
 
-from tests.core.fake_device import EOS, FakeDevice, solo
+from tests.core.fake_device import EOS, FakeDevice, solo, vector_of
 from vllm.config import VllmConfig
 from vllm.core.contract import PromptImages, SchedulerOutput
 from vllm.core.outputs import EngineCoreOutput
 from vllm.core.request import Request
 from vllm.core.scheduler import Scheduler
+from vllm.core.work import CorePooling
+from vllm.sample.core_sampling import CoreSampling
 from vllm.sampling_params import SamplingParams
 
 
@@ -56,15 +59,17 @@ class Engine:
         lora_id: int = 0,
         cache_salt: str | None = None,
         image_hashes: tuple[str, ...] = (),
+        pooling: Literal["last", "mean"] | None = None,
         **params: object,
     ) -> str:
         req_id = req_id or f"r{self.num_added}"
         self.num_added += 1
         options = {"temperature": 0.0, "max_tokens": 8, **params}
+        sampling = SamplingParams(**options).for_core([EOS])  # type: ignore[arg-type]
         request = Request(
             req_id,
             prompt,
-            SamplingParams(**options).for_core([EOS]),  # type: ignore[arg-type]
+            CorePooling(pooling) if pooling else sampling,
             arrival_time=float(self.num_added),
             priority=priority,
             lora_id=lora_id,
@@ -137,20 +142,26 @@ class Engine:
         for req_id, told in self.told.items():
             request = told.request
             assert told.end is not None, req_id
+            if isinstance(request.work, CorePooling):
+                assert not told.token_ids
+                if told.end.finish_reason not in ("abort", "error"):
+                    assert (told.end.finish_reason, told.end.vector) == ("stop", vector_of(request.prompt_token_ids))
+                continue
             expected = self.expected(request)
             if told.end.finish_reason in ("abort", "error"):
                 assert told.token_ids == expected[: len(told.token_ids)], req_id
             else:
                 assert told.token_ids == expected, req_id
                 stopped = expected[-1] in (request.eos_token_ids | request.stop_token_ids)
-                stopped = stopped and len(expected) > request.sampling.min_tokens
+                stopped = stopped and len(expected) > request.min_tokens
                 assert told.end.finish_reason == ("stop" if stopped else "length"), req_id
-                if request.sampling.prompt_logprobs is not None:
+                if request.work.prompt_logprobs is not None:
                     assert told.num_prompt_logprobs == request.num_prompt_tokens - 1, req_id
             assert told.num_logprobs == len(told.token_ids), req_id
 
     def expected(self, request: Request) -> list[int]:
-        params = request.sampling
+        params = request.work
+        assert isinstance(params, CoreSampling)
         room = self.config.model_config.max_len - request.num_prompt_tokens
         num_tokens = room if params.max_tokens is None else min(params.max_tokens, room)
         stop = set(request.eos_token_ids | request.stop_token_ids)

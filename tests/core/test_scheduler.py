@@ -13,6 +13,7 @@ from vllm.core.contract import ModelRunnerOutput, SchedulerOutput, TokenLogprobs
 from vllm.core.outputs import EngineCoreOutput, RequestTimes, SchedulerStats
 from vllm.core.request import Request
 from vllm.core.scheduler import Scheduler
+from vllm.core.work import CorePooling
 from vllm.sampling_params import SamplingParams
 
 LONG = {"max_tokens": 20, "ignore_eos": True}
@@ -43,7 +44,7 @@ def test_a_new_request_crosses_whole_then_as_a_diff() -> None:
     first, outputs = advance(scheduler)
     (new,) = first.new_requests
     assert (new.req_id, new.prompt_token_ids, new.num_computed_tokens) == ("a", [1, 2, 3], 0)
-    assert new.sampling is request.sampling
+    assert new.work is request.work
     assert len(new.block_ids) == 1
     assert first.num_scheduled_tokens == {"a": 3}
     assert [(output.req_id, output.new_token_ids) for output in outputs] == [("a", [5])]
@@ -518,9 +519,13 @@ def test_outputs_cross_as_msgpack() -> None:
 
 
 def test_a_vector_ends_its_request() -> None:
-    """Its prompt may take several steps, and be found in the prefix cache by others."""
-    scheduler = make_scheduler(max_num_seqs=2, block_size=4, num_blocks=16, prefix_caching=True, max_prefill_tokens=6)
-    scheduler.add_request(make_request("a", 9))
+    """Its prompt may take several steps, fill the context, and be found in the prefix cache by others."""
+    scheduler = make_scheduler(
+        max_num_seqs=2, max_model_len=9, block_size=4, num_blocks=16, prefix_caching=True, max_prefill_tokens=6
+    )
+    scheduler.add_request(Request("a", list(range(9)), CorePooling("mean")))
+    with pytest.raises(ValueError, match="leaves room for 9; shorten"):
+        scheduler.add_request(Request("b", list(range(10)), CorePooling()))
     step = scheduler.schedule()
     assert scheduler.update_from_output(step, ModelRunnerOutput()) == []
     step = scheduler.schedule()

@@ -181,7 +181,7 @@ def test_what_a_target_lacks_is_refused_by_name(config, tokenizer, name):
 def test_all_logprobs_where_they_are_allowed(tiny_llama, tokenizer):
     config = engine_args(tiny_llama, max_logprobs=-1).create_engine_config()
     request = _process(InputProcessor(config, CAPABILITIES, tokenizer), "hello", SamplingParams(logprobs=-1))
-    assert request.core_requests[0].sampling.logprobs == -1
+    assert request.core_requests[0].work.logprobs == -1
 
 
 def test_the_users_parameters_are_left_as_they_are(processor):
@@ -193,13 +193,13 @@ def test_the_users_parameters_are_left_as_they_are(processor):
 
 
 def test_eos_tokens_are_resolved(processor):
-    assert _process(processor).core_requests[0].sampling.eos_token_ids == [2]
-    ignoring = _process(processor, params=SamplingParams(ignore_eos=True)).core_requests[0].sampling
+    assert _process(processor).core_requests[0].work.eos_token_ids == [2]
+    ignoring = _process(processor, params=SamplingParams(ignore_eos=True)).core_requests[0].work
     assert ignoring.eos_token_ids == []
 
 
 def test_bad_words_are_forbidden_bare_and_after_a_space(processor, tokenizer):
-    words = _process(processor, params=SamplingParams(bad_words=["engine"])).core_requests[0].sampling
+    words = _process(processor, params=SamplingParams(bad_words=["engine"])).core_requests[0].work
     bare = tokenizer.encode("engine", add_special_tokens=False)
     spaced = tokenizer.encode(" engine", add_special_tokens=False)
     expected = [bare, spaced] if len(bare) == len(spaced) and bare[0] != spaced[0] else [bare]
@@ -209,7 +209,7 @@ def test_bad_words_are_forbidden_bare_and_after_a_space(processor, tokenizer):
 def test_n_outputs_are_n_requests_of_the_core(processor):
     request = _process(processor, params=SamplingParams(n=3, seed=7, prompt_logprobs=1))
     assert [core.req_id for core in request.core_requests] == ["0_r", "1_r", "2_r"]
-    children = [core.sampling for core in request.core_requests]
+    children = [core.work for core in request.core_requests]
     assert [child.columns["seed"] for child in children] == [7, 8, 9]
     assert [child.prompt_logprobs for child in children] == [1, None, None]
 
@@ -219,7 +219,7 @@ def test_requests_without_a_seed_draw_differently_and_repeatably(config, tokeniz
     for _ in range(2):
         processor = InputProcessor(config, CAPABILITIES, tokenizer)
         requests = [_process(processor), _process(processor, params=SamplingParams(n=2))]
-        seeds.append([core.sampling.columns["seed"] for request in requests for core in request.core_requests])
+        seeds.append([core.work.columns["seed"] for request in requests for core in request.core_requests])
     assert seeds[0] == seeds[1]
     assert len(set(seeds[0])) == 3
     assert derive_seed(0, 0) != derive_seed(1, 0)

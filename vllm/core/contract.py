@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
-from vllm.sample.core_sampling import CoreSampling
+from vllm.core.work import Work
 
 LOGITS_FAULT = "the model computed NaN or infinite logits"
 """What the error of a request begins with whose logits are not all finite."""
@@ -86,7 +86,7 @@ class NewRequest:
 
     req_id: str
     prompt_token_ids: list[int]
-    sampling: CoreSampling
+    work: Work
     block_ids: list[int]
     num_computed_tokens: int = 0
     lora_id: int = 0

@@ -29,8 +29,8 @@ class LengthLimits:
         Raises ValueError for one that no state of the queue and the pool would let run, saying why.
         """
         prompt_len = request.num_prompt_tokens
-        self._check_prompt(prompt_len)
-        max_tokens = request.sampling.max_tokens
+        self._check_prompt(prompt_len, num_output=int(request.max_tokens != 0))
+        max_tokens = request.max_tokens
         wanted = self.max_model_len if max_tokens is None else prompt_len + max_tokens
         total = min(wanted, self.max_model_len)
         last_slot = min(total + self.num_lookahead_tokens, self.max_model_len)
@@ -43,13 +43,15 @@ class LengthLimits:
             )
         request.max_total_tokens, request.max_num_blocks = total, num_blocks
 
-    def _check_prompt(self, prompt_len: int) -> None:
+    def _check_prompt(self, prompt_len: int, num_output: int) -> None:
+        """num_output: tokens that must fit behind the prompt."""
         if not prompt_len:
             raise ValueError("the prompt is empty; at least one token is needed")
-        if prompt_len >= self.max_model_len:
+        if prompt_len + num_output > self.max_model_len:
+            room = f"{self.max_model_len - 1} and one of output" if num_output else f"{self.max_model_len}"
             raise ValueError(
-                f"the prompt has {prompt_len} tokens, but max_model_len={self.max_model_len} leaves room for "
-                f"{self.max_model_len - 1} and one of output; shorten the prompt or raise max_model_len"
+                f"the prompt has {prompt_len} tokens, but max_model_len={self.max_model_len} leaves room for {room}; "
+                "shorten the prompt or raise max_model_len"
             )
         if prompt_len > self.max_prompt_len:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""One generation, and the queue of those that wait.
+"""One request, and the queue of those that wait.
 
 A request knows its tokens and how far their KV is computed; everything the scheduler does follows from the difference.
 """
@@ -13,7 +13,7 @@ from vllm.core.block_pool import hash_block, root_hash
 from vllm.core.contract import PromptImages, TokenLogprobs
 from vllm.core.outputs import EngineCoreOutput, RequestTimes, SpecDecodeMetrics
 from vllm.core.speculation import RequestDrafts
-from vllm.sample.core_sampling import CoreSampling
+from vllm.core.work import CorePooling, Work, max_tokens
 
 
 class RequestStatus(IntEnum):
@@ -53,7 +53,7 @@ _FINISH_REASONS = {
 
 
 class Request:
-    """One generation.
+    """One generation, or one prompt of which a vector is made (`work`).
 
     prompt_token_ids: owned by the caller; neither it nor this class changes the list afterwards.
     arrival_time: monotonic seconds.
@@ -87,6 +87,7 @@ class Request:
         "lora_id",
         "max_num_blocks",
         "max_total_tokens",
+        "min_tokens",
         "num_cached_tokens",
         "num_computed_tokens",
         "num_external_tokens",
@@ -101,18 +102,18 @@ class Request:
         "prompt_token_ids",
         "queue_key",
         "req_id",
-        "sampling",
         "status",
         "stop_reason",
         "stop_token_ids",
         "times",
+        "work",
     )
 
     def __init__(
         self,
         req_id: str,
         prompt_token_ids: list[int],
-        sampling: CoreSampling,
+        work: Work,
         arrival_time: float = 0.0,
         priority: int = 0,
         lora_id: int = 0,
@@ -124,9 +125,14 @@ class Request:
         self.req_id = req_id
         self.front = front
         self.prompt_token_ids = prompt_token_ids
-        self.sampling = sampling
-        self.eos_token_ids = frozenset(sampling.eos_token_ids)
-        self.stop_token_ids = frozenset(sampling.stop_token_ids)
+        self.work = work
+        self.eos_token_ids: frozenset[int] = frozenset()
+        self.stop_token_ids: frozenset[int] = frozenset()
+        self.min_tokens = 0
+        if not isinstance(work, CorePooling):
+            self.eos_token_ids = frozenset(work.eos_token_ids)
+            self.stop_token_ids = frozenset(work.stop_token_ids)
+            self.min_tokens = work.min_tokens
         self.priority = priority
         self.lora_id = lora_id
         self.cache_salt = cache_salt
@@ -161,6 +167,19 @@ class Request:
         )
 
     @property
+    def max_tokens(self) -> int | None:
+        """Most output tokens; None: what the context holds."""
+        return max_tokens(self.work)
+
+    @property
+    def needs_all_states(self) -> bool:
+        """Whether all of the prompt is to be computed, whatever of it is cached."""
+        work = self.work
+        if work.skip_reading_prefix_cache:
+            return True
+        return work.needs_all_states if isinstance(work, CorePooling) else work.prompt_logprobs is not None
+
+    @property
     def num_output_tokens(self) -> int:
         return self.num_tokens - self.num_prompt_tokens
 
@@ -184,7 +203,7 @@ class Request:
 
         A stop token before min_tokens other output tokens is an ordinary token. Sets status and stop_reason.
         """
-        min_tokens = self.sampling.min_tokens
+        min_tokens = self.min_tokens
         for taken, token_id in enumerate(token_ids, 1):
             may_stop = self.num_tokens - self.num_prompt_tokens >= min_tokens
             self.output_token_ids.append(token_id)

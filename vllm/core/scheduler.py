@@ -421,7 +421,7 @@ class Scheduler:
             NewRequest(
                 request.req_id,
                 request.prompt_token_ids,
-                request.sampling,
+                request.work,
                 request.block_ids.copy(),
                 num_cached_tokens,
                 request.lora_id,
@@ -508,11 +508,8 @@ class Scheduler:
         return request.output(token_ids, logprobs, prompt_logprobs, with_times=is_first or finished)
 
     def _reads_prefix_cache(self, request: Request) -> bool:
-        """Not if log-probabilities of the prompt are asked for: they need its logits, so all of it is computed."""
-        sampling = request.sampling
-        return (
-            self.enable_prefix_caching and sampling.prompt_logprobs is None and not sampling.skip_reading_prefix_cache
-        )
+        """Not where the hidden states of all of the prompt are needed, for its log-probabilities or for their mean."""
+        return self.enable_prefix_caching and not request.needs_all_states
 
     def _match_prefix(self, request: Request) -> list[int]:
         """Blocks that carry the beginning of the prompt, or all of it."""

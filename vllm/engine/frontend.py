@@ -112,7 +112,7 @@ class Frontend:
         """Give the core a request that `output_processor` knows."""
         for core_request in request.core_requests:
             if self.log_stats:
-                max_tokens = core_request.sampling.max_tokens or 0
+                max_tokens = core_request.max_tokens or 0
                 num_prompt_tokens = len(core_request.prompt_token_ids)
                 self.metrics.record_arrival(
                     core_request.req_id, core_request.arrival_time, num_prompt_tokens, max_tokens, n

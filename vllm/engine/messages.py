@@ -12,12 +12,12 @@ import msgspec
 from vllm.core.contract import BucketUse, Capabilities, PromptImages
 from vllm.core.outputs import EngineCoreOutput, SchedulerStats
 from vllm.core.request import Request
+from vllm.core.work import Work, max_tokens
 from vllm.engine.structured_outputs.matcher_tokenizer import GrammarTokenizer
-from vllm.sample.core_sampling import CoreSampling
 
 
 class EngineCoreRequest(msgspec.Struct, tag="add", omit_defaults=True, gc=False):
-    """A generation, as the core takes it: tokens, and parameters in which everything is resolved.
+    """A request, as the core takes it: tokens, and what to do with them, in which everything is resolved.
 
     arrival_time: monotonic seconds. grammar: of a structured output, as `structured_outputs.checker` let it through.
     front: the index of the front end that asks.
@@ -25,7 +25,7 @@ class EngineCoreRequest(msgspec.Struct, tag="add", omit_defaults=True, gc=False)
 
     req_id: str
     prompt_token_ids: list[int]
-    sampling: CoreSampling
+    work: Work
     arrival_time: float = 0.0
     priority: int = 0
     lora_id: int = 0
@@ -34,11 +34,16 @@ class EngineCoreRequest(msgspec.Struct, tag="add", omit_defaults=True, gc=False)
     images: PromptImages | None = None
     front: int = 0
 
+    @property
+    def max_tokens(self) -> int | None:
+        """Most output tokens; None: what the context holds."""
+        return max_tokens(self.work)
+
     def to_request(self) -> Request:
         return Request(
             self.req_id,
             self.prompt_token_ids,
-            self.sampling,
+            self.work,
             self.arrival_time,
             self.priority,
             self.lora_id,

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from vllm.core.contract import CachedRequest, NewRequest, PromptImages
+from vllm.core.work import CorePooling
 from vllm.device.model_input import IntArray, SamplingInput
 from vllm.sample import tensors
 from vllm.sample.arrays import default_columns
@@ -71,7 +72,9 @@ class InputBatch:
         """
         if request.req_id in self.rows:
             raise ValueError(f"request {request.req_id!r} is already on the device")
-        sampling, prompt = request.sampling, request.prompt_token_ids
+        sampling, prompt = request.work, request.prompt_token_ids
+        if isinstance(sampling, CorePooling):
+            raise ValueError("no vector is made of a prompt on this target: it generates text")
         if len(prompt) > self.tokens.shape[1]:
             raise ValueError(f"prompt of {len(prompt)} tokens exceeds the {self.tokens.shape[1]} a row can hold")
         row = Row(

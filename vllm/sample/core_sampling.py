@@ -7,7 +7,7 @@ import msgspec
 from vllm.sample.forms import ReasoningGate
 
 
-class CoreSampling(msgspec.Struct, omit_defaults=True):
+class CoreSampling(msgspec.Struct, tag="generate", omit_defaults=True):
     """Checked and resolved: there is no text in it, and nothing is left open. Decoding one checks nothing again."""
 
     columns: dict[str, int | float] = {}

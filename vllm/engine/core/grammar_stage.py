@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from vllm.core.outputs import GRAMMAR_FAULT, EngineCoreOutput
 from vllm.engine.messages import EngineCoreRequest
 from vllm.engine.structured_outputs.matcher_tokenizer import GrammarTokenizer
+from vllm.sample.core_sampling import CoreSampling
 
 if TYPE_CHECKING:
     from vllm.engine.structured_outputs.manager import Compiled, GrammarManager, RequestGrammar
@@ -30,11 +31,13 @@ class Ending(NamedTuple):
 
 class _Waiting(NamedTuple):
     request: EngineCoreRequest
+    sampling: CoreSampling
     compiled: Future[Compiled]
 
 
 class _Running(NamedTuple):
     request: EngineCoreRequest
+    sampling: CoreSampling
     grammar: RequestGrammar
 
 
@@ -79,9 +82,11 @@ class GrammarStage:
 
     def add(self, request: EngineCoreRequest) -> None:
         """Let a request's grammar be compiled. Raises ValueError for an id in use, GrammarError without tokenizer."""
+        if not isinstance(request.work, CoreSampling):
+            raise ValueError("a grammar holds generated text to its form, and this request generates none")
         if request.grammar is None or request.req_id in self._waiting or request.req_id in self._running:
             raise ValueError(f"request id {request.req_id!r} is in use; ids must be unique among unfinished requests")
-        self._waiting[request.req_id] = _Waiting(request, self.manager.compile(request.grammar))
+        self._waiting[request.req_id] = _Waiting(request, request.work, self.manager.compile(request.grammar))
 
     def abort(self, req_id: str) -> EngineCoreOutput | None:
         """The last output of a request that waits here. One that runs is the scheduler's to end."""
@@ -108,12 +113,12 @@ class GrammarStage:
     def _start(self, waiting: _Waiting) -> Exception | None:
         request = waiting.request
         del self._waiting[request.req_id]
-        sampling = request.sampling
+        sampling = waiting.sampling
         try:
             grammar = self.manager.start(waiting.compiled, bool(sampling.eos_token_ids), sampling.reasoning_gate)
         except Exception as error:
             return error
-        self._running[request.req_id] = _Running(request, grammar)
+        self._running[request.req_id] = _Running(request, sampling, grammar)
         return None
 
     def fill_masks(self, masks: dict[str, bytes], req_ids: list[str]) -> list[Ending]:
@@ -150,12 +155,12 @@ class GrammarStage:
             self._manager.close()
 
     def _accept(self, running: _Running, token_ids: list[int]) -> Ending | None:
-        req_id, sampling = running.request.req_id, running.request.sampling
+        req_id = running.request.req_id
         try:
             running.grammar.accept(token_ids)
         except Exception as error:
             return self._failed(running, error)
-        if running.grammar.must_end(sampling.min_tokens):
+        if running.grammar.must_end(running.sampling.min_tokens):
             del self._running[req_id]
             return Ending(req_id, "stop")
         return None

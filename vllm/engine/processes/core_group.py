@@ -84,7 +84,7 @@ class CoreGroup:
 
     def add_request(self, request: EngineCoreRequest) -> None:
         """Raises EngineDeadError if no core is left."""
-        max_tokens = request.sampling.max_tokens
+        max_tokens = request.max_tokens
         num_output = _UNLIMITED_OUTPUT if max_tokens is None else max_tokens
         for member in self._by_load():
             try:
