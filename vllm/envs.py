@@ -154,6 +154,12 @@ _VARIABLES = [
     EnvVar("VLLM_RESPONSES_API_STORE_SIZE", int, 1024, "Most responses that are kept; the least recently used go."),
     EnvVar("VLLM_RESPONSES_API_STORE_MB", int, 256, "Most megabytes of responses that are kept."),
     EnvVar("VLLM_MAX_COMPLETION_PROMPTS", int, 1024, "Most prompts in one /v1/completions request."),
+    EnvVar(
+        "VLLM_MAX_PROMPT_LOGPROBS",
+        int,
+        256 << 10,
+        "Most log-probabilities of prompt tokens that one request to the server may ask for.",
+    ),
     EnvVar("VLLM_MAX_N_SEQUENCES", int, 16384, "Most outputs a request may ask for (n)."),
     EnvVar("VLLM_MAX_NUM_BAD_WORDS", int, 128, "Most bad words in one request, after tokenisation."),
     EnvVar("VLLM_ALLOW_LONG_MAX_MODEL_LEN", _boolean, False, "Allow max_model_len beyond what the model was made for."),

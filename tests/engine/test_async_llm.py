@@ -297,6 +297,29 @@ async def test_a_shutdown_inside_the_loop_is_quiet(tiny_llama):  # N18
     assert said == []
 
 
+async def test_a_request_of_many_outputs_lets_others_have_the_loop(tiny_llama):
+    """S1: it is handed over in pieces. One that is given up in between leaves nothing behind."""
+    engine = AsyncLLM.from_engine_args(engine_args(tiny_llama))
+    many = SamplingParams(n=1000, max_tokens=2, temperature=1.0, ignore_eos=True)
+    sent = []
+    send = engine.engine_core.add_request
+    engine.engine_core.add_request = lambda request: (sent.append(request.req_id), send(request))
+    try:
+        given_up = asyncio.ensure_future(_all(engine, PROMPTS[0], many, "given-up"))
+        while not sent:
+            await asyncio.sleep(0)
+        assert len(sent) < 1000
+        given_up.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await given_up
+        assert not engine.output_processor.num_unfinished
+        many.output_kind = RequestOutputKind.FINAL_ONLY
+        (last,) = await _all(engine, PROMPTS[0], many, "whole")
+        assert [len(output.token_ids) for output in last.outputs] == [2] * 1000
+    finally:
+        engine.shutdown()
+
+
 async def test_after_shutdown_requests_fail(tiny_llama):
     engine = AsyncLLM.from_engine_args(engine_args(tiny_llama))
     running = asyncio.create_task(_all(engine, PROMPTS[0], greedy(80), "running"))

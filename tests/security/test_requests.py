@@ -128,6 +128,21 @@ class TestUnboundedCounts:
     def test_log_probabilities(self, server: ServerProcess, path: str, fields: dict[str, Any]) -> None:
         assert "logprob" in refuse(server, path, **fields)
 
+    def test_parameters_of_many_outputs(self, server: ServerProcess) -> None:
+        """Each output has its own, so that a short body could ask for gigabytes."""
+        bias = {str(i): 1 for i in range(300)}
+        assert "logit_bias" in refuse(server, COMPLETIONS, n=16_000, temperature=1, logit_bias=bias)
+        assert "logit_bias" in refuse(server, CHAT, n=16_000, temperature=1, logit_bias=bias)
+        ids = list(range(256)) * 3
+        assert "allowed_token_ids" in refuse(server, COMPLETIONS, prompt=["a"] * 1000, allowed_token_ids=ids)
+
+    def test_prompt_log_probabilities_of_many_prompts(self, server: ServerProcess) -> None:
+        prompts = [[7] * 200] * 1000
+        answer = refuse(server, COMPLETIONS, prompt=prompts, prompt_logprobs=4)
+        assert "VLLM_MAX_PROMPT_LOGPROBS" in answer and "1000000" in answer
+        echoed = refuse(server, COMPLETIONS, prompt=prompts, echo=True, logprobs=4)
+        assert "VLLM_MAX_PROMPT_LOGPROBS" in echoed
+
     def test_long_prompts(self, server: ServerProcess) -> None:
         long = "a " * 100_000
         message = [{"role": "user", "content": long}]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 
@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vllm.entrypoints.openai.sse import Events
-from vllm.entrypoints.utils import DeadlineExceeded, edit_distance, merge_generators, run_with_deadline
+from vllm.entrypoints.utils import DeadlineExceeded, edit_distance, in_turn, merge_generators, run_with_deadline
 
 
 def spin() -> None:
@@ -123,3 +123,48 @@ async def test_events_close_their_source_though_never_read() -> None:
     await events.aclose()
     await asyncio.sleep(0)
     assert source.closed
+
+
+async def turns_of_others(work: Awaitable[object]) -> int:
+    """How often another task has the event loop while `work` is done."""
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    counting = asyncio.create_task(count())
+    await work
+    counting.cancel()
+    return turns
+
+
+async def test_many_pieces_of_work_let_others_have_the_loop() -> None:
+    """S1: a request of a thousand prompts is as many pieces, none of which waits for anything."""
+
+    async def one(number: int) -> int:
+        return number
+
+    async def items() -> AsyncGenerator[int, None]:
+        yield 1
+
+    async def drain() -> None:
+        async for _ in merge_generators([items() for _ in range(400)]):
+            pass
+
+    assert await in_turn(one, range(20)) == list(range(20))
+    assert await turns_of_others(in_turn(one, range(400))) >= 40
+    assert await turns_of_others(drain()) >= 40
+
+
+async def test_generators_that_have_not_begun_are_closed() -> None:
+    sources = [Source([1]) for _ in range(50)]
+    merged = merge_generators([source.events() for source in sources])
+    waiting = asyncio.ensure_future(merged.__anext__())
+    await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    await merged.aclose()

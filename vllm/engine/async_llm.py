@@ -44,6 +44,8 @@ from vllm.usage.usage_lib import UsageContext
 logger = init_logger(__name__)
 
 _LEAVE_SECONDS = 1.0
+_SUBMIT_AT_ONCE = 256
+"""Requests of the core: a user's request may be thousands."""
 
 
 class RequestOutputCollector:
@@ -244,6 +246,8 @@ class AsyncLLM(Frontend):
             priority=priority,
             prompt_text=prompt_text,
         )
+        if len(request.core_requests) > _SUBMIT_AT_ONCE:
+            await asyncio.sleep(0)  # others have the loop, too
         if params.structured_outputs is not None:
             self.grammars.attach(request, await self.grammars.check_async(params))
             self._check_alive()
@@ -255,7 +259,10 @@ class AsyncLLM(Frontend):
             self._door.publish()
         self._collectors[request_id] = collector
         try:
-            self._submit(request, params.n)
+            for start in range(0, len(request.core_requests), _SUBMIT_AT_ONCE):
+                if start:
+                    await asyncio.sleep(0)
+                self._submit(request.core_requests[start : start + _SUBMIT_AT_ONCE], params.n)
         except BaseException:
             self._collectors.pop(request_id, None)
             self._abort([request_id])

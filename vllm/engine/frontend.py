@@ -6,7 +6,7 @@ Tokenizer, requests in, outputs out, grammars and metrics, over a core that may 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
 from vllm.config import ModelConfig, VllmConfig
@@ -18,7 +18,7 @@ from vllm.engine.structured_outputs.defaults import OutputDefaults
 from vllm.engine.structured_outputs.matcher_tokenizer import GrammarTokenizer
 from vllm.engine.text.grammar_preparer import GrammarPreparer
 from vllm.engine.text.images import ImagePreparer
-from vllm.engine.text.input_processor import InputProcessor, ProcessedRequest
+from vllm.engine.text.input_processor import InputProcessor
 from vllm.engine.text.output_processor import OutputProcessor
 from vllm.engine.text.tokenizer import Tokenizer
 from vllm.exceptions import VLLMClientError
@@ -108,9 +108,9 @@ class Frontend:
         """Every metric of this engine, at this moment."""
         return list(self.metrics.snapshot())
 
-    def _submit(self, request: ProcessedRequest, n: int) -> None:
-        """Give the core a request that `output_processor` knows."""
-        for core_request in request.core_requests:
+    def _submit(self, core_requests: Iterable[EngineCoreRequest], n: int) -> None:
+        """Give the core requests that `output_processor` knows, of a user's request with `n` of them."""
+        for core_request in core_requests:
             if self.log_stats:
                 max_tokens = core_request.max_tokens or 0
                 num_prompt_tokens = len(core_request.prompt_token_ids)

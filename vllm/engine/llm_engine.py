@@ -88,7 +88,7 @@ class LLMEngine(Frontend):
         )
         self.grammars.attach(request, self.grammars.check(params))
         self.output_processor.add(request)
-        self._submit(request, params.n)
+        self._submit(request.core_requests, params.n)
         return request_id
 
     def step(self) -> list[RequestOutput]:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import threading
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from concurrent.futures import Executor
 from contextlib import aclosing
 from typing import Any, Generic, TypeVar
 
+A = TypeVar("A")
 T = TypeVar("T")
 
 _END = object()
+_BEGIN_AT_ONCE = 8
+"""Pieces of one request's work that follow one another without a look at others'."""
 
 
 def edit_distance(left: str, right: str, limit: int) -> int:
@@ -110,10 +113,21 @@ def _raise_in_thread(thread_id: int, exception: type[Exception] | None) -> None:
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread_id), argument)
 
 
+async def in_turn(work: Callable[[A], Awaitable[T]], items: Iterable[A]) -> list[T]:
+    """The results of `work` for each of `items`, one after another; others have the event loop in between."""
+    results: list[T] = []
+    for item in items:
+        results.append(await work(item))
+        if len(results) % _BEGIN_AT_ONCE == 0:
+            await asyncio.sleep(0)
+    return results
+
+
 async def merge_generators(generators: list[AsyncGenerator[T, None]]) -> AsyncGenerator[tuple[int, T], None]:
     """Items of all generators as they come, each with the index of its generator.
 
-    The first error ends all. However this generator ends, all others are closed before it returns.
+    They begin a few at a time, so that others have the event loop meanwhile. The first error ends all. However this
+    generator ends, all others are closed before it returns.
     """
     if len(generators) == 1:
         async with aclosing(generators[0]) as only:
@@ -121,8 +135,12 @@ async def merge_generators(generators: list[AsyncGenerator[T, None]]) -> AsyncGe
                 yield 0, item
         return
     queue: asyncio.Queue[tuple[int, Any]] = asyncio.Queue()
-    tasks = [asyncio.create_task(_pump(index, generator, queue)) for index, generator in enumerate(generators)]
+    tasks: list[asyncio.Task[None]] = []
     try:
+        for index, generator in enumerate(generators):
+            tasks.append(asyncio.create_task(_pump(index, generator, queue)))
+            if len(tasks) % _BEGIN_AT_ONCE == 0:
+                await asyncio.sleep(0)
         remaining = len(tasks)
         while remaining:
             index, item = await queue.get()
@@ -136,6 +154,8 @@ async def merge_generators(generators: list[AsyncGenerator[T, None]]) -> AsyncGe
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        for generator in generators[len(tasks) :]:
+            await generator.aclose()
 
 
 class _Failure:

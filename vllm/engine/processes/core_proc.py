@@ -47,10 +47,13 @@ from vllm.engine.structured_outputs.matcher_tokenizer import GrammarTokenizer
 from vllm.logger import init_logger
 from vllm.runner.executor import NeuronExecutor
 from vllm.settings.resolve import resolve_quietly
+from vllm.utils.heap import freeze_heap
 
 logger = init_logger(__name__)
 
 HEARTBEAT_SECONDS = 0.25
+_MESSAGES_AT_ONCE = 256
+"""Handled before the next step: one request of a user's may be thousands, and others wait for their tokens."""
 
 
 def encode_config(config: VllmConfig) -> bytes:
@@ -85,6 +88,7 @@ class CoreProcess:
         core = None
         try:
             core = EngineCore(config, NeuronExecutor(config, self._report))
+            freeze_heap()
             self._announce(Ready(core.executor.capabilities, core.executor_stats()))
             start_vital_thread(self._beat, "heartbeat")
             self._loop(core)
@@ -134,11 +138,11 @@ class CoreProcess:
         """Handle what has come; wait for something if there is nothing to run. False: stop."""
         if not core.has_work:
             self.input.poll()
-        while True:
+        for _ in range(_MESSAGES_AT_ONCE):
             try:
                 frame = self.input.recv(zmq.NOBLOCK)
             except zmq.Again:
-                return True
+                break
             try:
                 message = to_core_decoder.decode(frame)
             except msgspec.DecodeError:
@@ -147,6 +151,7 @@ class CoreProcess:
             if isinstance(message, Shutdown):
                 return False
             self._handle(core, message)
+        return True
 
     def _handle(self, core: EngineCore, message: ToCore) -> None:
         if isinstance(message, EngineCoreRequest):

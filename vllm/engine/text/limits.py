@@ -20,6 +20,9 @@ logger = init_logger(__name__)
 
 MAX_CACHE_SALT_LEN = 1024
 MAX_REQUEST_ID_LEN = 1024
+MAX_ENTRIES = 512 << 10
+"""Of a request's lists and maps of parameters, over all of its outputs: each output has its own."""
+_LISTS = ("stop", "stop_token_ids", "logprob_token_ids", "logit_bias", "allowed_token_ids", "bad_words")
 
 _DEFAULTS = SamplingParams()
 
@@ -36,6 +39,19 @@ def check_sampling_params(
             check_token_ids(getattr(params, name) or (), vocab_size, name)
         elif row.kind == "count":
             _check_logprobs(name, getattr(params, name), most, vocab_size)
+
+
+def check_entries(params: SamplingParams, num_prompts: int) -> None:
+    """Raises VLLMValidationError if so many prompts with these parameters are too much for one request to a server."""
+    counts = {name: len(getattr(params, name) or ()) for name in _LISTS}
+    num_outputs = params.n * num_prompts
+    if num_outputs * sum(counts.values()) > MAX_ENTRIES:
+        largest = max(counts, key=lambda name: counts[name])
+        raise VLLMValidationError(
+            f"{largest} holds {counts[largest]} entries for each of {num_outputs} outputs; one request may say "
+            f"{MAX_ENTRIES} of all its outputs. Ask for fewer outputs at once.",
+            parameter=largest,
+        )
 
 
 def served_defaults(defaults: Mapping[str, Any], capabilities: Capabilities) -> dict[str, Any]:

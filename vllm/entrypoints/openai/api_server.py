@@ -45,6 +45,7 @@ from vllm.entrypoints.server.launcher import (
 )
 from vllm.logger import init_logger
 from vllm.utils.argparse_utils import FlexibleArgumentParser
+from vllm.utils.heap import freeze_heap
 
 if TYPE_CHECKING:
     pass
@@ -87,6 +88,7 @@ async def _serve_alone(args: argparse.Namespace, sock: socket.socket, address: s
 
     async def install(engine_client: EngineClient) -> None:
         await init_app_state(engine_client, app.state, args)
+        freeze_heap()
         logger.info(SERVING, ", ".join(app.state.openai_serving_models.names), address)
 
     life = EngineLife(app.state, lambda progress: start_engine(args, progress), install, args.max_engine_restarts)

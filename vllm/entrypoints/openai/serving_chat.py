@@ -69,7 +69,7 @@ class OpenAIServingChat(OpenAIServing):
         if request.stream:
             return await self.stream(_ChatStream(self, request, generation).events())
         (output,) = await self.collect(generation)
-        return self._response(request, generation, output)
+        return await self.made(lambda: self._response(request, generation, output), [output])
 
     async def begin(self, request: ChatCompletionRequest, response_id: str) -> Generation:
         """All checks are done and the prompt is made; other endpoints that amount to a chat go on from here."""

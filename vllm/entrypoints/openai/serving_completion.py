@@ -22,6 +22,7 @@ from vllm.entrypoints.openai.protocol.stream import DONE, CompletionChunk, Compl
 from vllm.entrypoints.openai.renderer import RenderedPrompt
 from vllm.entrypoints.openai.serving_engine import Generation, OpenAIServing
 from vllm.entrypoints.openai.sse import Events
+from vllm.entrypoints.utils import in_turn
 from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.sampling_params import SamplingParams
 
@@ -36,13 +37,14 @@ class OpenAIServingCompletion(OpenAIServing):
         with in_terms_of(request):
             self.models.resolve(request.model)
             response_id = self.response_id("cmpl", request, raw_request)
-            prompts = [await self._render(request, prompt) for prompt in request.prompts]
+            prompts = await in_turn(lambda prompt: self._render(request, prompt), request.prompts)
             generation = self.generate(request, response_id, prompts, lambda prompt: self._params(request, prompt))
             await self.check_structured_outputs(generation)
-        echoes = [await self._echo(request, prompt) for prompt in prompts] if request.echo else []
+        echoes = await in_turn(lambda prompt: self._echo(request, prompt), prompts if request.echo else [])
         if request.stream:
             return await self.stream(_CompletionStream(self, request, generation, echoes).events())
-        return self._response(request, generation, echoes, await self.collect(generation))
+        outputs = await self.collect(generation)
+        return await self.made(lambda: self._response(request, generation, echoes, outputs), outputs)
 
     async def _render(self, request: CompletionRequest, prompt: str | list[int]) -> RenderedPrompt:
         rendered = await self.renderer.render(prompt, request.add_special_tokens, request.truncated)

@@ -7,6 +7,7 @@ for each prompt.
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
@@ -18,6 +19,7 @@ from vllm import envs
 from vllm.core.outputs import GRAMMAR_FAULT
 from vllm.engine.client import EngineClient
 from vllm.engine.text.beam_search import check_search, search_async
+from vllm.engine.text.limits import check_entries
 from vllm.engine.text.logprobs import add_texts
 from vllm.entrypoints.fields import in_terms_of, note, renamed
 from vllm.entrypoints.openai.errors import error_from
@@ -39,6 +41,9 @@ from vllm.outputs import RequestOutput
 from vllm.sampling_params import SamplingParams
 
 R = TypeVar("R")
+
+_INLINE_SIZE = 256
+"""Choices and positions with log-probabilities that an answer has if it is made within the event loop."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +132,10 @@ class OpenAIServing:
     ) -> Generation:
         """Prepare the engine's work for all prompts; it begins when `outputs` is first read."""
         self._check_count(request, len(prompts))
-        params = [build_params(prompt) for prompt in prompts]
+        first = build_params(prompts[0])
+        check_entries(first, len(prompts))
+        params = [first, *map(build_params, prompts[1:])]
+        self._check_prompt_logprobs(prompts, first)
         self.request_logger.log_inputs(response_id, prompts, params)
         generators = [self._submit(request, response_id, *pair) for pair in zip(prompts, params, strict=True)]
         return Generation(
@@ -192,6 +200,14 @@ class OpenAIServing:
                         if completion.finish_reason == "error":
                             raise _failure(str(completion.stop_reason or "no reason given"))
                     yield index, output
+
+    async def made(self, make: Callable[[], R], outputs: list[RequestOutput]) -> R:
+        """An answer of `outputs`. One of many choices or log-probabilities is made in a thread."""
+        size = sum(
+            len(output.prompt_logprobs or ()) + sum(1 + len(one.logprobs or ()) for one in output.outputs)
+            for output in outputs
+        )
+        return make() if size <= _INLINE_SIZE else await asyncio.to_thread(make)
 
     async def collect(self, generation: Generation) -> list[RequestOutput]:
         """The final output of each prompt."""
@@ -302,6 +318,18 @@ class OpenAIServing:
         if (total := request.num_choices * num_prompts) > (most := envs.VLLM_MAX_N_SEQUENCES):
             raise VLLMValidationError(
                 f"`n` times the number of prompts is {total}; at most {most} fit one request.", parameter="n"
+            )
+
+    def _check_prompt_logprobs(self, prompts: list[RenderedPrompt], params: SamplingParams) -> None:
+        if (count := params.prompt_logprobs) is None:
+            return
+        num_each = 1 + (self.engine_client.model_config.vocab_size if count == -1 else count)
+        total, most = num_each * sum(len(prompt.token_ids) for prompt in prompts), envs.VLLM_MAX_PROMPT_LOGPROBS
+        if total > most:
+            raise VLLMValidationError(
+                f"{num_each} log-probabilities for each token of the prompts are {total}; at most {most} fit one "
+                "request (VLLM_MAX_PROMPT_LOGPROBS). Ask for fewer, or of fewer prompts at once.",
+                parameter="prompt_logprobs",
             )
 
 

@@ -36,6 +36,7 @@ from vllm.entrypoints.server.engine_life import EngineLife
 from vllm.entrypoints.server.launcher import http_config
 from vllm.exceptions import EngineDeadError
 from vllm.logger import init_logger
+from vllm.utils.heap import freeze_heap
 
 logger = init_logger("vllm.entrypoints.openai.fronts.front")  # also where this module is the program
 
@@ -102,6 +103,7 @@ async def serve(spec: Spec, line: OwnerLine) -> None:
     async def install(engine: AsyncLLM) -> None:
         engine.start_reading()  # whoever records the steps hears of others' requests, too
         await init_app_state(engine, app.state, args)
+        freeze_heap()
         line.tell(Serving(shared.readiness.engine, app.state.openai_serving_models.names))
 
     life = EngineLife(app.state, start, install, args.max_engine_restarts, reports=place.is_recorder)
