@@ -15,6 +15,7 @@ from vllm.config import CacheConfig, ModelConfig, NeuronOptions, SchedulerConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.engine.foreign_args import FOREIGN_OPTIONS
 from vllm.engine.text.image_limits import most_images
+from vllm.entrypoints.openai.cli_args import make_arg_parser
 from vllm.settings.faults import Faults
 from vllm.utils import FlexibleArgumentParser
 from vllm.utils.argparse_utils import join_dotted
@@ -235,6 +236,14 @@ def test_a_tilde_before_a_checkpoint(tiny_llama, tmp_path, monkeypatch, kind):  
     given = f"~/models/{tiny_llama.name}/"
     config = EngineArgs(**{"model": str(tiny_llama), "device": "null", kind: given}).create_engine_config()
     assert config.model_config.model_path == str(tiny_llama)
+
+
+def test_a_tilde_in_options_of_the_server(tmp_path, monkeypatch):  # N13
+    monkeypatch.setenv("HOME", str(tmp_path))
+    names = ("uds", "ssl_keyfile", "ssl_certfile", "ssl_ca_certs", "tool_parser_plugin", "reasoning_parser_plugin")
+    words = [word for name in names for word in (f"--{name.replace('_', '-')}", f"~/{name}")]
+    args = make_arg_parser(FlexibleArgumentParser()).parse_args(words)
+    assert {name: getattr(args, name) for name in names} == {name: f"{tmp_path}/{name}" for name in names}
 
 
 def test_every_fault_of_every_stage_is_in_one_message(tiny_llama):  # N17

@@ -142,6 +142,7 @@ def test_a_window_that_would_not_be_applied_bounds_the_length(architecture, entr
         ("Qwen2ForCausalLM", {"head_dim": 32}, "head_dim"),
         ("MixtralForCausalLM", {"tie_word_embeddings": True}, "tie_word_embeddings"),
         ("DbrxForCausalLM", {"ffn_config": {"moe_normalize_expert_weights": 2}}, "ffn_config"),
+        ("DbrxForCausalLM", {"ffn_config": {"moe_normalize_expert_weights": None}}, "ffn_config"),
         ("GptOssForCausalLM", {"swiglu_limit": 5.0}, "swiglu_limit"),
         ("GptOssForCausalLM", {"rope_scaling": {**YARN, "truncate": True}}, "rope_scaling"),
         ("GptOssForCausalLM", {"layer_types": ["full_attention"] * 4}, "layer_types"),

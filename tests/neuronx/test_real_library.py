@@ -9,10 +9,12 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
+import shutil
 
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
 from tests import tiny
 from tests.neuron.configs import build
@@ -154,6 +156,18 @@ QWEN3_MOE = {
     "norm_topk_prob": True,
     "head_dim": 32,
 }
+GPT_OSS = {
+    "initial_context_length": 4096,
+    "num_local_experts": 4,
+    "num_experts_per_tok": 2,
+    "experts_per_token": 2,
+    "head_dim": 32,
+    "sliding_window": 128,
+    "intermediate_size": 64,
+    "attention_bias": True,
+    "rope_scaling": {"rope_type": "yarn", "factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": False}
+    | {"original_max_position_embeddings": 4096},
+}
 BASES = {"mistral": HEADS, "mixtral": MIXTRAL, "qwen3_moe": QWEN3_MOE}
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0} | {
@@ -185,6 +199,10 @@ RIGHT = [
     ("qwen3", {"head_dim": 64}),
     ("qwen2", {"use_sliding_window": False, "sliding_window": 16, "max_window_layers": 1}),
     ("mixtral", {"attention_bias": True}),
+    ("dbrx", {}),
+    ("dbrx", {"rope_theta": 50.0}),
+    ("dbrx", {"clip_qkv": 0.5}),
+    ("dbrx", {"ffn_act_fn": {"name": "gelu"}}),
 ]
 WRONG = [  # or an error while loading, which no start may come to
     *[(family, {"rope_scaling": YARN}) for family in ("qwen2", "qwen3", "mixtral", "qwen3_moe")],  # N1
@@ -200,6 +218,7 @@ WRONG = [  # or an error while loading, which no start may come to
     *[(family, {"hidden_act": "gelu_pytorch_tanh"}) for family in ("mixtral", "qwen3_moe")],
     *[(family, {"mlp_bias": True}) for family in ("qwen2", "qwen3", "mistral")],
     *[(family, {"head_dim": 32}) for family in ("qwen2", "mixtral")],
+    *[("dbrx", {"moe_normalize_expert_weights": order}) for order in (None, 2.0)],
     *[(family, WINDOW) for family in ("qwen2", "qwen3", "mixtral")],
 ]
 
@@ -213,11 +232,25 @@ def _checkpoint(directory, family, entries, monkeypatch):
         pytest.skip(f"it came with {since}")
     for name in ("mixtral", "qwen3_moe"):
         monkeypatch.setitem(tiny.CONFIGS, name, transformers.CONFIG_MAPPING[name])
+    monkeypatch.setitem(tiny.CONFIGS, "dbrx", _dbrx)
     return make_checkpoint(directory, family, **{**BASES.get(family, {}), **entries})
 
 
-def _both(in_cpu_mode, checkpoint, **override):
-    """What two rows of different lengths generate: by the library, and by transformers."""
+def _dbrx(hidden_size, num_attention_heads, num_hidden_layers, num_key_value_heads, **entries):
+    """Its config has names and sections of its own."""
+    attention = {"kv_n_heads": num_key_value_heads, "clip_qkv": 8.0, "rope_theta": 500.0}
+    experts = {"ffn_hidden_size": 64, "moe_num_experts": 4, "moe_top_k": 2, "ffn_act_fn": {"name": "silu"}}
+    experts |= {"moe_normalize_expert_weights": 1.0}
+    for section in (attention, experts):
+        section.update({name: entries.pop(name) for name in list(entries) if name in section})
+    for name in ("intermediate_size", "max_position_embeddings"):
+        entries.pop(name)
+    shape = {"d_model": hidden_size, "n_heads": num_attention_heads, "n_layers": num_hidden_layers, "max_seq_len": 512}
+    return transformers.DbrxConfig(**shape, **entries, attn_config=attention, ffn_config=experts)
+
+
+def _both(in_cpu_mode, checkpoint, reference=None, **override):
+    """What two rows of different lengths generate: by the library, and by transformers (of `reference`)."""
     driver = Driver(*in_cpu_mode(checkpoint, LENGTH, **override))
     prompts = {"a": list(range(100, 160)), "b": list(range(20, 29))}
     for line, (name, prompt) in enumerate(prompts.items()):
@@ -226,7 +259,7 @@ def _both(in_cpu_mode, checkpoint, **override):
     for _ in range(7):
         driver.step(b=0, a=0)
     assert not driver.errors
-    network = transformers.AutoModelForCausalLM.from_pretrained(checkpoint, torch_dtype=torch.float32)
+    network = transformers.AutoModelForCausalLM.from_pretrained(reference or checkpoint, torch_dtype=torch.float32)
     expected = {}
     for name, prompt in prompts.items():
         ids = torch.tensor([prompt])
@@ -269,6 +302,28 @@ def test_fused_qkv_by_architecture_and_version(in_cpu_mode, family, tmp_path, mo
     monkeypatch.setattr(checks, "check_entries", lambda *arguments: None)
     with pytest.raises(KeyError):
         in_cpu_mode(checkpoint, LENGTH, fused_qkv=True)
+
+
+def test_gpt_oss_as_it_is_published(in_cpu_mode, tmp_path, monkeypatch):
+    """Experts in mxfp4, which the library reads packed; transformers gets what they stand for."""
+    if load_library().version < Version(0, 7):
+        pytest.skip("it came with 0.7")
+    unpacked = importlib.import_module("transformers.integrations.mxfp4").convert_moe_packed_tensors
+    monkeypatch.setitem(tiny.CONFIGS, "gpt_oss", transformers.CONFIG_MAPPING["gpt_oss"])
+    checkpoint = make_checkpoint(tmp_path / "model", "gpt_oss", **GPT_OSS)
+    plain, packed, values = load_file(checkpoint / "model.safetensors"), {}, {}
+    for name in [name for name in plain if name.endswith(("experts.gate_up_proj", "experts.down_proj"))]:
+        experts, inputs, outputs = plain.pop(name).shape
+        blocks = torch.randint(0, 256, (experts, outputs, inputs // 32, 16), dtype=torch.uint8)
+        scales = torch.randint(122, 125, (experts, outputs, inputs // 32), dtype=torch.uint8)
+        packed |= {f"{name}_blocks": blocks, f"{name}_scales": scales}
+        values[name] = unpacked(blocks, scales, dtype=torch.float32).contiguous()
+    whole = shutil.copytree(checkpoint, tmp_path / "whole")
+    save_file(plain | values, whole / "model.safetensors", {"format": "pt"})
+    save_file(plain | packed, checkpoint / "model.safetensors", {"format": "pt"})
+    with torch.no_grad():
+        tokens, expected = _both(in_cpu_mode, checkpoint, reference=whole)
+    assert tokens == expected
 
 
 def test_the_library_rotates_gemma_3s_full_layers_as_those_of_the_window():

@@ -233,7 +233,7 @@ def add_option(group: Any, each: Field[Any], hint: Any) -> None:
     foreign = metadata.pop("foreign", None)
     default = each.default_factory() if each.default_factory is not MISSING else each.default
     example, kind = metadata.pop("example", None), metadata.pop("type", None)
-    metadata.pop("path", None)
+    is_path = metadata.pop("path", False)
     names = [*words_of(each.name), *metadata.pop("aliases", ())]
     kwargs: dict[str, Any] = {"dest": each.name, "default": default, "help": metadata.pop("help").replace("%", "%%")}
     if foreign is not None:
@@ -241,7 +241,7 @@ def add_option(group: Any, each: Field[Any], hint: Any) -> None:
     elif _is_flag(hint):
         kwargs["action"] = argparse.BooleanOptionalAction
     else:
-        kwargs["type"] = _reader(kind, example, _plain_type(hint))
+        kwargs["type"] = in_home if is_path else _reader(kind, example, _plain_type(hint))
         kwargs |= metadata
     group.add_argument(*names, **kwargs)
 
@@ -289,7 +289,8 @@ def _mapping(text: str, kind: str, example: str | None) -> Any:
 # Keyword arguments.
 
 
-def _in_home(path: str) -> str:
+def in_home(path: str) -> str:
+    """The path with a `~` at its beginning as the user's directory."""
     return str(Path(path).expanduser()) if path.startswith("~") else path
 
 
@@ -301,7 +302,7 @@ def _coerced(each: Field[Any], hint: Any, value: Any) -> Any:
     if isinstance(value, str) and kind in _MAPPINGS:
         value = _mapping(value, kind, each.metadata.get("example"))
     elif isinstance(value, str) and each.metadata.get("path"):
-        value = _in_home(value)
+        value = in_home(value)
     elif isinstance(value, str) and kind == "human_int":
         value = _count(value)
     elif isinstance(value, str) and list in {typing.get_origin(arg) for arg in (hint, *typing.get_args(hint))}:

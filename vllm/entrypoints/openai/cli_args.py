@@ -35,7 +35,7 @@ MAX_API_SERVERS = 64
 class FrontendArgs:
     host: str | None = option(None, "Address to listen on. Default: 127.0.0.1, this machine only; 0.0.0.0: everybody.")
     port: int = option(8000, "Port to listen on; 0: any free one.")
-    uds: str | None = option(None, "Unix socket to listen on, instead of host and port.")
+    uds: str | None = option(None, "Unix socket to listen on, instead of host and port.", path=True)
     uvicorn_log_level: str = option(
         "info", "Log level of the HTTP layer.", choices=["critical", "error", "warning", "info", "debug", "trace"]
     )
@@ -52,9 +52,9 @@ class FrontendArgs:
         "Keys, one of which each request must bring; also VLLM_API_KEY. Open: /health, /live, /ping, /metrics, /.",
         nargs="+",
     )
-    ssl_keyfile: str | None = option(None, "TLS: file of the private key.")
-    ssl_certfile: str | None = option(None, "TLS: file of the certificate.")
-    ssl_ca_certs: str | None = option(None, "TLS: file of the authorities for client certificates.")
+    ssl_keyfile: str | None = option(None, "TLS: file of the private key.", path=True)
+    ssl_certfile: str | None = option(None, "TLS: file of the certificate.", path=True)
+    ssl_ca_certs: str | None = option(None, "TLS: file of the authorities for client certificates.", path=True)
     ssl_cert_reqs: int = option(
         int(ssl.CERT_NONE), "TLS: client certificates: 0 none, 1 optional, 2 required.", choices=[0, 1, 2]
     )
@@ -73,9 +73,11 @@ class FrontendArgs:
     enable_auto_tool_choice: bool = option(False, "Look for tool calls in outputs; needs --tool-call-parser.")
     tool_call_parser: str | None = option(None, f"How the model writes tool calls: {', '.join(sorted(TOOL_PARSERS))}.")
     tool_parser_plugin: str | None = option(
-        None, "Python file that is run and registers further tool parsers; see docs/tool_calling.md."
+        None, "Python file that is run and registers further tool parsers; see docs/tool_calling.md.", path=True
     )
-    reasoning_parser_plugin: str | None = option(None, "The same for reasoning parsers; one file may register both.")
+    reasoning_parser_plugin: str | None = option(
+        None, "The same for reasoning parsers; one file may register both.", path=True
+    )
     tool_strict_level: str = option(
         "auto",
         "What calls with tool_choice auto are held to: the schemas of `strict` tools (auto), also the names of all "

@@ -40,7 +40,7 @@ _CLOSE_SECONDS = 3
 def create_socket(args: argparse.Namespace) -> socket.socket:
     """Bound, not yet listening: a port that is taken is found before a model is loaded."""
     if args.uds:
-        return _unix_socket(Path(args.uds).expanduser())
+        return _unix_socket(Path(args.uds))
     host = args.host or DEFAULT_HOST
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)

@@ -235,13 +235,12 @@ def unquantized(method: str = "", since: Version = OLDEST) -> Row:
 
 
 def section(rows: Mapping[str, Row]) -> Row:
-    """A nested section. The first of its entries that cannot be served is named."""
+    """A nested section, where null is a value. The first of its entries that cannot be served is named."""
 
     def rule(value: Any, model: Model) -> Wrong | None:
-        for name, row in rows.items():
-            inner = value.get(name)
-            inner = row.absent if inner is None else inner
-            wrong = row.rule(inner, model) if inner is not None else None
+        for name, row in rows.items() if isinstance(value, Mapping) else ():
+            inner = value.get(name, row.absent)
+            wrong = row.rule(inner, model) if name in value or inner is not None else None
             if wrong is not None:
                 return Wrong(f"{name}={inner!r}: {wrong.why}", wrong.fix)
         return None
