@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import re
-
 import msgspec
 import pytest
 
-from tests.tree import ROOT
 from vllm.entrypoints.openai.protocol.completion import CompletionRequest
 from vllm.sample.core_sampling import CoreSampling
 from vllm.sample.table import COLUMN_DEFAULTS, ROWS, Runs, values_of
 from vllm.sampling_params import ReasoningGate, SamplingParams
 
-ELSEWHERE = {"model_entries.py"}
-"""Lists the names of all entries of transformers' configs."""
 FIELDS = [row for row in ROWS.values() if row.is_field]
 
 
@@ -57,14 +52,3 @@ def test_what_the_core_gets_crosses_the_wire_whole():
     assert sampling.columns == {"temperature": 0.7, "seed": 2**63 + 5}
     assert SamplingParams(ignore_eos=True).for_core([2]).eos_token_ids == []
     assert SamplingParams(seed=-3).for_core().columns["seed"] == 2**64 - 3
-
-
-def test_a_parameter_like_min_p_is_three_files():
-    """What CONTRIBUTING.md says a sampling parameter costs."""
-    sources = (*ROOT.glob("vllm/**/*.py"), *ROOT.glob("csrc/**/*.h"), *ROOT.glob("csrc/**/*.cpp"))
-    named = {
-        str(path.relative_to(ROOT))
-        for path in sources
-        if "csrc/tests" not in str(path) and path.name not in ELSEWHERE and re.search(r"\bmin_p\b", path.read_text())
-    }
-    assert named == {"vllm/sample/table.py", "vllm/sample/host.py", "csrc/runtime/sampler.cpp"}
