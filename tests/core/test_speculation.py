@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
+import re
 import statistics
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,17 +15,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from vllm.core.speculation import (
-    ALLOWANCE,
-    LATE_STEPS,
-    MOST_CREDIT,
-    READING_STEPS,
-    AcceptanceRates,
-    DraftController,
-    FoundShare,
-    RequestDrafts,
-    StepCost,
-)
+from vllm.core.drafting import tuning as tuning_module
+from vllm.core.drafting.acceptance import AcceptanceRates, FoundShare, RequestDrafts
+from vllm.core.drafting.controller import DraftController
+from vllm.core.drafting.cost import StepCost
+from vllm.core.drafting.tuning import TUNING, Tuning
 
 MOST = 5
 
@@ -210,8 +207,8 @@ def test_what_is_misjudged_costs_no_more_than_the_credit() -> None:
         if not good:
             seconds += took
             tokens += 1.0
-    clipped = (LATE_STEPS - 1) * (MOST - 1)
-    assert seconds - tokens < MOST_CREDIT + MOST + clipped + ALLOWANCE * tokens
+    clipped = (TUNING.late_steps - 1) * (MOST - 1)
+    assert seconds - tokens < TUNING.most_credit + MOST + clipped + TUNING.allowance * tokens
 
 
 def test_the_share_of_a_text_that_has_drafts_does_not_depend_on_how_many_are_drafted() -> None:
@@ -295,7 +292,7 @@ def test_a_little_catching_up_says_nothing_of_what_a_prompt_costs_to_read() -> N
             seconds = 1.0 + 0.5 * count + (4.0 if caught_up and not record.num_drafts else 0.001 * caught_up)
             num_tries += count > 0
             controller.observe([(record, count, 0)], seconds, caught_up)
-    assert num_tries < 3 * 16 + 3000 / (4 * READING_STEPS)
+    assert num_tries < 3 * 16 + 3000 / (4 * TUNING.reading_steps)
 
 
 def test_with_many_rows_nothing_is_drafted_where_tokens_are_not_free() -> None:
@@ -377,3 +374,18 @@ def test_costs_between_measured_counts_lie_between_them() -> None:
     for seconds in (3.0, 3.0, 90.0):
         cost.observe(4, seconds)
     assert (cost.seconds(1), cost.seconds(4), cost.seconds(6)) == (1.5, 3.0, 3.5)
+
+
+def test_each_number_says_its_unit_and_its_source() -> None:
+    source = Path(tuning_module.__file__).read_text()
+    for field in dataclasses.fields(Tuning):
+        (text,) = re.findall(rf'    {field.name}: \w+ = [^\n]+\n    """(.*?)"""', source, re.DOTALL)
+        assert "Source: " in text, field.name
+
+
+def test_other_numbers_can_be_tried() -> None:
+    """A controller that asks for a gain that cannot be had grants nothing but probes."""
+    controller = DraftController(MOST, tuning=Tuning(least_gain=100.0))
+    _, granted = run(Machine(0.002), [0.95] * 4, 400, controller=controller)
+    _, usual = run(Machine(0.002), [0.95] * 4, 400)
+    assert sum(granted) < 0.5 * sum(usual)

@@ -11,8 +11,8 @@ from enum import IntEnum
 
 from vllm.core.block_pool import hash_block, root_hash
 from vllm.core.contract import PromptImages, TokenLogprobs
+from vllm.core.drafting.acceptance import RequestDrafts
 from vllm.core.outputs import EngineCoreOutput, RequestTimes, SpecDecodeMetrics
-from vllm.core.speculation import RequestDrafts
 from vllm.core.work import CorePooling, Work, max_tokens
 
 

@@ -4,7 +4,7 @@ Only what every model and every target needs stands here; a rarer feature lives 
 
 There are no phases. A request catches up `num_computed_tokens` with its known tokens; whole prompts, pieces of prompts,
 prefix hits and decodes all follow from that rule. Steps in which every request decodes may speculate: the device drafts
-as many tokens as it is granted (`speculation.DraftController`), verifies them and returns one token or several.
+as many tokens as it is granted (`drafting.DraftController`), verifies them and returns one token or several.
 
 Admission is by promise: a request starts only when a row is free and the KV blocks of its whole future (prompt,
 max_tokens and lookahead, within max_model_len) can be promised to it. So a running request always has what it needs,
@@ -51,12 +51,12 @@ from vllm.core.contract import (
     Tokens,
     Vector,
 )
+from vllm.core.drafting.controller import DraftController
 from vllm.core.integrity import find_faults
 from vllm.core.kv_traffic import KVTraffic
 from vllm.core.lengths import LengthLimits
 from vllm.core.outputs import EngineCoreOutput, SchedulerStats
 from vllm.core.request import Request, RequestQueue, RequestStatus
-from vllm.core.speculation import DraftController
 from vllm.core.stalls import StallMeter
 from vllm.core.step import Step
 
