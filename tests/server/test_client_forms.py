@@ -109,7 +109,7 @@ async def test_a_hint_changes_nothing_and_is_logged(
         (CHAT, {"extra_body": {}, "store": False, "tools": [], "tool_choice": "auto", "top_logprobs": 0}),
         (CHAT, {"include_reasoning": False, "best_of": 1, "n": 1}),
         (COMPLETIONS, {"extra_body": {}, "mirostat": 0, "typical_p": 1.0, "do_sample": True, "best_of": 2, "n": 2}),
-        (COMPLETIONS, {"n_predict": -1, "grammar": "", "format": "", "regex": None}),
+        (COMPLETIONS, {"n_predict": None, "grammar": "", "format": "", "regex": None}),
     ],
 )
 async def test_what_asks_for_nothing_is_taken(
@@ -135,6 +135,7 @@ GRAMMAR = "root ::= [a-z]+"
 OTHER_NAMES: list[tuple[str, dict[str, Any], Callable[[FakeEngine], bool]]] = [
     (COMPLETIONS, {"max_new_tokens": 3}, of_params("max_tokens", 3)),
     (COMPLETIONS, {"n_predict": 3, "stop_sequences": ["x"]}, of_params("stop", ["x"])),
+    (COMPLETIONS, {"n_predict": -1}, lambda engine: engine.seen[-1][2].max_tokens > 900),
     (COMPLETIONS, {"random_seed": 7}, of_params("seed", 7)),
     (COMPLETIONS, {"min_new_tokens": 2}, of_params("min_tokens", 2)),
     (CHAT, {"max_output_tokens": 3}, of_params("max_tokens", 3)),
@@ -150,6 +151,8 @@ OTHER_NAMES: list[tuple[str, dict[str, Any], Callable[[FakeEngine], bool]]] = [
     (CHAT, {"response_format": {"type": "json_object"}}, of_form("json_object", True)),
     (RESPONSES, {"text": {"format": {"type": "json_object", "schema": SCHEMA}}}, of_form("json", SCHEMA)),  # A19
     (CHAT, {"response_format": {"type": "json_schema", "schema": SCHEMA}}, of_form("json", SCHEMA)),
+    (CHAT, {"response_format": {"type": "json"}}, of_form("json_object", True)),
+    (CHAT, {"response_format": {"type": "json", "value": SCHEMA}}, of_form("json", SCHEMA)),
     (CHAT, {"response_format": {"type": "regex", "value": "a"}}, of_form("regex", "a")),
     (CHAT, {"response_format": {"type": "grammar", "grammar": GRAMMAR}}, of_form("grammar", GRAMMAR)),
     (MESSAGES, {"output_format": {"type": "json_schema", "schema": SCHEMA}}, of_form("json", SCHEMA)),  # A20

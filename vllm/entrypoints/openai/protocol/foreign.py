@@ -45,9 +45,12 @@ SAMPLERS: dict[str, Unsupported] = {
 }
 
 
+_ALL_THAT_FITS = 2**31 - 1
+
+
 def _limit(value: Any) -> Any:
     """llama.cpp and Ollama write -1 for no limit, and -2 for what the context holds."""
-    return None if value in (-1, -2) else value
+    return _ALL_THAT_FITS if value in (-1, -2) else value
 
 
 TOKEN_ALIASES: dict[str, Alias] = {

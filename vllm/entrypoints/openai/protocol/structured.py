@@ -170,6 +170,12 @@ def _schema_form(schema: Any, place: str) -> Form:
     return Form("json", place, {"json": schema})
 
 
+def _json(given: dict[str, Any], route: str) -> Form:
+    if given.keys() <= {"type"}:
+        return _json_object(given, route)
+    return _valued("json", "schema", "value")(given, route)
+
+
 def _valued(kind: str, *keys: str) -> Callable[[dict[str, Any], str], Form]:
     """A form whose description stands under one of `keys`."""
 
@@ -195,7 +201,7 @@ _FORMATS = {
     "json_object": _Format(_json_object, ("schema",)),
     "json_schema": _Format(_json_schema, ("json_schema", *_SCHEMA_KEYS)),
     "structural_tag": _Format(_tags, None),
-    "json": _Format(_valued("json", "schema", "value"), ("schema", "value")),
+    "json": _Format(_json, ("schema", "value")),
     "regex": _Format(_valued("regex", "pattern", "regex", "value"), ("pattern", "regex", "value")),
     "grammar": _Format(_valued("grammar", "grammar", "value"), ("grammar", "value")),
 }
