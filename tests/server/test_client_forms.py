@@ -374,8 +374,8 @@ async def test_items_of_what_ran_elsewhere(http: httpx.AsyncClient, engine: Fake
     conversation, _ = engine.tokenizer.rendered[-1]
     assert [message["role"] for message in conversation] == ["user", "assistant", "tool"]
     assert conversation[1]["tool_calls"][0]["function"] == {"name": "patch", "arguments": {"input": "+a"}}
-    message, param = await refused(http, RESPONSES, input=[{"type": "item_reference", "id": "x"}])
-    assert param == "input[0].type" and "item_reference" in message
+    message, param = await refused(http, RESPONSES, input=[{"type": "mystery", "id": "x"}])
+    assert param == "input[0].type" and "'mystery' is not supported" in message
     broken = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{"}
     assert (await refused(http, RESPONSES, input=[broken]))[1] == "input[0].arguments"
 
