@@ -5,10 +5,12 @@
 # make test    install what tests need, then lint, types, import contract and tests
 # make soak    MINUTES=30 of mixed traffic; fails on a wrong answer, a slope in memory, or anything held at the end
 # make soak-kv STEPS=1000000 of random traffic over every KV layout, on the null target; fails on a wrong token or a leak
-# make fuzz    random and hostile requests at a server for SECONDS (60), then those that schemathesis makes of its document
+# make fuzz    random and hostile requests at a server for SECONDS (60), then those that schemathesis makes of its document;
+#              and programs as a hostile artifact may hold, under sanitizers, for as long
 # make test-transformers   the tests that depend on transformers, with the lowest version that is supported
 # make test-clients   clients of others, as they come from PyPI and npm; their results go into docs/ecosystem.md
-# make test-native   the C++ tests of the native core under sanitizers, on every instruction set of this machine
+# make test-native   the C++ tests of the native core under sanitizers, on every instruction set of this machine; and some
+#              thousand programs as a hostile artifact may hold
 PYTHON ?= python3
 VENV ?= .venv
 HOST ?= 127.0.0.1
@@ -43,6 +45,7 @@ smoke: $(VENV)/.installed-dev
 
 fuzz: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.security.long $(or $(SECONDS),60) $(SEED)
+	$(MAKE) -C csrc fuzz SECONDS=$(or $(SECONDS),60) SEED=$(or $(SEED),$$(date +%s))
 
 # An environment beside the first one, with the lowest transformers that is supported before everything else.
 test-transformers: $(VENV)/.installed-dev

@@ -14,32 +14,28 @@ from pybind11.setup_helpers import Pybind11Extension, build_ext
 from setuptools import setup
 
 CORE = Path("csrc")
-COMMON = [
-    "-std=c++20",
-    "-Wall",
-    "-Wextra",
-    "-Wno-maybe-uninitialized",
-    "-Wno-uninitialized",
-    "-O3",
-    "-g0",
-    "-fvisibility=hidden",
-    "-fno-math-errno",
-    "-fno-trapping-math",
-    "-ffp-contract=off",
-]
-AVX2 = ["-mavx2", "-mfma", "-mf16c", "-mbmi2"]
-AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mprefer-vector-width=512"]
-ISA_FLAGS = {
-    "avx512_bf16": [*AVX512, "-mavx512bf16", "-mavx512vnni"],
-    "avx512": AVX512,
-    "avx2": AVX2,
-    "portable": ["-Wno-psabi"],
-}
+
+
+def read_flags(path):
+    """The variables of a file of Make's `NAME := words`, each a list of words."""
+    flags = {}
+    for line in path.read_text().splitlines():
+        name, assigned, words = line.partition(" := ")
+        if assigned:
+            flags[name] = [
+                flag for word in words.split() for flag in (flags[word[2:-1]] if word.startswith("$(") else [word])
+            ]
+    return flags
+
+
+FLAGS = read_flags(CORE / "flags.mk")
+ISAS = [name.removeprefix("ISA_") for name in FLAGS if name.startswith("ISA_")]
+COMMON = [*FLAGS["LANGUAGE"], *FLAGS["WARNINGS"], "-O3", "-g0", "-fvisibility=hidden"]
 
 
 def flags_for(source):
     path = Path(source)
-    return ISA_FLAGS[path.stem] if path.parent.name == "isa" else []
+    return FLAGS[f"ISA_{path.stem}"] if path.parent.name == "isa" else []
 
 
 class BuildCore(build_ext):
@@ -72,11 +68,11 @@ class BuildCore(build_ext):
 
 
 if platform.machine() not in ("x86_64", "AMD64"):
-    ISA_FLAGS = {"portable": ISA_FLAGS["portable"]}
+    ISAS = ["portable"]
 
-headers = [path for path in CORE.rglob("*") if path.suffix in (".h", ".inc")]
-kernels = [CORE / "kernels" / "isa" / f"{isa}.cpp" for isa in ISA_FLAGS]
-sources = [CORE / "bindings.cpp", *sorted((CORE / "runtime").glob("*.cpp")), *kernels]
+headers = [path for path in CORE.rglob("*") if path.suffix in (".h", ".inc", ".mk")]
+kernels = [CORE / "kernels" / "isa" / f"{isa}.cpp" for isa in ISAS]
+sources = [*sorted((CORE / "bindings").glob("*.cpp")), *sorted((CORE / "runtime").rglob("*.cpp")), *kernels]
 # The slowest first.
 sources.sort(key=lambda path: path.parent.name != "isa")
 

@@ -1,18 +1,21 @@
 // One float32 row for each KV slot: what a target knew of the token there, for its draft to recall. Shared by the two.
 #pragma once
 
-#include <stdexcept>
+#include <string>
 
 #include "runtime/memory.h"
+#include "runtime/spec.h"
 
 namespace vllm {
 
 class HiddenCache {
  public:
   HiddenCache(int num_slots, int width) : num_slots_(num_slots), width_(width) {
-    if (num_slots < 1 || width < 1)
-      throw std::invalid_argument("a hidden cache needs positive numbers of slots and columns");
-    memory_ = Mapping::zeroed(static_cast<size_t>(num_slots) * static_cast<size_t>(width) * sizeof(float));
+    if (num_slots < 1 || width < 1 || width > kMaxExtent)
+      throw Malformed("a hidden cache needs positive numbers of slots and columns, not " + std::to_string(num_slots) +
+                      " and " + std::to_string(width));
+    memory_ = Mapping::zeroed(
+        saturating_product({static_cast<size_t>(num_slots), static_cast<size_t>(width), sizeof(float)}));
   }
 
   int num_slots() const { return num_slots_; }

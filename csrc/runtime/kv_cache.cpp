@@ -1,11 +1,15 @@
 #include "runtime/kv_cache.h"
 
+#include <climits>
 #include <cstring>
-#include <stdexcept>
 #include <string>
+
+#include "runtime/spec.h"
 
 namespace vllm {
 namespace {
+
+constexpr int kMaxLayers = 1 << 16;
 
 // One head of one block; sizes count 32 bits. kernels/args.h draws it.
 struct HeadLayout {
@@ -27,20 +31,34 @@ HeadLayout head_layout(const KvShape& shape) {
 }  // namespace
 
 KvCache::KvCache(const KvShape& shape) : shape_(shape) {
-  if (shape.num_layers < 0 || shape.num_kv_heads < 1 || shape.head_dim < 1 || shape.num_blocks < 1 ||
-      shape.block_size < 1)
-    throw std::invalid_argument("the KV cache needs positive numbers of heads, dimensions, blocks and positions");
+  const auto fits = [](int extent) { return extent >= 1 && extent <= kMaxExtent; };
+  if (shape.num_layers < 0 || shape.num_layers > kMaxLayers || !fits(shape.num_kv_heads) || !fits(shape.head_dim) ||
+      !fits(shape.num_blocks) || !fits(shape.block_size))
+    throw Malformed("the KV cache needs positive numbers of heads, dimensions, blocks and positions, each at most " +
+                    std::to_string(kMaxExtent) + ", and at most " + std::to_string(kMaxLayers) + " layers");
   if (shape.type == KvType::kBf16 && shape.head_dim % 2)
     throw std::invalid_argument("head_dim " + std::to_string(shape.head_dim) +
                                 " is odd; a bfloat16 KV cache needs an even one");
+  const auto is_int = [](int a, int b) { return int64_t{a} * b <= INT_MAX; };
+  if (!is_int(shape.num_blocks, shape.block_size) ||
+      !is_int(round_up(shape.block_size, kLanes), round_up(shape.head_dim, kLanes)))
+    throw Malformed("the KV cache has more slots, or more numbers in a block's head, than can be counted");
   const HeadLayout head = head_layout(shape);
-  const size_t block_stride = head.stride() * static_cast<size_t>(shape.num_kv_heads);
-  const size_t layer_stride = block_stride * static_cast<size_t>(shape.num_blocks);
-  memory_ = Mapping::zeroed(layer_stride * static_cast<size_t>(shape.num_layers) * sizeof(uint32_t));
+  const auto heads = static_cast<size_t>(shape.num_kv_heads), blocks = static_cast<size_t>(shape.num_blocks);
+  const auto num_layers = static_cast<size_t>(shape.num_layers);
+  memory_ = Mapping::zeroed(saturating_product({head.stride(), heads, blocks, num_layers, sizeof(uint32_t)}));
+  const size_t block_stride = head.stride() * heads, layer_stride = block_stride * blocks;
   auto* units = reinterpret_cast<uint32_t*>(memory_.data());
-  for (int i = 0; i < shape.num_layers; ++i)
-    layers_.push_back({shape.type, units + static_cast<size_t>(i) * layer_stride, block_stride, head.stride(),
-                       head.keys, head.keys + head.values, shape.block_size, shape.num_kv_heads, shape.head_dim});
+  for (size_t i = 0; i < num_layers; ++i)
+    layers_.push_back({.type = shape.type,
+                       .data = units + i * layer_stride,
+                       .block_stride = block_stride,
+                       .head_stride = head.stride(),
+                       .values_offset = head.keys,
+                       .scales_offset = head.keys + head.values,
+                       .block_size = shape.block_size,
+                       .num_kv_heads = shape.num_kv_heads,
+                       .head_dim = shape.head_dim});
 }
 
 size_t KvCache::block_bytes() const {

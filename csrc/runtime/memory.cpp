@@ -5,9 +5,12 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
+#endif
+
 #include <cerrno>
 #include <cstring>
-#include <new>
 #include <stdexcept>
 #include <utility>
 
@@ -18,11 +21,29 @@ namespace vllm {
 namespace {
 
 constexpr size_t kHugePage = size_t{2} << 20;
+[[maybe_unused]] constexpr size_t kPage = 4096;
+// More than the address space of a process.
+constexpr size_t kMostBytes = size_t{1} << 48;
+
+// Has AddressSanitizer report what touches bytes from `end` on, to the end of that page; or no longer.
+void guard([[maybe_unused]] uint8_t* end, [[maybe_unused]] bool guarded) {
+#ifdef __SANITIZE_ADDRESS__
+  const auto size = align_up(reinterpret_cast<size_t>(end), kPage) - reinterpret_cast<size_t>(end);
+  if (guarded)
+    __asan_poison_memory_region(end, size);
+  else
+    __asan_unpoison_memory_region(end, size);
+#endif
+}
 
 }  // namespace
 
+const char* OutOfAddresses::what() const noexcept { return "there are not that many addresses to be had"; }
+
 Mapping::~Mapping() {
-  if (reserved_) munmap(reserved_, reserved_size_);
+  if (!reserved_) return;
+  guard(data_ + size_, false);
+  munmap(reserved_, reserved_size_);
 }
 
 void Mapping::swap(Mapping& other) noexcept {
@@ -33,9 +54,10 @@ void Mapping::swap(Mapping& other) noexcept {
 }
 
 Mapping Mapping::reserve(size_t size) {
+  if (size > kMostBytes) throw OutOfAddresses();
   const size_t reserved_size = size + kHugePage;
   void* reserved = mmap(nullptr, reserved_size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (reserved == MAP_FAILED) throw std::bad_alloc();
+  if (reserved == MAP_FAILED) throw OutOfAddresses();
   Mapping mapping;
   mapping.reserved_ = reserved;
   mapping.reserved_size_ = reserved_size;
@@ -56,6 +78,7 @@ Mapping Mapping::of_file(const std::string& path) {
   const void* data = size ? mmap(mapping.data_, size, PROT_READ, MAP_SHARED | MAP_FIXED, file, 0) : MAP_FAILED;
   close(file);
   if (data == MAP_FAILED) fail("map");
+  guard(mapping.data_ + size, true);
   madvise(mapping.data_, size, MADV_HUGEPAGE);
 #ifdef MADV_POPULATE_READ
   madvise(mapping.data_, size, MADV_POPULATE_READ);
@@ -69,7 +92,8 @@ Mapping Mapping::zeroed(size_t size) {
   if (size == 0) return {};
   Mapping mapping = reserve(size);
   const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED;
-  if (mmap(mapping.data_, size, PROT_READ | PROT_WRITE, flags, -1, 0) == MAP_FAILED) throw std::bad_alloc();
+  if (mmap(mapping.data_, size, PROT_READ | PROT_WRITE, flags, -1, 0) == MAP_FAILED) throw OutOfAddresses();
+  guard(mapping.data_ + size, true);
   madvise(mapping.data_, size, MADV_HUGEPAGE);
   return mapping;
 }

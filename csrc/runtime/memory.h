@@ -3,9 +3,15 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <new>
 #include <string>
 
 namespace vllm {
+
+// More was asked for than the process can address, or is allowed to.
+struct OutOfAddresses : std::bad_alloc {
+  const char* what() const noexcept override;
+};
 
 // A mapping, unmapped when destroyed. Movable.
 class Mapping {
@@ -24,9 +30,9 @@ class Mapping {
   // A whole file, shared with every process that maps it; in huge pages where the page cache holds it in such (reading
   // it is up to twice as fast then). Throws std::runtime_error.
   static Mapping of_file(const std::string& path);
-  // Zeroed pages, huge ones where the system gives them; touched when first used. Throws std::bad_alloc.
+  // Zeroed pages, huge ones where the system gives them; touched when first used. Throws OutOfAddresses.
   static Mapping zeroed(size_t size);
-  // Addresses that begin at a huge page, with nothing there: what touches them dies. Throws std::bad_alloc.
+  // Addresses that begin at a huge page, with nothing there: what touches them dies. Throws OutOfAddresses.
   static Mapping reserve(size_t size);
 
  private:

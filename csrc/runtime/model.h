@@ -30,10 +30,12 @@ struct ModelSpec {
 class Model {
  public:
   // Maps the weights; without a path nothing is read, and the model can only be asked what it would take. Throws
-  // std::invalid_argument or std::runtime_error.
+  // Malformed for an index that does not fit the file, std::invalid_argument for what else does not fit together,
+  // std::runtime_error for a file that cannot be mapped.
   explicit Model(ModelSpec spec);
 
-  // Builds a program, and sees to it that there is memory to run it. Returns its handle.
+  // Checks and builds a program, and sees to it that there is memory to run it. Returns its handle. Throws Malformed, with
+  // nothing changed, for a program that could do anything but run.
   int add_program(const ProgramSpec& spec);
 
   // One forward. Throws std::invalid_argument before anything has been done if the step is malformed. One at a time.
@@ -42,6 +44,7 @@ class Model {
   const Isa& isa() const { return isa_; }
   int num_threads() const { return spec_.pool->size(); }
   const KvShape& kv_shape() const { return spec_.kv; }
+  int vocab() const { return spec_.vocab; }
   int max_context() const { return spec_.max_context; }
   int max_tokens(int handle) const { return program(handle).max_tokens; }
   size_t weight_bytes() const { return weights_.size(); }
@@ -52,21 +55,26 @@ class Model {
   const BufferSpec& result(int handle) const { return program(handle).result; }
 
  private:
+  using Ops = std::vector<std::unique_ptr<Op>>;
+
   struct Program {
     int max_tokens;
     int max_samples;
-    int num_embeddings;
-    std::vector<std::unique_ptr<Op>> token_ops;
-    std::vector<std::unique_ptr<Op>> sample_ops;
-    BufferSpec result;
+    ProgramFacts facts{};
+    int num_ops = 0;
+    Ops token_ops{};
+    Ops sample_ops{};
+    BufferSpec result{};
   };
 
   const Program& program(int handle) const;
+  Program build(const ProgramSpec& spec) const;
   PackedMatrix matrix(const std::string& name) const;
   const float* vector(const std::string& name, int length) const;
   const WeightSpec& weight(const std::string& name) const;
-  void reserve(const ProgramSpec& spec, const Program& program);
-  void prepare(const Step& step);
+  void reserve(const Program& program);
+  void prepare(const Program& program, const Step& step);
+  void run_ops(const Ops& ops, const Run& run, const Worker& worker, int rows) const;
   void run_slices(const Program& program, Run run, const Worker& worker) const;
   void copy_result(const Program& program, const Run& run, const Worker& worker, int rows) const;
 
@@ -75,7 +83,6 @@ class Model {
   Mapping weights_;
   KvCache kv_;
   std::vector<std::unique_ptr<Program>> programs_;
-  int num_heads_ = 0;
   Mapping arena_, shared_scratch_, thread_scratch_;
   size_t thread_scratch_bytes_ = 0;
   std::vector<uint8_t> last_;

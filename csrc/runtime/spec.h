@@ -1,4 +1,6 @@
 // What Python hands over: packed weights by name, and programs as lists of ops (vllm/targets/cpu/plan.py writes them).
+//
+// It comes out of files, and nothing in it is believed: Model checks weights, OpReader checks ops, before anything runs.
 #pragma once
 
 #include <map>
@@ -9,6 +11,11 @@
 #include "base/types.h"
 
 namespace vllm {
+
+// An index of weights or a program that cannot be run. The text says which part of it is at fault, and why.
+struct Malformed : std::invalid_argument {
+  using std::invalid_argument::invalid_argument;
+};
 
 // Where a weight lies in the file. Formats: "vector" (float32, padded with 0 to kTile) and those of format_of.
 struct WeightSpec {
@@ -25,27 +32,16 @@ struct BufferSpec {
   bool samples;
 };
 
+// weights: name by role.
 struct OpSpec {
   std::string kind;
   std::vector<BufferSpec> inputs;
   BufferSpec output;
   std::map<std::string, std::string> weights;
   std::map<std::string, double> attrs;
-
-  const std::string& weight(const std::string& role) const {
-    const auto found = weights.find(role);
-    if (found == weights.end()) throw std::invalid_argument("op '" + kind + "' lacks its weight '" + role + "'");
-    return found->second;
-  }
-  double attr(const std::string& name) const {
-    const auto found = attrs.find(name);
-    if (found == attrs.end()) throw std::invalid_argument("op '" + kind + "' lacks the attribute '" + name + "'");
-    return found->second;
-  }
-  int integer(const std::string& name) const { return static_cast<int>(attr(name)); }
-  float number(const std::string& name) const { return static_cast<float>(attr(name)); }
 };
 
+// arena_bytes: what all buffers lie in.
 struct ProgramSpec {
   int max_tokens;
   int max_samples;

@@ -49,6 +49,9 @@ Speculator::Speculator(Model& target, const DraftSource& source, int most_tokens
   if (source.draft && (source.draft->kv_shape().block_size != block_size_ ||
                        source.draft->kv_shape().num_blocks != num_blocks_))
     throw std::invalid_argument("the draft's KV cache must have its target's blocks");
+  if (source.draft && source.draft->vocab() > target.vocab())
+    throw Malformed("the draft has " + std::to_string(source.draft->vocab()) + " tokens, its target " +
+                    std::to_string(target.vocab()));
   if (!source.draft && (source.shortest < 1 || source.longest < source.shortest))
     throw std::invalid_argument("lookup needs 1 <= shortest <= longest");
   const int entries = max_rows * (max_drafts + 1);

@@ -18,7 +18,11 @@ void check_row(const Step& step, const StepLimits& limits, int row) {
   if (begin > end || end > step.num_tokens)
     throw std::invalid_argument("row_start must ascend from 0 to the number of tokens");
   if (begin == end) return;
-  const int context = step.context_len[row], used = ceil_div(context, limits.block_size);
+  const int context = step.context_len[row];
+  if (context > limits.max_context)
+    throw std::invalid_argument("row " + std::to_string(row) + ": a context of " + std::to_string(context) +
+                                " tokens is longer than " + std::to_string(limits.max_context));
+  const int used = ceil_div(context, limits.block_size);
   const std::string name = "row " + std::to_string(row);
   for (int t = begin; t < end; ++t)
     if (step.positions[t] != context - (end - t) || step.positions[t] < 0)

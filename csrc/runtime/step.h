@@ -33,6 +33,7 @@ struct StepLimits {
   int vocab;
   int num_blocks;
   int block_size;
+  int max_context;
 };
 
 // Throws std::invalid_argument, saying what is out of range, for a step that would read or write where it must not.

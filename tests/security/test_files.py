@@ -15,6 +15,8 @@ from tests.server.test_run_batch import line
 from vllm import LLM, SamplingParams
 from vllm.checkpoint.checkpoint import CheckpointError
 from vllm.entrypoints.cli.main import main
+from vllm.artifacts.manifest import sampled_sha256
+from vllm.artifacts.fingerprint import sha256
 
 GREEDY = SamplingParams(temperature=0, max_tokens=6, ignore_eos=True)
 
@@ -83,6 +85,41 @@ class TestCompiledPrograms:
         weights.write_bytes(content)
         assert generate(model) == text
         assert list(store.glob("*.damaged-*")), "kept for whoever wants to know"
+
+    @pytest.mark.parametrize(
+        ("file", "change"),
+        [
+            ("programs/decode.json", lambda program: program["ops"][1]["output"].update(offset=1 << 40)),
+            ("programs/mixed.json", lambda program: program["ops"][1]["output"].update(offset=1 << 40)),
+            ("programs/mixed.json", lambda program: program["ops"][1]["output"].update(offset=2)),
+            ("programs/decode.json", lambda program: program.update(max_tokens=1 << 20)),
+            ("index.json", lambda index: index["kv"].update(vocab_size=1 << 20)),
+            ("index.json", lambda index: index.update(hidden_width=1 << 24)),
+        ],
+        ids=["decode", "mixed", "odd offset", "more tokens", "vocabulary", "hidden cache"],
+    )
+    def test_one_that_reaches_beyond_its_memory_is_set_aside(
+        self, model: Path, file: str, change: Any, caplog: pytest.LogCaptureFixture
+    ) -> None:  # S4
+        """However it is hashed: it is checked whole before anything runs, and compiled anew."""
+        text = generate(model)
+        (manifest_file,) = model.rglob("manifest.json")
+        artifact = manifest_file.parent
+        content = json.loads((artifact / file).read_text())
+        change(content)
+        (artifact / file).write_text(json.dumps(content))
+        manifest = json.loads(manifest_file.read_text())
+        manifest["files"][file] = {
+            "size": (artifact / file).stat().st_size,
+            "sha256": sha256(artifact / file),
+            "sampled_sha256": sampled_sha256(artifact / file),
+        }
+        manifest_file.write_text(json.dumps(manifest))
+        assert generate(model) == text
+        assert "cannot be run" in caplog.text
+        assert list(artifact.parent.glob("*.damaged-*"))
+        assert generate(model) == text
+        assert len(list(artifact.parent.glob("*.damaged-*"))) == 1
 
 
 class TestBatchFiles:

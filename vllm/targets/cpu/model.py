@@ -40,7 +40,8 @@ from vllm.targets.cpu.models import build_graph, resolve_architecture
 from vllm.targets.cpu.models.eagle import kept_width
 from vllm.targets.cpu.ops import HiddenCache, KvDtype, NativeModel, ThreadPool, memory_needed
 from vllm.targets.cpu.packing import LAYOUT_VERSION, Scheme, lay_out, pack
-from vllm.targets.cpu.plan import ProgramSpec, plan
+from vllm.targets.cpu.part_files import Index, Specs, damage_of, read_part
+from vllm.targets.cpu.plan import plan
 from vllm.targets.cpu.profile import KV_DTYPES, QUANTISED, SCHEMES, TARGET
 from vllm.targets.cpu.step import build_step
 
@@ -82,10 +83,8 @@ class CpuDeviceModel(DeviceModel):
 
     @classmethod
     def artifact_key(cls, config: VllmConfig) -> dict[str, Any]:
-        speculation = config.speculative_config
-        drafts = speculation is not None and speculation.uses_model
         return {
-            **({"draft_scheme": draft_scheme(config)} if drafts else {}),
+            **({"draft_scheme": draft_scheme(config)} if _drafts(config) else {}),
             "compiler": f"cpu-{COMPILER_VERSION}",
             "layout": LAYOUT_VERSION,
             "scheme": weight_scheme(config),
@@ -113,13 +112,17 @@ class CpuDeviceModel(DeviceModel):
 
     @classmethod
     def load(cls, config: VllmConfig, directory: Path) -> CpuDeviceModel:
-        index, specs = _read_part(directory)
-        pool, hidden = ThreadPool(), _hidden_cache(config, index["hidden_width"])
-        draft_directory = directory / DRAFT
-        parts = {"": (index, specs)} | ({DRAFT: _read_part(draft_directory)} if draft_directory.is_dir() else {})
-        check_memory(config, _memory_needed(config, parts, pool, hidden))
-        native, programs = _load_part(config, directory, parts[""], pool, hidden)
-        draft = _load_part(config, draft_directory, parts[DRAFT], pool, hidden)[0] if DRAFT in parts else None
+        shapes = {"": program_shapes(config)} | (
+            {DRAFT: {DRAFT: draft_program_shape(config)}} if _drafts(config) else {}
+        )
+        with damage_of(directory):
+            parts = {name: read_part(directory / name, programs) for name, programs in shapes.items()}
+            pool, hidden = ThreadPool(), _hidden_cache(config, parts[""][0]["hidden_width"])
+            needed = _memory_needed(config, parts, pool, hidden)
+        check_memory(config, needed)
+        with damage_of(directory):
+            native, programs = _load_part(config, directory, parts[""], pool, hidden)
+            draft = _load_part(config, directory / DRAFT, parts[DRAFT], pool, hidden)[0] if DRAFT in parts else None
         logger.info("cpu: %s kernels on %d threads", native.isa, native.num_threads)
         return cls(config, native, programs, draft, hidden)
 
@@ -167,10 +170,6 @@ class CpuDeviceModel(DeviceModel):
         return "mixed" if self.capabilities.mixed_steps else f"prefill-{model_input.bucket}"
 
 
-Index = dict[str, Any]
-"""What `pack` returns, and beside it `kv` (what the KV cache looks like) and `hidden_width`."""
-Specs = Mapping[str, ProgramSpec]
-"""Programs by name."""
 DRAFT = "draft"
 
 
@@ -216,6 +215,11 @@ class _Part:
         }
 
 
+def _drafts(config: VllmConfig) -> bool:
+    """Whether a model drafts."""
+    return config.speculative_config is not None and config.speculative_config.uses_model
+
+
 def _parts(config: VllmConfig) -> list[_Part]:
     """The target and, if one drafts, its draft; of their checkpoints nothing but headers is read."""
     model, speculation = config.model_config, config.speculative_config
@@ -231,14 +235,6 @@ def _parts(config: VllmConfig) -> list[_Part]:
         _Part("", pair.target, pair.target_weights, weight_scheme(config), program_shapes(config)),
         _Part(DRAFT, pair.draft, pair.draft_weights, draft_scheme(config), {DRAFT: draft_program_shape(config)}),
     ]
-
-
-def _read_part(directory: Path) -> tuple[Index, Specs]:
-    """What `_Part.write` wrote, less the weights."""
-    files = sorted((directory / "programs").glob("*.json"))
-    return json.loads((directory / "index.json").read_text()), {
-        file.stem: json.loads(file.read_text()) for file in files
-    }
 
 
 def _memory_needed(

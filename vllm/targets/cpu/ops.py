@@ -23,6 +23,7 @@ from vllm.targets.cpu.threads import choose_cpus
 try:
     from vllm import _cpu
     from vllm._cpu import HiddenCache as HiddenCache
+    from vllm._cpu import Malformed as Malformed
 except ImportError as error:  # pragma: no cover
     raise ImportError(
         "the native core of the cpu target is not built (vllm._cpu is missing); build it with "
@@ -130,8 +131,9 @@ class NativeModel:
 
     weights_path, index: what `packing.pack` wrote and returned. num_layers, num_kv_heads, head_dim, vocab_size: the
     graph's. max_context: the longest sequence. pool: its threads, which it may share with other models; None: its own.
-    isa: None takes VLLM_CPU_ISA. hidden: the hidden cache that `keep` and `recall` ops work on. Raises ValueError for
-    what does not fit together, RuntimeError or OSError for a file that cannot be mapped.
+    isa: None takes VLLM_CPU_ISA. hidden: the hidden cache that `keep` and `recall` ops work on. Raises Malformed (a
+    ValueError) for an index that does not fit the file, ValueError for what else does not fit together, RuntimeError or
+    OSError for a file that cannot be mapped.
     """
 
     def __init__(
@@ -152,14 +154,15 @@ class NativeModel:
         hidden: HiddenCache | None = None,
     ) -> None:
         if index.get("version") != LAYOUT_VERSION:
-            raise ValueError(
+            raise Malformed(
                 f"{weights_path} was packed in layout version {index.get('version')}, this build reads "
                 f"{LAYOUT_VERSION}; compile the model again"
             )
         size = weights_path.stat().st_size
-        if size != index["num_bytes"]:
-            raise ValueError(
-                f"{weights_path} has {size} bytes, its index says {index['num_bytes']}; compile the model again"
+        if size != index.get("num_bytes"):
+            raise Malformed(
+                f"{weights_path} has {size} bytes, its index says {index.get('num_bytes')!r:.40}; compile the model "
+                "again"
             )
         self.vocab_size = vocab_size
         self.native = _native_model(
@@ -205,7 +208,11 @@ class NativeModel:
         self.native.write_kv(np.asarray(block_ids, np.int32), data)
 
     def add_program(self, spec: ProgramSpec) -> int:
-        """Build a program from `plan.plan`; all memory that running it takes is there when this returns. Its handle."""
+        """Build a program from `plan.plan`; all memory that running it takes is there when this returns. Its handle.
+
+        The program is checked whole before: each buffer, weight and number of each op. Raises Malformed, with nothing
+        changed, for one that cannot be run.
+        """
         return int(self.native.add_program(spec))
 
     def run(

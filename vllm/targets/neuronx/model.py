@@ -9,7 +9,6 @@ one configuration, and the application is opened with the configuration of this 
 from __future__ import annotations
 
 import gc
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from vllm import envs
-from vllm.artifacts.manifest import ArtifactError
+from vllm.artifacts.manifest import ArtifactError, DamagedArtifact, read_json
 from vllm.config import VllmConfig
 from vllm.core.contract import Capabilities
 from vllm.device.model import DeviceLost, DeviceModel, Progress
@@ -221,17 +220,20 @@ def _limits(config: VllmConfig) -> Limits:
 
 
 def _compare(config: VllmConfig, directory: Path) -> None:
-    """Hold the artifact's own configuration against this start's. Raises ArtifactError that lists the differences."""
+    """Hold the artifact's own configuration against this start's.
+
+    Raises ArtifactError that lists the differences, and DamagedArtifact where it cannot be read.
+    """
     version = load_library().version
     entries = neuron_entries(config, version)
     try:
-        saved = json.loads((directory / "neuron_config.json").read_text())
+        saved = read_json(directory / "neuron_config.json")
         differences = list(_differences(saved["neuron_config"], entries, ""))
         if is_image_to_text(config.model_config.hf_config):
             of_vision = vision.vision_entries(config, entries, version)
             differences += _differences(saved["vision_config"]["neuron_config"], of_vision, "vision_neuron_config.")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ArtifactError(f"{directory} holds no readable neuron_config.json: {error}") from None
+    except (DamagedArtifact, KeyError, TypeError, AttributeError) as error:
+        raise DamagedArtifact(f"{directory} holds no readable neuron_config.json: {error}") from None
     if differences:
         raise ArtifactError(f"{directory} was compiled for another configuration: {'; '.join(differences)}")
 

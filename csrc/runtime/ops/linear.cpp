@@ -1,6 +1,7 @@
-#include "runtime/linear_op.h"
-
+// A linear layer: converts its input to the form that the weights want, then multiplies.
 #include <algorithm>
+
+#include "runtime/op_reader.h"
 
 namespace vllm {
 namespace {
@@ -44,35 +45,60 @@ ConvertedRows lay_out(Format format, int dim, int rows, uint8_t* memory) {
   const auto groups = static_cast<ptrdiff_t>(groups_bytes(dim) / sizeof(float));
   auto* scale = reinterpret_cast<float*>(memory + static_cast<size_t>(rows) * stride);
   const size_t element = form == InputForm::kInt8 ? 1 : 4;
-  return {memory,         static_cast<ptrdiff_t>(stride / element),       scale,
-          scale + groups, reinterpret_cast<int32_t*>(scale + 2 * groups), 3 * groups,
-          zero_of(format)};
+  return {.values = memory,
+          .stride = static_cast<ptrdiff_t>(stride / element),
+          .scale = scale,
+          .sum = scale + groups,
+          .start = reinterpret_cast<int32_t*>(scale + 2 * groups),
+          .groups_stride = 3 * groups,
+          .zero = zero_of(format)};
 }
 
-}  // namespace
+class LinearOp : public Op {
+ public:
+  explicit LinearOp(OpReader& read);
+  void run(const Run& run, const Worker& worker, int rows) const override;
+  ScratchBytes scratch() const override;
 
-LinearOp::LinearOp(const OpSpec& spec, const Builder& builder, int index)
-    : x_(spec.inputs.at(0)),
-      y_(spec.output),
-      weight_(builder.matrix(spec.weight("weight"))),
-      form_(input_form(weight_.format)) {
-  const KernelTable& kernels = builder.kernels;
-  const auto optional = [&](const char* name, int length) -> const float* {
-    const auto found = spec.weights.find(name);
-    return found == spec.weights.end() ? nullptr : builder.vector(found->second, length);
-  };
-  bias_ = optional("bias", weight_.num_out);
-  norm_ = optional("norm", weight_.num_in);
-  if (norm_) eps_ = spec.number("eps");
-  const bool fused = spec.attrs.count("silu_mul") && spec.attr("silu_mul") != 0.0;
-  const bool accumulate = spec.attrs.count("accumulate") && spec.attr("accumulate") != 0.0;
+ private:
+  void multiply_by_runs(const Run& run, const Worker& worker, LinearArgs& args, int items) const;
+  ConvertedRows input_rows(const Run& run, const Worker& worker, int rows) const;
+  bool converts() const { return form_ != InputForm::kF32 || norm_; }
+
+  using Convert = void (*)(ConvertArgs&, int, int);
+  using Multiply = void (*)(LinearArgs&, int, int);
+
+  BufferSpec x_, y_;
+  PackedMatrix weight_;
+  const float* bias_;
+  const float* norm_;
+  float eps_ = 0.0f;
+  Epilogue epilogue_;
+  InputForm form_;
+  Convert convert_;
+  Multiply multiply_;
+  int max_rows_;
+  int place_;
+};
+
+LinearOp::LinearOp(OpReader& read)
+    : x_(read.input(0)),
+      y_(read.output()),
+      weight_(read.matrix("weight")),
+      bias_(read.optional_vector("bias", weight_.num_out)),
+      norm_(read.optional_vector("norm", weight_.num_in)),
+      form_(input_form(weight_.format)),
+      max_rows_(read.max_rows()),
+      place_(read.place()) {
+  if (norm_) eps_ = read.number("eps");
+  const bool fused = read.flag("silu_mul"), accumulate = read.flag("accumulate");
   epilogue_ = fused ? Epilogue::kSiluMul : accumulate ? Epilogue::kAccumulate : Epilogue::kStore;
-  if (fused && (bias_ || accumulate || weight_.num_out % (2 * kTile)))
-    throw std::invalid_argument("silu_mul cannot be fused with a bias, an accumulation or odd tiles");
-  if (weight_.num_in != x_.width || weight_.num_out != (fused ? 2 : 1) * y_.width)
-    throw std::invalid_argument("weight '" + spec.weights.at("weight") + "' of " + std::to_string(weight_.num_out) +
-                                " x " + std::to_string(weight_.num_in) + " does not fit buffers of widths " +
-                                std::to_string(x_.width) + " and " + std::to_string(y_.width));
+  read.check(!fused || (!bias_ && !accumulate && weight_.num_out % (2 * kTile) == 0),
+             "silu_mul cannot be fused with a bias, an accumulation or odd tiles");
+  read.check(weight_.num_in == x_.width && weight_.num_out == (fused ? 2 : 1) * y_.width,
+             "a weight of " + std::to_string(weight_.num_out) + " x " + std::to_string(weight_.num_in) +
+                 " does not fit buffers of widths " + std::to_string(x_.width) + " and " + std::to_string(y_.width));
+  const KernelTable& kernels = read.builder().kernels;
   convert_ = form_ == InputForm::kF32    ? kernels.convert_f32
              : form_ == InputForm::kBf16 ? kernels.convert_bf16
                                          : kernels.convert_int8;
@@ -105,23 +131,26 @@ LinearOp::LinearOp(const OpSpec& spec, const Builder& builder, int index)
       multiply_ = kernels.linear_f8_block;
       break;
   }
-  max_rows_ = builder.max_rows(x_);
-  index_ = index;
 }
 
 ScratchBytes LinearOp::scratch() const {
   if (!converts()) return {};
   const int private_rows = std::max(kPrivateValues / x_.width, 1);
-  return {converted_bytes(form_, x_.width, max_rows_),
-          converted_bytes(form_, x_.width, std::min(private_rows, max_rows_))};
+  return {.shared = converted_bytes(form_, x_.width, max_rows_),
+          .thread = converted_bytes(form_, x_.width, std::min(private_rows, max_rows_))};
 }
 
 ConvertedRows LinearOp::input_rows(const Run& run, const Worker& worker, int rows) const {
-  auto* x = reinterpret_cast<float*>(run.arena + x_.offset);
-  if (!converts()) return {x, x_.width, nullptr, nullptr, nullptr, 0, 0};
-  const bool privately = rows == 1 || rows * x_.width <= kPrivateValues;
+  float* x = run.rows(x_);
+  if (!converts()) return {.values = x, .stride = x_.width};
+  const bool privately = rows == 1 || int64_t{rows} * x_.width <= kPrivateValues;
   uint8_t* memory = privately ? run.scratch_of(worker) : run.shared_scratch;
-  ConvertArgs args{x, x_.width, x_.width, norm_, eps_, lay_out(weight_.format, x_.width, rows, memory)};
+  ConvertArgs args{.x = x,
+                   .x_stride = x_.width,
+                   .dim = x_.width,
+                   .norm_weight = norm_,
+                   .eps = eps_,
+                   .out = lay_out(weight_.format, x_.width, rows, memory)};
   const Range mine = privately ? Range{0, rows} : worker.share(rows);
   convert_(args, mine.begin, mine.end);
   if (!privately) worker.sync();
@@ -129,25 +158,29 @@ ConvertedRows LinearOp::input_rows(const Run& run, const Worker& worker, int row
 }
 
 void LinearOp::run(const Run& run, const Worker& worker, int rows) const {
-  LinearArgs args{
-      weight_,  input_rows(run, worker, rows), rows, bias_, reinterpret_cast<float*>(run.arena + y_.offset), y_.width,
-      epilogue_};
+  LinearArgs args{.weight = weight_,
+                  .x = input_rows(run, worker, rows),
+                  .rows = rows,
+                  .bias = bias_,
+                  .y = run.rows(y_),
+                  .y_stride = y_.width,
+                  .epilogue = epilogue_};
   const int items = epilogue_ == Epilogue::kSiluMul ? weight_.num_tiles() / 2 : weight_.num_tiles();
   if (rows > kSharedRows) return multiply_by_runs(run, worker, args, items);
   const Range mine = worker.share(items);
   multiply_(args, mine.begin, mine.end);
-  worker.sync();
 }
 
 void LinearOp::multiply_by_runs(const Run& run, const Worker& worker, LinearArgs& args, int items) const {
-  std::atomic<int>& next = run.counters[index_];
+  std::atomic<int>& next = run.counters[place_];
   const int count = std::max(items / (worker.count * kRunsPerThread), 1);
   for (int first = next.fetch_add(count, std::memory_order_relaxed); first < items;
        first = next.fetch_add(count, std::memory_order_relaxed))
     multiply_(args, first, std::min(first + count, items));
-  worker.sync();
-  // The op runs again for the next slice of samples, which is after further barriers.
-  if (worker.index == 0) next.store(0, std::memory_order_relaxed);
 }
+
+}  // namespace
+
+std::unique_ptr<Op> build_linear(OpReader& read) { return std::make_unique<LinearOp>(read); }
 
 }  // namespace vllm

@@ -5,6 +5,7 @@
 
 #include <optional>
 
+#include "bindings/specs.h"
 #include "runtime/model.h"
 #include "runtime/ngram.h"
 #include "runtime/probe.h"
@@ -27,60 +28,6 @@ const T* read(const Array<T>& array, py::ssize_t length, const char* name) {
     throw std::invalid_argument(std::string(name) + " has " + std::to_string(array.size()) + " entries, expected " +
                                 std::to_string(length));
   return array.data();
-}
-
-BufferSpec buffer_of(const py::dict& dict) {
-  return {dict["offset"].cast<size_t>(), dict["width"].cast<int>(), dict["rows"].cast<std::string>() == "samples"};
-}
-
-ProgramSpec program_of(const py::dict& dict) {
-  ProgramSpec program{
-      dict["max_tokens"].cast<int>(), dict["max_samples"].cast<int>(), dict["arena_bytes"].cast<size_t>(), {}};
-  for (const py::handle item : dict["ops"]) {
-    const auto op = item.cast<py::dict>();
-    OpSpec spec;
-    spec.kind = op["kind"].cast<std::string>();
-    for (const py::handle input : op["inputs"]) spec.inputs.push_back(buffer_of(input.cast<py::dict>()));
-    spec.output = buffer_of(op["output"].cast<py::dict>());
-    spec.weights = op["weights"].cast<std::map<std::string, std::string>>();
-    spec.attrs = op["attrs"].cast<std::map<std::string, double>>();
-    program.ops.push_back(std::move(spec));
-  }
-  return program;
-}
-
-KvType kv_type_of(const std::string& name) {
-  if (name == "bf16") return KvType::kBf16;
-  if (name == "f32") return KvType::kF32;
-  if (name == "f8") return KvType::kF8;
-  if (name == "int8") return KvType::kInt8;
-  throw std::invalid_argument("unknown KV cache type '" + name + "'; known: bf16, f32, f8, int8");
-}
-
-ModelSpec model_of(const std::string& weights_path, const py::dict& weights, const py::dict& kv, int vocab,
-                   int max_context, std::shared_ptr<ThreadPool> pool, const std::string& isa,
-                   std::shared_ptr<HiddenCache> hidden) {
-  ModelSpec spec;
-  spec.weights_path = weights_path;
-  for (const auto& [name, value] : weights) {
-    const auto entry = py::reinterpret_borrow<py::dict>(value);
-    spec.weights[name.cast<std::string>()] = {entry["format"].cast<std::string>(),
-                                              entry["shape"].cast<std::vector<int>>(), entry["offset"].cast<size_t>(),
-                                              entry["num_bytes"].cast<size_t>()};
-  }
-  const auto number = [&](const char* name) { return kv[name].cast<int>(); };
-  spec.kv = {kv_type_of(kv["dtype"].cast<std::string>()),
-             number("num_layers"),
-             number("num_kv_heads"),
-             number("head_dim"),
-             number("num_blocks"),
-             number("block_size")};
-  spec.vocab = vocab;
-  spec.max_context = max_context;
-  spec.pool = std::move(pool);
-  spec.isa = isa;
-  spec.hidden = std::move(hidden);
-  return spec;
 }
 
 // The arrays of one step; keeps them alive while C++ points into them.
@@ -368,6 +315,7 @@ int speculate(Speculator& speculator, int handle, int vocab, const Array<int32_t
 
 PYBIND11_MODULE(_cpu, module) {
   using namespace vllm;
+  py::register_exception<Malformed>(module, "Malformed", PyExc_ValueError);
   module.def("sampling_columns", [] {
     const char* const types[] = {"float32", "int32", "uint64"};
     std::map<std::string, std::string> found;
@@ -401,15 +349,22 @@ PYBIND11_MODULE(_cpu, module) {
       .def(py::init<std::vector<int>>(), py::arg("cpus"))
       .def_property_readonly("num_threads", &ThreadPool::size);
   py::class_<Model>(module, "Model")
-      .def(py::init([](const std::string& path, const py::dict& weights, const py::dict& kv, int vocab, int max_context,
+      .def(py::init([](const std::string& path, const py::object& weights, const py::object& kv, int vocab, int max_context,
                        std::shared_ptr<ThreadPool> pool, const std::string& isa, std::shared_ptr<HiddenCache> hidden) {
-             ModelSpec spec = model_of(path, weights, kv, vocab, max_context, std::move(pool), isa, std::move(hidden));
+             ModelSpec spec{.weights_path = path,
+                            .weights = weights_of(weights),
+                            .kv = kv_of(kv),
+                            .vocab = vocab,
+                            .max_context = max_context,
+                            .pool = std::move(pool),
+                            .isa = isa,
+                            .hidden = std::move(hidden)};
              py::gil_scoped_release release;
              return std::make_unique<Model>(std::move(spec));
            }),
            py::kw_only(), py::arg("weights_path"), py::arg("weights"), py::arg("kv"), py::arg("vocab"),
            py::arg("max_context"), py::arg("pool"), py::arg("isa"), py::arg("hidden").none(true))
-      .def("add_program", [](Model& model, const py::dict& spec) { return model.add_program(program_of(spec)); })
+      .def("add_program", [](Model& model, const py::object& spec) { return model.add_program(program_of(spec)); })
       .def(
           "run",
           [](Model& model, int handle, int vocab, const Array<int32_t>& token_ids, const Array<int32_t>& positions,
