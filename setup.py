@@ -1,7 +1,7 @@
 """Builds vllm._cpu, the native core of the `cpu` target. Everything else is in pyproject.toml.
 
 Kernels are compiled once an instruction set, each file with its own flags; which of them run is decided at load.
-Objects are compiled in parallel, and again only when a source or header is newer.
+Objects are compiled in parallel, and again only when what they were made of is newer.
 """
 
 import os
@@ -38,30 +38,39 @@ def flags_for(source):
     return FLAGS[f"ISA_{path.stem}"] if path.parent.name == "isa" else []
 
 
+def inputs_of(target):
+    """The files that an object was made of, as the compiler noted them; none if it did not."""
+    note = target.with_suffix(".d")
+    if not note.exists():
+        return []
+    words = note.read_text().replace("\\\n", " ").split()
+    return [Path(word) for word in words if not word.endswith(":")]
+
+
+def is_up_to_date(target):
+    inputs = [*inputs_of(target), CORE / "flags.mk", Path(__file__)]
+    if len(inputs) == 2 or not target.exists() or not all(path.exists() for path in inputs):
+        return False
+    return target.stat().st_mtime >= max(path.stat().st_mtime for path in inputs)
+
+
 class BuildCore(build_ext):
     def build_extensions(self):
         compiler = self.compiler
-        newest_header = max(path.stat().st_mtime for path in headers)
 
-        def compile_one(source, output_dir, include_dirs, arguments):
+        def compile_one(source, output_dir, include_dirs):
             (target,) = compiler.object_filenames([source], output_dir=output_dir)
             Path(target).parent.mkdir(parents=True, exist_ok=True)
-            newest = max(newest_header, Path(source).stat().st_mtime, Path(__file__).stat().st_mtime)
-            if self.force or not Path(target).exists() or Path(target).stat().st_mtime < newest:
+            if self.force or not is_up_to_date(Path(target)):
                 includes = [f"-I{path}" for path in [*compiler.include_dirs, *include_dirs]]
-                command = [*compiler.compiler_so, *COMMON, *flags_for(source), *includes, "-c", source, "-o", target]
-                subprocess.run(
-                    [part for part in command if part not in ("-g", "-O2", "-Wstrict-prototypes")], check=True
-                )
+                command = [*compiler.compiler_so, *COMMON, *flags_for(source), *includes]
+                command = [part for part in command if part not in ("-g", "-O2", "-Wstrict-prototypes")]
+                subprocess.run([*command, "-MMD", "-c", source, "-o", target], check=True)
             return target
 
-        def compile_all(sources, output_dir=None, include_dirs=None, extra_postargs=None, **_):
+        def compile_all(sources, output_dir=None, include_dirs=None, **_):
             with ThreadPoolExecutor(os.cpu_count() or 1) as threads:
-                return list(
-                    threads.map(
-                        lambda source: compile_one(source, output_dir, include_dirs or [], extra_postargs), sources
-                    )
-                )
+                return list(threads.map(lambda source: compile_one(source, output_dir, include_dirs or []), sources))
 
         compiler.compile = compile_all
         super().build_extensions()

@@ -17,11 +17,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.neuron.configs import build
-from vllm.checkpoint import open_checkpoint
 from vllm.artifacts.manifest import DamagedArtifact
+from vllm.checkpoint import open_checkpoint
+from vllm.settings.resolve import resolve
 from vllm.targets.cpu.model import CpuDeviceModel
 from vllm.targets.cpu.ops import Malformed, NativeModel, ThreadPool
-from vllm.settings.resolve import resolve
 
 Change = Callable[[Any], Any]
 

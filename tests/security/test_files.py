@@ -13,10 +13,10 @@ import pytest
 from tests.security.test_processes import Payload
 from tests.server.test_run_batch import line
 from vllm import LLM, SamplingParams
+from vllm.artifacts.fingerprint import sha256
+from vllm.artifacts.manifest import sampled_sha256
 from vllm.checkpoint.checkpoint import CheckpointError
 from vllm.entrypoints.cli.main import main
-from vllm.artifacts.manifest import sampled_sha256
-from vllm.artifacts.fingerprint import sha256
 
 GREEDY = SamplingParams(temperature=0, max_tokens=6, ignore_eos=True)
 
