@@ -250,14 +250,8 @@ struct SmallSampling {
   explicit SmallSampling(int vocab) : masks(static_cast<size_t>(ceil_div(vocab, 32)), ~0u) { named[0] = vocab - 1; }
 
   SamplingRows view() const {
-    return {.temperature = temperature.data(),
-            .top_k = top_k.data(),
-            .top_p = top_p.data(),
-            .min_p = min_p.data(),
-            .repetition_penalty = ones.data(),
-            .presence_penalty = zeros.data(),
-            .frequency_penalty = zeros.data(),
-            .seed = seed.data(),
+    return {.columns = {zeros.data(), zeros.data(), ones.data(), temperature.data(), top_p.data(), top_k.data(),
+                        min_p.data(), seed.data()},
             .position = position.data(),
             .history = history.data(),
             .history_stride = 64,
