@@ -99,6 +99,8 @@ def test_all_faults_are_listed_at_once() -> None:
     [
         ({"num_attention_heads": 3}, "3 attention heads cannot share 2 key/value heads"),
         ({"num_hidden_layers": 10**9}, "num_hidden_layers is 1000000000, more than"),
+        ({"head_dim": 2**31}, "heads of 2147483648 dimensions are more than 65536"),
+        ({"hidden_size": 2**31}, "heads of 536870912 dimensions are more than 65536"),
     ],
 )
 def test_impossible_values(change: dict[str, Any], message: str) -> None:

@@ -142,3 +142,16 @@ def test_hf_is_what_load_format_calls_it(directory: Path) -> None:  # M12
 @pytest.mark.parametrize(("load_format", "count"), [("auto", 1), ("dummy", 0), ("gguf", 0), ("safetensors", 1)])
 def test_weight_files_by_load_format(load_format: str, count: int, directory: Path) -> None:
     assert len(weight_files(directory, load_format)) == count
+
+
+@pytest.mark.parametrize("has_biases", [False, True])
+def test_biases_of_a_draft_under_its_own_names(has_biases: bool, tmp_path: Path) -> None:
+    """An EAGLE draft of a Qwen 2 has no embedding, and no `model.` in its names."""
+    directory = make_checkpoint(tmp_path, "qwen2", num_hidden_layers=1)
+    tensors = {
+        name.removeprefix("model."): value
+        for name, value in load_file(directory / WHOLE).items()
+        if ".layers." in name and (has_biases or not name.endswith("bias"))
+    }
+    save_file(tensors, directory / WHOLE)
+    assert open_checkpoint(directory).config["attention_bias"] is has_biases

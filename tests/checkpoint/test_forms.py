@@ -143,6 +143,6 @@ class TestTrueStatements:  # M12
         edit(directory, dtype="float16")
         with caplog.at_level("INFO", "vllm"):
             load(directory, dtype="half")
-        assert "dtype=half is what the checkpoint is stored in; the cpu target computes in bfloat16" in caplog.text
+        assert "is what the checkpoint is stored in; the cpu target computes in bfloat16" in caplog.text
         with pytest.raises(ValueError, match="dtype='float16': the cpu target does not compute in it"):
             load(tiny_llama, dtype="half")

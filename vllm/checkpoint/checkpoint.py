@@ -117,7 +117,7 @@ def _why_no_checkpoint(file: Path, load_format: str) -> str:
 
 
 def _why_no_weights(path: Path, load_format: str) -> str:
-    if load_format == "auto" and (reason := what_directory_instead(path)):
+    if load_format != "gguf" and (reason := what_directory_instead(path)):
         return f"{path} {reason}"
     wanted = {"auto": "*.safetensors or *.gguf", "hf": "*.safetensors"}.get(load_format, f"*.{load_format}")
     return f"{path} holds no {wanted} file (a GGUF file of a hub repository is named owner/name/file.gguf)"

@@ -35,7 +35,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vllm.checkpoint.config_checks import LAYER_TYPES, check_entries, unusable
+from vllm.checkpoint.config_checks import LAYER_TYPES, MAX_HEAD_DIM, check_entries, unusable
 from vllm.checkpoint.errors import CheckpointError
 from vllm.checkpoint.files import read_json
 from vllm.checkpoint.nested_config import raised
@@ -145,8 +145,8 @@ def normalise_config(raw: Mapping[str, Any], names: Mapping[str, str] | None = N
     names: what the file that `raw` was read from calls an entry, where that is not its name here.
     """
     config = {key: value for key, value in raised(raw).items() if key != "dtype"}
-    check_entries(config, is_known=_family_of(config) is not None, names=names or {})
-    family = _family_of(config)
+    check_entries(config, is_known=family_of(config) is not None, names=names or {})
+    family = family_of(config)
     _normalise_architectures(config)
     if family is not None:
         _fill_family_defaults(config, FAMILIES[family])
@@ -185,7 +185,7 @@ def context_length(config: Config) -> int | None:
     return int(length * float(scaling.get("factor") or 1.0))
 
 
-def _family_of(config: Mapping[str, Any]) -> str | None:
+def family_of(config: Mapping[str, Any]) -> str | None:
     """A name in FAMILIES: the model_type, else that of a known architecture; None for all others."""
     model_type, architectures = config.get("model_type"), config.get("architectures") or []
     if isinstance(model_type, str) and model_type in FAMILIES:
@@ -225,6 +225,8 @@ def _normalise_heads(config: Config) -> None:
         config["num_key_value_heads"] = num_heads
     if config.get("head_dim") is None:
         config["head_dim"] = hidden_size // num_heads
+    if config["head_dim"] > MAX_HEAD_DIM:
+        raise CheckpointError(unusable(f"heads of {config['head_dim']} dimensions are more than {MAX_HEAD_DIM}"))
     if num_heads % config["num_key_value_heads"]:
         kv_heads = config["num_key_value_heads"]
         why = f"{num_heads} attention heads cannot share {kv_heads} key/value heads evenly"

@@ -9,6 +9,8 @@ from typing import Any
 from vllm.checkpoint.errors import CheckpointError
 
 MAX_LAYERS = 10_000
+MAX_HEAD_DIM = 2**16
+"""Frequencies of a head are computed from the config alone: a greater size would fill the memory with them."""
 LAYER_TYPES = ("full_attention", "sliding_attention")
 _MAX_ID = 2**31
 _MAX_COUNT = 2**40

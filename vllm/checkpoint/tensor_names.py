@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from vllm.checkpoint.config import FAMILIES, Config
+from vllm.checkpoint.config import Config, family_of
 from vllm.checkpoint.config_checks import unusable
 from vllm.checkpoint.errors import CheckpointError
 from vllm.checkpoint.tensor import Tensor
@@ -15,7 +15,7 @@ from vllm.checkpoint.tensor import Tensor
 EMBEDDING, OUTPUT = "model.embed_tokens.weight", "lm_head.weight"
 _BARE = re.compile(r"(embed_tokens|norm|layers)\..+")
 _LAYER = re.compile(r"model\.layers\.(\d+)\.")
-_Q_BIAS = "model.layers.0.self_attn.q_proj.bias"
+_Q_BIAS = ".self_attn.q_proj.bias"
 
 
 def spelled(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -36,7 +36,7 @@ def fit_config(config: Config, tensors: dict[str, Tensor], file: Path) -> Config
 
     file: the config's, for errors. Raises CheckpointError for a config that announces layers which are not there.
     """
-    if not tensors or config.get("model_type") is None:
+    if not tensors:
         return config
     layers, announced = layers_of(tensors), config.get("num_hidden_layers")
     if layers and announced is not None and layers[-1] + 1 < announced:
@@ -44,7 +44,7 @@ def fit_config(config: Config, tensors: dict[str, Tensor], file: Path) -> Config
         raise CheckpointError(f"{file}: {unusable(why)}; is the download complete?")
     if config.get("tie_word_embeddings") and EMBEDDING not in tensors and OUTPUT in tensors:
         tensors[EMBEDDING] = replace(tensors[OUTPUT], name=EMBEDDING)
-    if config["model_type"] in ("qwen2",) and config["model_type"] in FAMILIES:
-        # Qwen 2 always has these biases in transformers, whatever its config says.
-        return {**config, "attention_bias": _Q_BIAS in tensors}
+    if family_of(config) == "qwen2":
+        # It always has these biases in transformers, whatever its config says.
+        return {**config, "attention_bias": any(name.endswith(_Q_BIAS) for name in tensors)}
     return config

@@ -40,7 +40,7 @@ _MEANINGFUL = re.compile(
     )""",
     re.VERBOSE | re.IGNORECASE,
 )
-_ADDED = re.compile(r"(.*[._])?(bias|\w*zero_points?|qzeros)", re.IGNORECASE)
+_ADDED = re.compile(r"(.*[._])?(bias|\w*zero_points?)", re.IGNORECASE)
 """What is added to something: all zero, it changes nothing."""
 _OTHER_PARTS = re.compile(
     r"(model\.)?(vis(ion|ual)|image|audio|speech|multi_?modal|mm_|talker|mtp|medusa|value_head|v_head|score|classifier|qa_)"
