@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import os
 import ssl
@@ -17,7 +19,7 @@ import yaml
 from tests.server.fake_engine import FakeEngine
 from tests.server.live import live_server
 from tests.server.process import ServerProcess
-from tests.waiting import PATIENCE
+from tests.waiting import PATIENCE, eventually
 from vllm.exceptions import QueueFullError
 
 ASK = {"prompt": "a", "max_tokens": 3}
@@ -60,6 +62,27 @@ async def test_tls(engine: FakeEngine, certificates: Path) -> None:
         with pytest.raises(httpx.HTTPError):
             async with httpx.AsyncClient(base_url=server.url.replace("https", "http")) as client:
                 await client.get("/health")
+
+
+async def test_handshakes_that_stall_make_room(engine: FakeEngine, certificates: Path) -> None:
+    """S3, before HTTP begins: each holds a descriptor, for as long as a handshake may take."""
+    words = ("--ssl-certfile", str(certificates / "server.pem"), "--ssl-keyfile", str(certificates / "server.key"))
+    async with live_server(engine, *words) as server:
+        connections = server.app.state.connections
+        connections.most = 4
+        opened = []
+        for _ in range(20):
+            opened.append(await server.connect())
+            opened[-1][1].write(b"\x16\x03\x01")
+        for reader, _ in opened[:14]:
+            with contextlib.suppress(ConnectionResetError):
+                assert not await asyncio.wait_for(reader.read(), PATIENCE)
+        async with httpx.AsyncClient(base_url=server.url, verify=trusting(certificates)) as client:
+            assert (await client.get("/health")).status_code == 200
+        assert len(connections) <= 4
+        for _, writer in opened:
+            writer.close()
+        await eventually(lambda: not len(connections))
 
 
 async def test_tls_that_asks_for_client_certificates(engine: FakeEngine, certificates: Path) -> None:

@@ -54,6 +54,9 @@ class Connections:
         self.most = max(limit - num_others - _NUM_SPARE - NUM_FOR_PROBES, _LEAST)
 
     def add(self, connection: Connection) -> None:
+        """No effect on one that was added before."""
+        if connection in self._open:
+            return
         if len(self._open) >= self.most and self._waiting:
             self._give_up_longest()
         if len(self._open) >= self.most:

@@ -49,6 +49,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.opening: asyncio.Task[None] | None = None
+        """What makes the connection, TLS handshake included, while there is no transport."""
         self._overhead = 0
         self._body_bytes = 0
         self._in_body = False
@@ -79,7 +81,10 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def give_up(self) -> None:
         """Close at once: the place is needed."""
         self._refused = True
-        self.transport.abort()
+        if self.transport is not None:
+            self.transport.abort()
+        elif self.opening is not None:
+            self.opening.cancel()
 
     def data_received(self, data: bytes) -> None:
         if self._refused:

@@ -16,14 +16,17 @@ import ipaddress
 import signal
 import socket
 import threading
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
 
 from vllm import envs
+from vllm.entrypoints.server.acceptor import Acceptor
 from vllm.entrypoints.server.access_log import hide_queries
+from vllm.entrypoints.server.connections import Connections
 from vllm.entrypoints.server.engine_life import died
 from vllm.entrypoints.server.http_protocol import BoundedHttpProtocol
 from vllm.entrypoints.server.in_flight import InFlight
@@ -110,7 +113,8 @@ async def serve_http(
 def build_server(app: FastAPI, args: argparse.Namespace, engine_life: Awaitable[None] | None = None) -> DrainingServer:
     """engine_life: done when the engine is dead for good; by default that of `app.state.engine_client`."""
     life = died(app.state.engine_client) if engine_life is None else engine_life
-    return DrainingServer(http_config(app, args), life, app.state.in_flight, args.shutdown_timeout)
+    state = app.state
+    return DrainingServer(http_config(app, args), life, state.in_flight, args.shutdown_timeout, state.connections)
 
 
 def http_config(app: FastAPI, args: argparse.Namespace) -> uvicorn.Config:
@@ -139,14 +143,50 @@ class DrainingServer(uvicorn.Server):
     """Drains what is in flight before it stops to listen, so that /health can say so meanwhile."""
 
     def __init__(
-        self, config: uvicorn.Config, engine_life: Awaitable[None], in_flight: InFlight, shutdown_timeout: float
+        self,
+        config: uvicorn.Config,
+        engine_life: Awaitable[None],
+        in_flight: InFlight,
+        shutdown_timeout: float,
+        connections: Connections,
     ) -> None:
         super().__init__(config)
+        self._connections = connections
+        self._acceptor = self._make_acceptor() if config.is_ssl else None
         self._engine_life = engine_life
         self._in_flight = in_flight
         self._shutdown_timeout = shutdown_timeout
         self._engine_died = False
         self._draining: asyncio.Task[None] | None = None
+
+    def _make_acceptor(self, before: Callable[[], Awaitable[None]] | None = None) -> Acceptor:
+        """The event loop's own way to accept is faster, but neither counts handshakes nor takes turns."""
+        config = self.config
+        if not config.loaded:
+            config.load()
+
+        def make_protocol() -> BoundedHttpProtocol:
+            protocol: Any = config.http_protocol_class
+            made: BoundedHttpProtocol = protocol(
+                config=config, server_state=self.server_state, app_state=self.lifespan.state
+            )
+            return made
+
+        return Acceptor(make_protocol, self._connections, config.ssl, before)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._acceptor is None:
+            await super().startup(sockets)
+            return
+        await super().startup(sockets=[])
+        for listener in sockets or ():
+            listener.listen(self.config.backlog)
+            self._acceptor.start(listener)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._acceptor is not None:
+            await self._acceptor.stop()
+        await super().shutdown(sockets)
 
     async def run_until_stopped(self, sock: socket.socket) -> int:
         """The exit status. Raises what the engine's start failed with."""

@@ -108,7 +108,13 @@ async def serve(spec: Spec, line: OwnerLine) -> None:
 
     life = EngineLife(app.state, start, install, args.max_engine_restarts, reports=place.is_recorder)
     server = FrontServer(
-        http_config(app, args), life.run(), shared.in_flight, args.shutdown_timeout, table=table, front=spec.index
+        http_config(app, args),
+        life.run(),
+        shared.in_flight,
+        args.shutdown_timeout,
+        app.state.connections,
+        table=table,
+        front=spec.index,
     )
     loop = asyncio.get_running_loop()
     threading.Thread(target=_listen, args=(line, engines, server, loop), daemon=True, name="owner").start()
