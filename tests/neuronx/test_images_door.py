@@ -240,6 +240,8 @@ def test_beams_and_cut_prompts_take_no_images(llm):
 
     prompt = _prompt("<|image|>", images.picture(1))
     with pytest.raises(VLLMValidationError, match="beam search takes no images"):
+        llm.llm_engine.input_processor.prompt_token_ids(prompt)
+    with pytest.raises(VLLMValidationError, match="needs log-probabilities"):  # the device's sampler gives none
         llm.beam_search([prompt], BeamSearchParams(beam_width=2, max_tokens=2))
     with pytest.raises(VLLMValidationError, match="cannot be cut"):
         llm.generate([prompt], SamplingParams(truncate_prompt_tokens=4), use_tqdm=False)
