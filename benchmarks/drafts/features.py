@@ -121,25 +121,27 @@ def collect(model: str | Path, sequences: list[list[int]], auxiliary: bool = Tru
 class _States:
     """The target's hidden states: after the final norm, and after the three layers that EAGLE-3 taps, if wanted.
 
-    Each is the result of a program of its own, which ends there.
+    Each is the result of a program of its own, which ends there, over a KV cache of the layers up to there.
     """
 
-    def __init__(self, model: str | Path, folder: Path, auxiliary: bool, rows: int) -> None:
-        checkpoint = open_checkpoint(model)
+    def __init__(self, path: str | Path, folder: Path, auxiliary: bool, rows: int) -> None:
+        checkpoint = open_checkpoint(path)
         graph = build_graph(checkpoint.config, WINDOW)
         self.width = graph.buffers["hidden"].width
         index = pack(graph, checkpoint, "native", folder / "weights.bin")
-        self.model = NativeModel(
-            folder / "weights.bin", index, **graph.shape, num_blocks=rows, block_size=WINDOW, max_context=WINDOW
-        )
         taps = tapped_layers(graph.num_layers) if auxiliary else ()
-        graphs = [_final_states(graph), *(_states_after(graph, layer) for layer in taps)]
-        self.programs = [self.model.add_program(plan(each, rows * WINDOW, 1)) for each in graphs]
+        self.models = []
+        for each in (_final_states(graph), *(_states_after(graph, layer) for layer in taps)):
+            model = NativeModel(
+                folder / "weights.bin", index, **each.shape, num_blocks=rows, block_size=WINDOW, max_context=WINDOW
+            )
+            model.add_program(plan(each, rows * WINDOW, 1))
+            self.models.append(model)
 
     def of(self, sequences: list[list[int]]) -> list[np.ndarray]:
         """float32 [tokens of all sequences, width] each."""
         step = _whole_prompts(sequences)
-        outputs = [self.model.run(program, step, want_logits=True).logits for program in self.programs]
+        outputs = [model.run(0, step, want_logits=True).logits for model in self.models]
         return [output for output in outputs if output is not None]
 
 
@@ -152,7 +154,7 @@ def _final_states(graph: Graph) -> Graph:
 
 def _states_after(graph: Graph, layer: int) -> Graph:
     end = next(i for i, op in enumerate(graph.ops) if op.weights[:1] == (f"layers.{layer}.down",))
-    return replace(graph, ops=graph.ops[: end + 1])
+    return replace(graph, ops=graph.ops[: end + 1], num_layers=layer + 1)
 
 
 def _whole_prompts(sequences: list[list[int]]) -> Step:
