@@ -24,6 +24,7 @@ from vllm.engine.arg_utils import EngineArgs
 from vllm.engine.text.input_processor import default_sampling_params
 from vllm.settings.faults import NeuronConfigError
 from vllm.targets.cpu.coverage import check_all_read
+from vllm.targets.cpu.layers import window_of
 from vllm.targets.cpu.memory import InsufficientMemory
 from vllm.targets.cpu.model import CpuDeviceModel, _parts
 
@@ -171,6 +172,11 @@ def test_any_metadata_of_a_gguf_file_replaced_or_removed(
         writer.add_tensor(gguf_name(name), tensor)
     finish(writer)
     opens_or_is_refused(path)
+
+
+def test_a_window_beyond_every_context_hides_nothing() -> None:
+    config = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 2**31}
+    assert [window_of(config, layer) for layer in (0, 1)] == [2**31 - 1, 0]
 
 
 _SIZES = {

@@ -169,6 +169,12 @@ class Decoder:
         self.graph.ops.append(Op(kind, inputs, output, weights, attrs))
 
 
+LONGEST_WINDOW = 2**31 - 1
+"""In positions. A program holds no longer one, and no context is longer: such a window hides nothing."""
+
+
 def window_of(config: dict[str, Any], layer: int) -> int:
     """How many positions a layer looks back over, itself included; 0: all."""
-    return int(config["sliding_window"]) if config["layer_types"][layer] == "sliding_attention" else 0
+    return (
+        min(int(config["sliding_window"]), LONGEST_WINDOW) if config["layer_types"][layer] == "sliding_attention" else 0
+    )
