@@ -2,7 +2,7 @@
 
 Each field carries its default and its help text, once: the command line, the keyword arguments of `LLM` and the
 reference in `docs/` are made from them (`vllm.engine.arg_utils`). A field whose metadata lacks help is derived, not set
-by users. `platform.resolve` returns a changed copy; nothing here is mutated.
+by users. `settings.resolve` returns a changed copy; nothing here is mutated.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ class CacheConfig:
     )
     kv_offloading_dir_size: float | None = option(None, "Most GiB of these files. Default: 4.")
 
-    # Derived by platform.resolve.
+    # Derived by settings.resolve.
     num_blocks: int = 0
 
     @property
@@ -183,7 +183,7 @@ class SchedulerConfig:
     )
     stream_interval: int = option(1, "Tokens between two streamed pieces.")
 
-    # Derived by platform.resolve: what the hardware limits, as plain numbers.
+    # Derived by settings.resolve: what the hardware limits, as plain numbers.
     prefill_batch_size: int = 1
     max_prefill_tokens: int = 0
     max_prompt_len: int = 0
@@ -303,7 +303,7 @@ class ObservabilityConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ProgramConfig:
-    """Shapes that programs are made for, and what they do, in no target's words. Derived by platform.resolve."""
+    """Shapes that programs are made for, and what they do, in no target's words. Derived by settings.resolve."""
 
     num_rows: int = 1
     """Sequences of a decode step."""
@@ -339,7 +339,7 @@ class VllmConfig:
         None, "Disaggregated prefill and decode.", type="json", example='{"kv_role": "kv_producer"}'
     )
 
-    # Derived by platform.resolve: the name of the chosen target; what its programs are made for; and, for the
+    # Derived by settings.resolve: the name of the chosen target; what its programs are made for; and, for the
     # accelerator and the artifact's key, a neuron.neuron_config.NeuronConfig.
     target: str = ""
     program_config: ProgramConfig = field(default_factory=ProgramConfig)

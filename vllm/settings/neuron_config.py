@@ -143,7 +143,7 @@ def default_neuron_config(config: VllmConfig, overrides: Mapping[str, Any] | Non
 def examined_neuron_config(config: VllmConfig, overrides: Mapping[str, Any], faults: Faults) -> NeuronConfig:
     """`default_neuron_config` without raising: keys at fault hold what they would without the override.
 
-    `config` must hold final numbers: max_model_len, max_num_seqs, block_size, num_blocks (see `platform.resolve`).
+    `config` must hold final numbers: max_model_len, max_num_seqs, block_size, num_blocks (see `settings.resolve`).
     Bucket lists come from the environment where the overrides say nothing. An overriding on_device_sampling_config
     replaces single entries of vLLM's too.
     """
